@@ -1,0 +1,39 @@
+"""The exceptions of the package: each message names the thing, its value and the remedy in one line."""
+
+from __future__ import annotations
+
+
+class GloroFastError(Exception):
+    """Base of everything this package raises on purpose; the command line prints it and exits with 2."""
+
+
+class ConfigError(GloroFastError, ValueError):
+    """A recipe, field, option or argument is unknown or has a value that cannot be used."""
+
+
+class DataError(GloroFastError, ValueError):
+    """A data file is missing, truncated, of the wrong kind, or holds values that do not fit the net."""
+
+
+class UnknownLayerError(GloroFastError, TypeError):
+    """A module has no known Lipschitz constant; counting it as 1 would certify what is not robust."""
+
+
+class ArchitectureError(GloroFastError, ValueError):
+    """The module cannot be made a GloRo net: wrong shapes, too few classes, shared head, hooks."""
+
+
+class StaleBoundError(GloroFastError, RuntimeError):
+    """The weights of a frozen net are no longer those its Lipschitz bound was computed for."""
+
+
+class FrozenError(GloroFastError, RuntimeError):
+    """Something that the frozen bound fixes was about to be changed."""
+
+
+class CheckpointError(GloroFastError, RuntimeError):
+    """A checkpoint or run folder is damaged, of another architecture, or does not fit the request."""
+
+
+class DivergenceError(GloroFastError, ArithmeticError):
+    """The training loss became NaN or infinite; the last good checkpoint is kept."""
