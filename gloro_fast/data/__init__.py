@@ -1,0 +1,20 @@
+"""Data sets in memory, mini-batches in a resumable order, and augmentation on the training device."""
+
+from gloro_fast.data.augment import AUGMENTATIONS, augmentation
+from gloro_fast.data.batches import Batches, split_validation
+from gloro_fast.data.dataset import DataSet, Split
+from gloro_fast.data.loading import NAMES, load
+from gloro_fast.data.pixels import check_shape, to_float
+
+__all__ = [
+    "AUGMENTATIONS",
+    "NAMES",
+    "Batches",
+    "DataSet",
+    "Split",
+    "augmentation",
+    "check_shape",
+    "load",
+    "split_validation",
+    "to_float",
+]

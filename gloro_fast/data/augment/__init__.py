@@ -1,0 +1,50 @@
+"""Augmentation of whole batches on the training device, by the names that the paper gives (Appendix A)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from gloro_fast.data.augment.keras import KerasAffine
+from gloro_fast.data.augment.tfds import FlipZoomBrightness
+from gloro_fast.errors import ConfigError, nearest
+
+Augmentation = Callable[[Tensor, torch.Generator], Tensor]
+"""Takes float images (B, C, H, W) in [0, 1] and a CPU generator; gives images of that shape and device."""
+
+
+def _unchanged(images: Tensor, generator: torch.Generator) -> Tensor:
+    return images
+
+
+_BY_NAME: dict[str, Augmentation] = {
+    "none": _unchanged,
+    "default": KerasAffine(rotation=20, shift=0.2, shear=0.1, zoom=0.1, flip=True),
+    "tfds": FlipZoomBrightness(flip=True, zoom=0.25, brightness=0.2),
+}
+
+AUGMENTATIONS = tuple(_BY_NAME)
+"""The names that :func:`augmentation` knows."""
+
+
+def augmentation(name: str) -> Augmentation:
+    """Give the augmentation called ``name``.
+
+    Args:
+        name: "none"; "default", the paper's ImageDataGenerator with rotation_range=20, width_shift_range=0.2,
+            height_shift_range=0.2, horizontal_flip=True, shear_range=0.1, zoom_range=0.1; or "tfds", its
+            horizontal flip, zoom 0.25 and brightness 0.2.
+
+    Returns:
+        A function of (images, generator). All its random numbers come from the CPU generator, the same count
+        for every batch of a size, so a seed gives the same augmentation on every device.
+
+    Raises:
+        ConfigError: unknown name; the message has the nearest.
+    """
+    try:
+        return _BY_NAME[name]
+    except KeyError:
+        raise ConfigError(f"unknown augmentation {name!r}{nearest(name, AUGMENTATIONS)}") from None

@@ -1,0 +1,136 @@
+"""Mini-batches in an order decided beforehand, so that an interrupted epoch can go on where it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from gloro_fast.data.dataset import Split
+from gloro_fast.data.pixels import bytes_to_float, check_floats
+from gloro_fast.errors import ConfigError
+
+
+class Batches:
+    """The mini-batches of a split, in file order or shuffled; the last partial batch is kept.
+
+    Iterating gives (images, labels): float32 (B, C, H, W) in [0, 1] and int64 (B,), on ``device``. The split
+    is moved there once; indexing and the division by 255 happen on it.
+
+    To resume in mid-epoch, keep the order and the number of batches done::
+
+        order = batches.order(generator)
+        for images, labels in batches.epoch(order, start=done):
+            ...
+
+    Args:
+        split: the images and labels.
+        batch_size: images a batch, at most ``len(split)``.
+        shuffle: whether :meth:`order` is random.
+        device: where the batches are wanted.
+        generator: CPU generator that :meth:`order` draws from when it is given none; None is torch's own.
+
+    Raises:
+        ConfigError: ``batch_size`` is below 1 or larger than the split.
+        DataError: NaN or infinite pixels.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        batch_size: int,
+        *,
+        shuffle: bool,
+        device: torch.device | str = "cpu",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        if batch_size < 1:
+            raise ConfigError(f"batch size {batch_size} is too small; use --batch-size 1 or more")
+        if batch_size > len(split):
+            raise ConfigError(
+                f"batch size {batch_size} is larger than the data set's {len(split)} images; "
+                f"use --batch-size {len(split)} or less"
+            )
+        if split.images.is_floating_point():
+            check_floats(split.images, "images")
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.generator = generator
+        self._images = split.images.to(device)
+        self._labels = split.labels.to(device)
+
+    def __len__(self) -> int:
+        """Count the batches of an epoch, the partial one included."""
+        return -(-len(self._labels) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Go through one epoch, in a new order."""
+        return self.epoch(self.order())
+
+    def order(self, generator: torch.Generator | None = None) -> Tensor:
+        """Draw the order of an epoch.
+
+        Args:
+            generator: CPU generator to draw from instead of the one given at construction.
+
+        Returns:
+            (N,) int64 on the CPU: a permutation, or 0 to N - 1 where ``shuffle`` is False (nothing is drawn).
+        """
+        if not self.shuffle:
+            return torch.arange(len(self._labels))
+        return torch.randperm(len(self._labels), generator=generator or self.generator)
+
+    def epoch(self, order: Tensor, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Go through the batches that ``order`` makes, from batch ``start`` on.
+
+        Args:
+            order: (N,) int64 on the CPU, from :meth:`order`.
+            start: how many batches of that order were used already, 0 to ``len(self)``.
+
+        Returns:
+            An iterator over (images, labels).
+
+        Raises:
+            ConfigError: ``order`` is no permutation of this split, or ``start`` is outside the epoch.
+        """
+        count = len(self._labels)
+        if order.dtype != torch.int64 or not torch.equal(order.cpu().sort().values, torch.arange(count)):
+            raise ConfigError(f"the data order is not a permutation of the {count} images; it is of another data set")
+        if not 0 <= start <= len(self):
+            raise ConfigError(f"batch {start} is outside an epoch of {len(self)} batches; is it another data set?")
+        return self._gather(order.to(self._labels.device), start)
+
+    def _gather(self, order: Tensor, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for chosen in torch.split(order[start * self.batch_size :], self.batch_size):
+            if len(chosen):  # split() gives one empty piece when start is the end
+                images = self._images[chosen]
+                yield bytes_to_float(images) if images.dtype == torch.uint8 else images, self._labels[chosen]
+
+
+def split_validation(split: Split, size: int, seed: int) -> tuple[Split, Split]:
+    """Set ``size`` random images aside for validation; the same ones for the same seed.
+
+    Args:
+        split: what to divide.
+        size: images in the validation split, 1 to ``len(split) - 1``.
+        seed: decides which.
+
+    Returns:
+        (training, validation), each in the order of ``split``; copies.
+
+    Raises:
+        ConfigError: ``size`` leaves one of the two empty.
+    """
+    count = len(split)
+    if not 0 < size < count:
+        raise ConfigError(
+            f"a validation split of {size} cannot be taken from {count} images; use 1 to {count - 1}, "
+            "or no validation split at all"
+        )
+    mixed = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    kept, held_out = mixed[size:].sort().values, mixed[:size].sort().values
+    return (
+        Split(split.images[kept], split.labels[kept]),
+        Split(split.images[held_out], split.labels[held_out]),
+    )

@@ -1,0 +1,126 @@
+"""A NumPy archive in Keras's layout: ``x_train``, ``y_train``, ``x_test``, ``y_test``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gloro_fast.data import locating
+from gloro_fast.data.dataset import DataSet, Split
+from gloro_fast.data.pixels import check_floats
+from gloro_fast.errors import DataError
+
+_KEYS = ("x_train", "y_train", "x_test", "y_test")
+_CHANNELS = (1, 3)
+
+
+def load(path: Path | None) -> DataSet:
+    """Read a ``.npz`` archive; objects in it (pickles) are never loaded.
+
+    - ``x_train``, ``x_test``: uint8 (0 to 255), or floats in [0, 1], kept as float32 and not made bytes,
+      which would change them. (N, H, W) is grey. Of (N, H, W, C) and (N, C, H, W), the channel axis is the
+      one of size 1 or 3; where both the second and the last axis could be it, that is an error.
+    - ``y_train``, ``y_test``: class indices, any integer type, (N,) or (N, 1).
+    - ``class_names``, optional: an array of strings. Without it there are as many classes as the largest
+      label says.
+
+    Args:
+        path: the archive.
+
+    Raises:
+        DataError: damaged, a key is missing, or an array is of another type or shape; names the key.
+
+    Warns:
+        UserWarning: float pixels outside [0, 1].
+    """
+    path = locating.required(path, "npz", f"the .npz file itself, with {', '.join(_KEYS)}")
+    arrays = _arrays(path)
+    splits = [Split(*_paired(path, arrays, f"x_{part}", f"y_{part}")) for part in ("train", "test")]
+    return DataSet(path.stem, splits[0], splits[1], _class_names(path, arrays, splits))
+
+
+def _arrays(path: Path) -> dict[str, NDArray[Any]]:
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; give the .npz file itself")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise DataError(f"{path} is a single array; save the four of them with numpy.savez: {', '.join(_KEYS)}")
+            missing = [key for key in _KEYS if key not in archive]
+            if missing:
+                raise DataError(f"{path} has no {missing[0]}; it needs {', '.join(_KEYS)}, it has {', '.join(archive)}")
+            return {key: archive[key] for key in (*_KEYS, "class_names") if key in archive}
+    except DataError:
+        raise
+    except Exception as error:  # zipfile, zlib and NumPy's parser raise a dozen kinds for damaged files.
+        raise DataError(f"{path} cannot be read as a .npz archive ({error}); save it again without objects") from error
+
+
+def _paired(path: Path, arrays: dict[str, NDArray[Any]], x_key: str, y_key: str) -> tuple[Tensor, Tensor]:
+    images = _images(arrays[x_key], f"{x_key} of {path}")
+    labels = _labels(arrays[y_key], f"{y_key} of {path}")
+    if len(images) != len(labels):
+        raise DataError(f"{path}: {x_key} has {len(images)} images but {y_key} {len(labels)} labels")
+    return images, labels
+
+
+def _images(array: NDArray[Any], what: str) -> Tensor:
+    if array.dtype != np.uint8 and array.dtype.kind != "f":
+        raise DataError(f"{what}: pixels are {array.dtype}; save them as uint8 (0 to 255) or float (0 to 1)")
+    if 0 in array.shape:
+        raise DataError(f"{what} is empty, of shape {array.shape}; it needs at least one image")
+    channels_first = _channels_first(array, what)
+    pixels = torch.from_numpy(np.ascontiguousarray(channels_first, None if array.dtype == np.uint8 else np.float32))
+    if pixels.is_floating_point():
+        check_floats(pixels, what)
+    return pixels
+
+
+def _channels_first(array: NDArray[Any], what: str) -> NDArray[Any]:
+    if array.ndim == 3:
+        return array[:, None]
+    if array.ndim != 4:
+        raise DataError(f"{what} has shape {array.shape}; (N, H, W), (N, H, W, C) or (N, C, H, W) is needed")
+    first, last = array.shape[1] in _CHANNELS, array.shape[3] in _CHANNELS
+    if first and last:
+        raise DataError(
+            f"{what} has shape {array.shape}: both the second and the last axis could be the channels; save "
+            "grey images as (N, H, W), or others so that only the channel axis has size 1 or 3"
+        )
+    if not first and not last:
+        raise DataError(f"{what} has shape {array.shape}: no channel axis of size 1 or 3, second or last")
+    return array if first else array.transpose(0, 3, 1, 2)
+
+
+def _labels(array: NDArray[Any], what: str) -> Tensor:
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1:
+        raise DataError(f"{what} has shape {array.shape}; class indices (N,) are needed, not one-hot rows")
+    if array.dtype.kind not in "iu":
+        raise DataError(f"{what}: labels are {array.dtype}; save class indices as integers")
+    if array.size and not 0 <= int(array.min()) <= int(array.max()) < 2**31:
+        raise DataError(f"{what}: labels range from {array.min()} to {array.max()}; class indices start at 0")
+    return torch.from_numpy(array.astype(np.int64))
+
+
+def _class_names(path: Path, arrays: dict[str, NDArray[Any]], splits: list[Split]) -> tuple[str, ...]:
+    if "class_names" in arrays:
+        names = arrays["class_names"]
+        if names.dtype.kind != "U" or names.ndim != 1:
+            raise DataError(
+                f"class_names of {path} is {names.dtype} of shape {names.shape}; a row of strings is needed"
+            )
+        return tuple(names.tolist())
+    count = 1 + max(int(split.labels.max()) for split in splits)
+    if count > len(splits[0]):
+        raise DataError(
+            f"{path}: labels reach {count - 1} with only {len(splits[0])} training images; if that is meant, "
+            "name the classes in an array class_names"
+        )
+    return tuple(map(str, range(count)))
