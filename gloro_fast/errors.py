@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class GloroFastError(Exception):
     """Base of everything this package raises on purpose; the command line prints it and exits with 2."""
@@ -37,3 +40,10 @@ class CheckpointError(GloroFastError, RuntimeError):
 
 class DivergenceError(GloroFastError, ArithmeticError):
     """The training loss became NaN or infinite; the last good checkpoint is kept."""
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Say which of ``names`` was probably meant, or list them all, as the end of an error message."""
+    known = list(names)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; choose one of {', '.join(known)}"

@@ -1,0 +1,18 @@
+"""Certified-robust training for PyTorch: GloRo Nets (Leino, Wang, Fredrikson, ICML 2021)."""
+
+from gloro_fast import architectures, bounds, losses, nn, ops, schedules
+from gloro_fast._version import __version__
+from gloro_fast.certify import Certificate
+from gloro_fast.model import GloRoNet
+
+__all__ = [
+    "Certificate",
+    "GloRoNet",
+    "__version__",
+    "architectures",
+    "bounds",
+    "losses",
+    "nn",
+    "ops",
+    "schedules",
+]

@@ -1,0 +1,63 @@
+"""Methods that find the Lipschitz constant of a layer, one a file, and how layers make a network.
+
+A method is called by name. Every number that rests on one is printed with that name, and an estimate is called
+an estimate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from gloro_fast.bounds.head_differences import head_difference_bounds
+from gloro_fast.bounds.layer import LayerBound, Method, NetworkBound
+from gloro_fast.bounds.power import power
+from gloro_fast.bounds.rounding import product_up
+from gloro_fast.errors import ConfigError, nearest
+from gloro_fast.nn.rules import KINDS, LinearMap, LipschitzConstant
+
+METHODS: dict[str, Method] = {"power": power}
+DEFAULT_METHOD = "power"
+
+__all__ = [
+    "DEFAULT_METHOD",
+    "METHODS",
+    "LayerBound",
+    "NetworkBound",
+    "bound_network",
+    "check_method",
+    "head_difference_bounds",
+]
+
+
+def check_method(method: str) -> None:
+    """Refuse the name of a method that does not exist.
+
+    Raises:
+        ConfigError: suggests the nearest name.
+    """
+    if method not in METHODS:
+        raise ConfigError(f"there is no bound method {method!r}{nearest(method, METHODS)}")
+
+
+def bound_network(layers: Iterable[tuple[str, LinearMap | LipschitzConstant]], method: str) -> NetworkBound:
+    """Bound a sequence of layers by the product of their constants (Leino et al. 2021, Equation 2).
+
+    Args:
+        layers: (name, what its rule says) of everything before the last layer.
+        method: a name in ``METHODS``, used for the linear layers.
+
+    Returns:
+        The product rounded up. It is a bound only as far as every layer's constant is: ``kind`` tells.
+
+    Raises:
+        ConfigError: there is no such method.
+    """
+    check_method(method)
+    found = tuple(
+        METHODS[method](name, layer)
+        if isinstance(layer, LinearMap)
+        else LayerBound(name, layer.value, "rule", layer.kind)
+        for name, layer in layers
+    )
+    kind = max((layer.kind for layer in found), key=KINDS.index, default="exact")
+    return NetworkBound(product_up(layer.value for layer in found), method, kind, found)

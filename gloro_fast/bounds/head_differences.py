@@ -1,0 +1,42 @@
+"""Upper bounds on the distances between the rows of the last layer."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_UNIT_ROUNDOFF = 2.0**-53
+# Below this a sum of squares may have lost terms to underflow (smallest normal float64: 2.2e-308).
+_SAFE_SQUARE = 1e-280
+
+
+def head_difference_bounds(weight: Tensor) -> Tensor:
+    """Give float64 numbers >= ||w_i - w_j||_2, the rows taken as the real numbers they are.
+
+    Derivation, with u = 2^-53: each difference is computed within a factor 1 + u (subtraction never underflows
+    with gradual underflow), its square within (1 + u)^3, the sum of d of them, in any order, within
+    (1 + u)^(d + 2), the root within (1 + u)^(d/2 + 2). The result is enlarged by 1 + 2 (d + 8) u, which is more.
+    Where squares may have underflowed, sqrt(d) * max_k |w_ik - w_jk| is used, enlarged likewise. Nothing but
+    equal rows gives 0.
+
+    Args:
+        weight: (m, d) of any floating dtype.
+
+    Returns:
+        (m, m) float64 on the weight's device, symmetric; inf or NaN where the weight holds them.
+    """
+    rows = weight.detach().double()
+    enlarge = 1 + 2 * (rows.shape[1] + 8) * _UNIT_ROUNDOFF
+    bounds = torch.empty(len(rows), len(rows), dtype=torch.float64, device=rows.device)
+    for index, row in enumerate(rows):
+        # One row at a time: an (m, m, d) tensor of a 1,000-class head would take gigabytes.
+        difference = (rows - row).abs()
+        squares = difference.square().sum(dim=1)
+        largest = difference.amax(dim=1)
+        fallback = largest * rows.shape[1] ** 0.5
+        bounds[index] = torch.where(squares < _SAFE_SQUARE, fallback, squares.sqrt())
+        bounds[index] *= enlarge
+        bounds[index] = torch.where(
+            largest > 0, torch.nextafter(bounds[index], bounds.new_tensor(torch.inf)), bounds[index]
+        )
+    return bounds

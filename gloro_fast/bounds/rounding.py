@@ -1,0 +1,37 @@
+"""Directed rounding of the few scalar steps that join the bounds of layers into a certificate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+
+def product_up(factors: Iterable[float]) -> float:
+    """Give a float >= the real product of ``factors`` >= 0, whatever over- or underflows on the way.
+
+    A factor of exactly 0 makes the product exactly 0, but for one that is infinite or NaN beside it: that layer
+    is not known at all, and inf certifies nothing.
+    """
+    values = list(factors)
+    if not all(math.isfinite(value) and value >= 0 for value in values):
+        return math.inf
+    if 0.0 in values:
+        return 0.0
+    total = 1.0
+    for value in values:
+        # Each float64 product is within one rounding of the real one: the next float up is above it.
+        total = total * value if value == 1.0 else math.nextafter(total * value, math.inf)
+    return total
+
+
+def up(x: Tensor) -> Tensor:
+    """Give the next float64 above each rounded result in ``x``: >= the real value it was rounded from."""
+    return torch.nextafter(x, torch.full_like(x, torch.inf))
+
+
+def down(x: Tensor) -> Tensor:
+    """Give the next float64 below each rounded result in ``x``: <= the real value it was rounded from."""
+    return torch.nextafter(x, torch.full_like(x, -torch.inf))

@@ -1,0 +1,137 @@
+"""Signing certificates: float64, every rounding directed so that it cannot certify too much."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gloro_fast.bounds.rounding import down, up
+from gloro_fast.errors import DataError
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What is certified of each image of a batch of B, against every l2 perturbation of norm <= epsilon.
+
+    Attributes:
+        prediction: (B,) int64, argmax of f.
+        certified: (B,) bool, ``radius > epsilon``, strictly.
+        radius: (B,) float64, in units of the input; 0 for ties and non-finite logits.
+        epsilon: the l2 radius asked for.
+        lipschitz: K of everything before the last layer.
+        method: the method that found K, with "(estimate)" where it is none but that.
+    """
+
+    prediction: Tensor
+    certified: Tensor
+    radius: Tensor
+    epsilon: float
+    lipschitz: float
+    method: str
+
+
+def certified_radius(logits: Tensor, differences: Tensor, lipschitz: float) -> tuple[Tensor, Tensor]:
+    """Give (prediction, radius): radius <= the real min over i != j of (f_j - f_i) / (K ||w_j - w_i||).
+
+    That holds for logits f taken as the real numbers they are, if ``lipschitz`` and ``differences`` are upper
+    bounds (Leino et al. 2021, Theorem 1 and Appendix A.2). Margins and quotients are rounded down, products of
+    bounds up. A tie at the top, a non-finite logit or difference, and a K that is not finite give radius 0; a
+    constant K_ij = 0 below a strictly larger logit puts no limit.
+
+    Args:
+        logits: (B, m) of any floating dtype.
+        differences: (m, m) float64, upper bounds on ||w_i - w_j||_2.
+        lipschitz: K >= 0.
+
+    Returns:
+        prediction: (B,) int64, the first index of the largest logit.
+        radius: (B,) float64.
+    """
+    values = logits.double()
+    prediction = values.argmax(dim=1)
+    top = values.gather(1, prediction[:, None])
+    gap = top - values
+    gap = torch.where(gap > 0, down(gap), 0.0)
+    pair_bounds = _pair_bounds(differences, lipschitz)[prediction]
+    quotient = torch.where(gap > 0, down(gap / pair_bounds).clamp_min(0.0), 0.0)
+    own = torch.zeros_like(quotient, dtype=torch.bool).scatter_(1, prediction[:, None], True)
+    radius = quotient.masked_fill(own, torch.inf).amin(dim=1)
+    usable = values.isfinite().all(dim=1) & pair_bounds.isfinite().all(dim=1)
+    return prediction, torch.where(usable, radius, 0.0)
+
+
+def bottom_logit(
+    logits: Tensor, prediction: Tensor, radius: Tensor, differences: Tensor, lipschitz: float, epsilon: float
+) -> Tensor:
+    """Give f_bottom = max over i != j of (f_i + epsilon K_ij), rounded up, so that argmax signs like the radius.
+
+    f_bottom < f_j exactly where ``radius > epsilon``, in the returned dtype; elsewhere f_bottom > f_j, so that an
+    argmax over the m + 1 logits, which takes the first of equals, never picks f_j on a tie.
+
+    Args:
+        logits: (B, m), float32 or float64.
+        prediction: (B,), from ``certified_radius``.
+        radius: (B,), from ``certified_radius``.
+        differences: (m, m) float64, upper bounds on ||w_i - w_j||_2.
+        lipschitz: K >= 0.
+        epsilon: l2 radius, >= 0.
+
+    Returns:
+        (B,) of the logits' dtype, +inf where a logit or bound is not finite.
+    """
+    values = logits.double()
+    rise = _pair_bounds(differences, lipschitz)[prediction] * epsilon
+    candidates = up(values + torch.where(rise > 0, up(rise), rise))
+    own = torch.zeros_like(candidates, dtype=torch.bool).scatter_(1, prediction[:, None], True)
+    bottom = candidates.masked_fill(own, -torch.inf).amax(dim=1).to(logits.dtype)
+    top = logits.gather(1, prediction[:, None]).squeeze(1)
+    below = torch.nextafter(top, torch.full_like(top, -torch.inf))
+    above = torch.nextafter(top, torch.full_like(top, torch.inf))
+    finite = values.isfinite().all(dim=1) & bottom.isfinite()
+    bottom = torch.where(radius > epsilon, torch.minimum(bottom, below), torch.maximum(bottom, above))
+    return torch.where(finite | (radius > epsilon), bottom, torch.inf)
+
+
+def check_images(images: Tensor, input_shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Refuse what cannot be certified: another type or shape than the net's, no images, NaN or inf pixels.
+
+    Raises:
+        DataError: names what is wrong. Pixels outside [0, 1] are a warning only, since a net may take others.
+    """
+    if not images.is_floating_point():
+        raise DataError(f"images are {images.dtype}; scale them to [0, 1] with images.float() / 255")
+    if images.dtype != dtype:
+        raise DataError(f"images are {images.dtype} but the net is {dtype}; convert one of them")
+    check_image_shape(images, input_shape)
+    if len(images) == 0:
+        raise DataError("the batch is empty; give at least one image")
+    low, high = torch.stack(images.aminmax()).tolist()
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise DataError("images hold NaN or infinite pixels; remove or mend them")
+    if low < 0 or high > 1:
+        warnings.warn(
+            f"pixels go from {low:g} to {high:g}, outside [0, 1]; radii are in units of these pixels", stacklevel=3
+        )
+
+
+def check_image_shape(images: Tensor, input_shape: tuple[int, ...]) -> None:
+    """Refuse images of another size than the net's.
+
+    Raises:
+        DataError: names both shapes.
+    """
+    if tuple(images.shape[1:]) != input_shape:
+        raise DataError(
+            f"images have shape {tuple(images.shape)} but the net takes (B, {', '.join(map(str, input_shape))}); "
+            "resize them or build the net with their input_shape"
+        )
+
+
+def _pair_bounds(differences: Tensor, lipschitz: float) -> Tensor:
+    """Give K_ij = K D_ij rounded up, exactly 0 only where a factor is, NaN or inf where one is not finite."""
+    product = differences * lipschitz
+    return torch.where((product > 0) | ((differences > 0) & (lipschitz > 0)), up(product), product)

@@ -1,0 +1,80 @@
+"""Clean accuracy and verified-robust accuracy (VRA) of a net on a data split (Leino et al. 2021, Section 5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gloro_fast.data.batches import Batches
+from gloro_fast.data.dataset import Split
+from gloro_fast.errors import DataError
+from gloro_fast.model import GloRoNet
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Every image's prediction and certified radius, and what follows from them.
+
+    Attributes:
+        labels: (N,) int64.
+        prediction: (N,) int64, argmax of f.
+        radius: (N,) float64, certified l2 radius in units of the input.
+        lipschitz: K of everything before the last layer.
+        method: the method that found K, with "(estimate)" where it is none but that.
+    """
+
+    labels: Tensor
+    prediction: Tensor
+    radius: Tensor
+    lipschitz: float
+    method: str
+
+    @property
+    def correct(self) -> Tensor:
+        """(N,) bool, whether the prediction is the label."""
+        return self.prediction == self.labels
+
+    @property
+    def clean_accuracy(self) -> float:
+        """Share of images classified correctly, in [0, 1]."""
+        return float(self.correct.double().mean())
+
+    def vra(self, epsilon: float) -> float:
+        """Give the share of images classified correctly and certified at ``epsilon``, in [0, 1]."""
+        return float((self.correct & (self.radius > epsilon)).double().mean())
+
+    def radius_quartiles(self) -> tuple[float, float, float]:
+        """Give the quartiles of the certified radius of all images; a wrongly classified one counts as radius 0."""
+        radius = torch.where(self.correct, self.radius, 0.0)
+        lower, median, upper = torch.quantile(radius, radius.new_tensor([0.25, 0.5, 0.75]), interpolation="lower")
+        return float(lower), float(median), float(upper)
+
+
+def evaluate(net: GloRoNet, split: Split, batch_size: int = 512) -> Evaluation:
+    """Certify every image of ``split``; the net's mode and device stay as they are.
+
+    Args:
+        net: the net, with any method of bounding; see ``GloRoNet.freeze``.
+        split: images of the net's input shape and their labels.
+        batch_size: images at a time.
+
+    Raises:
+        DataError: the images do not fit the net, or there are labels beyond its classes.
+    """
+    if int(split.labels.max()) >= net.num_classes:
+        raise DataError(
+            f"labels go up to {int(split.labels.max())} but the net has {net.num_classes} classes; "
+            "evaluate it on the data it was built for"
+        )
+    device = next(net.module.parameters()).device
+    batches = Batches(split, min(batch_size, len(split)), shuffle=False, device=device)
+    certificates = [net.certify(images) for images, _ in batches]
+    return Evaluation(
+        split.labels,
+        torch.cat([certificate.prediction for certificate in certificates]).cpu(),
+        torch.cat([certificate.radius for certificate in certificates]).cpu(),
+        certificates[0].lipschitz,
+        certificates[0].method,
+    )

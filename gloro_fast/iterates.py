@@ -1,0 +1,63 @@
+"""The power iterates of a GloRo net: float32 buffers, kept between training steps and in the ``state_dict``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from gloro_fast.nn.rules import LinearMap
+from gloro_fast.ops.power_iteration import normalize
+
+
+class Iterates(nn.Module):
+    """One unit vector of the shape of its input for each linear layer, in order: buffers "0", "1", ...
+
+    They are float32 (float64 for float64 weights), also where the weights are of a half type: rounded to that,
+    the iteration would stall.
+
+    Args:
+        maps: the linear layers.
+    """
+
+    def __init__(self, maps: Sequence[LinearMap]) -> None:
+        super().__init__()
+        self.fit(maps)
+
+    def vectors(self) -> list[Tensor]:
+        """List the iterates in the order of the layers."""
+        return [self.get_buffer(str(index)) for index in range(len(self._buffers))]
+
+    def fit(self, maps: Sequence[LinearMap]) -> None:
+        """Start iterates anew for layers whose input shape differs from theirs; keep the others."""
+        old = dict(self._buffers)
+        self._buffers.clear()
+        for index, linear in enumerate(maps):
+            kept = old.get(str(index))
+            if kept is None or kept.shape != linear.geometry.input_shape:
+                kept = _start(index, linear)
+            self.register_buffer(str(index), kept)
+
+    @torch.no_grad()
+    def move_to(self, vectors: Sequence[Tensor]) -> None:
+        """Copy new values into the iterates."""
+        for buffer, vector in zip(self.vectors(), vectors, strict=True):
+            buffer.copy_(vector)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Iterates:
+        # fn may move (.to(device)) and convert (.half()); only float64 is taken over from a conversion.
+        for name, buffer in self._buffers.items():
+            assert buffer is not None
+            applied = fn(buffer)
+            dtype = torch.float64 if applied.dtype == torch.float64 else torch.float32
+            self._buffers[name] = buffer.to(applied.device, dtype)
+        return self
+
+
+def _start(index: int, linear: LinearMap) -> Tensor:
+    """Draw a starting vector from a generator of its own, so that the global one is left alone."""
+    generator = torch.Generator().manual_seed(index)
+    vector = normalize(torch.randn(linear.geometry.input_shape, generator=generator), otherwise=None)
+    dtype = torch.float64 if linear.weight.dtype == torch.float64 else torch.float32
+    return vector.to(linear.weight.device, dtype)

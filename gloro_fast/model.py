@@ -1,0 +1,335 @@
+"""GloRoNet: a classifier with one more logit, bottom, that wins where the prediction cannot be certified."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gloro_fast import ops
+from gloro_fast.bounds import DEFAULT_METHOD, NetworkBound, bound_network, check_method, head_difference_bounds
+from gloro_fast.certify import Certificate, bottom_logit, certified_radius, check_image_shape, check_images
+from gloro_fast.errors import ConfigError, FrozenError, StaleBoundError
+from gloro_fast.fingerprint import Fingerprint, fingerprint
+from gloro_fast.iterates import Iterates
+from gloro_fast.nn.rules import LinearMap
+from gloro_fast.plan import evaluation_mode, floating_dtype, make_plan
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class BatchStatistics:
+    """Counts of the last batch that ``forward`` saw with labels, left on its device so that no step waits.
+
+    Attributes:
+        correct: scalar int64, images whose largest class logit is the label's.
+        verified: scalar int64, those of them certified at the net's epsilon.
+        lipschitz: scalar, K as the batch saw it: in training the estimate of that step.
+    """
+
+    correct: Tensor
+    verified: Tensor
+    lipschitz: Tensor
+
+
+@dataclass(frozen=True)
+class _SignedBound:
+    """A bound and the weights it holds for."""
+
+    network: NetworkBound
+    differences: Tensor
+    fingerprint: Fingerprint
+
+
+class GloRoNet(nn.Module):
+    """A GloRo net around ``module`` (Leino, Wang, Fredrikson 2021, Section 2.2).
+
+    In training, the forward pass runs ``power_iterations`` power iterations on every layer and gives m + 1 logits
+    through which gradients flow into the Lipschitz constant. In evaluation the constant is found once, by a named
+    method, and bound to a fingerprint of all weights: after any change it is found anew, or, on a net frozen
+    explicitly, refused.
+
+    Args:
+        module: nested ``Sequential`` of layers with Lipschitz rules, from (B, *input_shape) to logits (B, m),
+            without a softmax.
+        epsilon: l2 radius >= 0 to certify, in units of the input.
+        input_shape: shape of one input, such as (1, 28, 28).
+        power_iterations: power iterations a training step.
+
+    Attributes:
+        module: the classifier f.
+        iterates: the power iterates, float32 buffers that are part of the ``state_dict``.
+        batch_statistics: counts of the last forward pass with labels, or None.
+
+    Raises:
+        ConfigError: epsilon or power_iterations cannot be used.
+        UnknownLayerError: a layer has no known Lipschitz constant.
+        ArchitectureError: shapes do not fit, fewer than two classes, odd channels before MinMax, a head that
+            shares a parameter, hooks.
+    """
+
+    def __init__(
+        self, module: nn.Module, epsilon: float, input_shape: tuple[int, ...], power_iterations: int = 5
+    ) -> None:
+        super().__init__()
+        if power_iterations < 1:
+            raise ConfigError(f"power_iterations is {power_iterations}; at least 1 is needed a step")
+        self.module = module
+        self.input_shape = tuple(input_shape)
+        self.power_iterations = power_iterations
+        self._epsilon = _checked_epsilon(epsilon)
+        self._plan = make_plan(module, self.input_shape)
+        if isinstance(self._plan.layers[-1].module, nn.Softmax):
+            warnings.warn(
+                "the module ends in a Softmax; logits are expected, so certified radii will be small: remove it",
+                stacklevel=2,
+            )
+        self.iterates = Iterates(self._plan.linear_maps())
+        self.batch_statistics: BatchStatistics | None = None
+        self._method = DEFAULT_METHOD
+        self._frozen = False
+        self._signed: _SignedBound | None = None
+
+    @property
+    def epsilon(self) -> float:
+        """The l2 radius that the bottom logit stands for. Setting it on a frozen net raises ``FrozenError``."""
+        return self._epsilon
+
+    @epsilon.setter
+    def epsilon(self, value: float) -> None:
+        checked = _checked_epsilon(value)
+        if self._frozen and checked != self._epsilon:
+            raise FrozenError(
+                f"epsilon is frozen at {self._epsilon:g}; call unfreeze() before setting it to {checked:g}, or pass "
+                "epsilon to certify()"
+            )
+        self._epsilon = checked
+
+    @property
+    def num_classes(self) -> int:
+        """The number m of classes, bottom not among them."""
+        return self._plan.num_classes
+
+    @property
+    def lipschitz(self) -> float:
+        """K: the Lipschitz constant of everything before the last layer, by the net's method."""
+        return self.bound.lipschitz
+
+    @property
+    def bound(self) -> NetworkBound:
+        """The Lipschitz constant with its method and layers, found anew if the weights have changed.
+
+        Raises:
+            StaleBoundError: the net is frozen and its weights have changed.
+        """
+        return self._current().network
+
+    @property
+    def frozen(self) -> bool:
+        """Whether ``freeze`` was called: the bound is then never found anew by itself."""
+        return self._frozen
+
+    def freeze(self, method: str = DEFAULT_METHOD) -> GloRoNet:
+        """Find the Lipschitz constant of the present weights by ``method`` and keep to it.
+
+        Args:
+            method: a name in ``gloro_fast.bounds.METHODS``. ``"power"`` is power iteration to convergence, an
+                estimate from below.
+
+        Returns:
+            The net itself.
+
+        Raises:
+            ConfigError: there is no such method.
+        """
+        check_method(method)
+        self._method = method
+        self._signed = self._sign()
+        self._frozen = True
+        return self
+
+    def unfreeze(self) -> GloRoNet:
+        """Forget the frozen constant; evaluation finds it when needed, after every change of the weights."""
+        self._frozen = False
+        self._signed = None
+        return self
+
+    def certify(self, x: Tensor, epsilon: float | None = None) -> Certificate:
+        """Certify a batch; the net is run in evaluation mode, without autocast.
+
+        Args:
+            x: (B, *input_shape) images of the net's dtype, B >= 1.
+            epsilon: l2 radius >= 0; the net's own by default.
+
+        Returns:
+            Prediction, certified or not, and certified radius of each image. They hold for real arithmetic on
+            the logits as computed, and as far as the method of the constant is a bound: see ``method``.
+
+        Raises:
+            DataError: images of another dtype or shape, an empty batch, NaN or infinite pixels.
+            StaleBoundError: the net is frozen and its weights have changed.
+        """
+        epsilon = self._epsilon if epsilon is None else _checked_epsilon(epsilon)
+        check_images(x, self.input_shape, floating_dtype(self.module))
+        with torch.no_grad():
+            signed, _, prediction, radius = self._evaluate(x)
+        bound = signed.network
+        return Certificate(prediction, radius > epsilon, radius, epsilon, bound.lipschitz, bound.label)
+
+    def forward(self, x: Tensor, labels: Tensor | None = None, criterion: Criterion | None = None) -> Tensor:
+        """Give the m + 1 logits, bottom last, or with ``labels`` and ``criterion`` the loss.
+
+        Args:
+            x: (B, *input_shape).
+            labels: (B,) int64 in [0, m).
+            criterion: called as ``criterion(logits, labels)``; counts of the batch are then left in
+                ``batch_statistics``.
+
+        Returns:
+            (B, m + 1) of the logits' dtype, at least float32; or what the criterion returns.
+
+        Raises:
+            DataError: images of another shape.
+            ConfigError: only one of ``labels`` and ``criterion`` is given.
+            StaleBoundError: in evaluation, the net is frozen and its weights have changed.
+        """
+        if (labels is None) != (criterion is None):
+            raise ConfigError("labels and criterion go together; give both for a loss, neither for logits")
+        check_image_shape(x, self.input_shape)
+        if self.training:
+            logits, prediction, certified, lipschitz = self._training_logits(x)
+        else:
+            logits, prediction, certified, lipschitz = self._evaluation_logits(x)
+        if labels is None or criterion is None:
+            return logits
+        self._count(labels, prediction, certified, lipschitz)
+        return criterion(logits, labels)
+
+    def loss(self, x: Tensor, labels: Tensor, criterion: Criterion) -> Tensor:
+        """Give the loss of a batch: the same as ``net(x, labels, criterion)``."""
+        result: Tensor = self(x, labels, criterion)
+        return result
+
+    def extra_repr(self) -> str:
+        """Show epsilon, the input shape and the state of the bound."""
+        state = f", frozen by {self._method}" if self._frozen else ""
+        return f"epsilon={self._epsilon:g}, input_shape={self.input_shape}{state}"
+
+    def _training_logits(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        if not self._plan.fits(self.module):
+            self._replan()
+        logits = self._plan.run(x)
+        with torch.autocast(x.device.type, enabled=False):
+            lipschitz = self._training_lipschitz()
+            differences = self._training_differences(lipschitz)
+            bottom, prediction, radius = ops.margin(logits, differences, lipschitz, self._epsilon)
+        output = torch.cat([logits.to(bottom.dtype), bottom[:, None]], dim=1)
+        return output, prediction, radius > self._epsilon, lipschitz
+
+    def _training_lipschitz(self) -> Tensor:
+        """Give the differentiable estimate of K and move the iterates on."""
+        rules = [layer.rule() for layer in self._plan.body]
+        maps = [rule for rule in rules if isinstance(rule, LinearMap)]
+        sigma, v_new, _ = ops.power_iteration(
+            [linear.weight for linear in maps],
+            self.iterates.vectors(),
+            [linear.geometry for linear in maps],
+            self.power_iterations,
+        )
+        self.iterates.move_to(v_new)
+        constants = math.prod(rule.value for rule in rules if not isinstance(rule, LinearMap))
+        if not maps:
+            return torch.tensor(constants, device=next(self.module.parameters()).device)
+        return sigma.prod() * constants
+
+    def _training_differences(self, like: Tensor) -> Tensor:
+        if self._plan.head is not None:
+            return ops.head_differences(self._plan.head.weight)
+        return _general_differences(self.num_classes, like.dtype, like.device)
+
+    def _evaluation_logits(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        signed, logits, prediction, radius = self._evaluate(x)
+        bound = signed.network.lipschitz
+        with torch.no_grad():
+            bottom = bottom_logit(logits, prediction, radius, signed.differences, bound, self._epsilon)
+        # A NaN or +inf among the class logits would win an argmax against any bottom.
+        finite = logits.isfinite().all(dim=1, keepdim=True)
+        output = torch.cat([torch.where(finite, logits, -torch.inf), bottom[:, None]], dim=1)
+        return output, prediction, radius > self._epsilon, logits.new_tensor(bound)
+
+    def _evaluate(self, x: Tensor) -> tuple[_SignedBound, Tensor, Tensor, Tensor]:
+        """Give the bound in force, the class logits (at least float32), the predictions and the radii."""
+        signed = self._current()
+        with evaluation_mode(self.module), torch.autocast(x.device.type, enabled=False):
+            logits = self._plan.run(x)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        with torch.no_grad():
+            prediction, radius = certified_radius(logits, signed.differences, signed.network.lipschitz)
+        return signed, logits, prediction, radius
+
+    def _current(self) -> _SignedBound:
+        """Give the bound of the present weights: the one at hand if they are unchanged, else a new one."""
+        signed = self._signed
+        if signed is None:
+            signed = self._signed = self._sign()
+            return signed
+        now = fingerprint(self.module)
+        if signed.fingerprint == now and self._plan.fits(self.module):
+            return signed
+        if self._frozen:
+            raise StaleBoundError(
+                f"the net was frozen and {signed.fingerprint.difference(now)}; call freeze() again or unfreeze()"
+            )
+        signed = self._signed = self._sign()
+        return signed
+
+    def _sign(self) -> _SignedBound:
+        self._replan()
+        with evaluation_mode(self.module), torch.no_grad():
+            network = bound_network([(layer.name, layer.rule()) for layer in self._plan.body], self._method)
+            if self._plan.head is not None:
+                differences = head_difference_bounds(self._plan.head.weight)
+            else:
+                device = next((p.device for p in self.module.parameters()), torch.device("cpu"))
+                differences = _general_differences(self.num_classes, torch.float64, device)
+            return _SignedBound(network, differences, fingerprint(self.module))
+
+    def _replan(self) -> None:
+        """Look at the module anew: layers may have been replaced."""
+        self._plan = make_plan(self.module, self.input_shape)
+        self.iterates.fit(self._plan.linear_maps())
+
+    def _count(self, labels: Tensor, prediction: Tensor, certified: Tensor, lipschitz: Tensor) -> None:
+        correct = prediction == labels
+        self.batch_statistics = BatchStatistics(correct.sum(), (correct & certified).sum(), lipschitz.detach())
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GloRoNet:
+        result: GloRoNet = super()._apply(fn, recurse)
+        if self._signed is not None:
+            device = next((p.device for p in self.module.parameters()), self._signed.differences.device)
+            if self._signed.differences.device != device:
+                moved = self._signed.differences.to(device)
+                self._signed = _SignedBound(self._signed.network, moved, self._signed.fingerprint)
+        return result
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "batch_statistics": None}
+
+
+def _general_differences(classes: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Give upper bounds on ||e_i - e_j|| = sqrt(2), for a net whose last layer is part of K."""
+    root = torch.full((classes, classes), math.nextafter(math.sqrt(2.0), 2.0), dtype=dtype, device=device)
+    return root.fill_diagonal_(0.0)
+
+
+def _checked_epsilon(epsilon: float) -> float:
+    value = float(epsilon)
+    if not (math.isfinite(value) and value >= 0):
+        raise ConfigError(f"epsilon is {value:g}; the l2 radius must be a finite number >= 0")
+    return value

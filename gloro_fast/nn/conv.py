@@ -1,0 +1,73 @@
+"""A 2-D convolution with TensorFlow's SAME padding, also for strides and even kernels."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gloro_fast.errors import ArchitectureError
+
+
+class Conv2d(nn.Conv2d):
+    """``torch.nn.Conv2d`` whose ``padding="same"`` also takes a stride, as the paper's nets are built.
+
+    The output has ceil(n / stride) rows for an input of n rows; where the zeros needed for that are odd in
+    number, the extra one goes to the end, as in TensorFlow. Arguments are those of ``torch.nn.Conv2d``.
+
+    Raises:
+        ArchitectureError: ``padding="same"`` with a padding mode other than zeros and a stride.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: str | int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+    ) -> None:
+        self.same = padding == "same"
+        if self.same and padding_mode != "zeros":
+            raise ArchitectureError(f"padding='same' pads with zeros; padding_mode is {padding_mode!r}")
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            0 if self.same else padding,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+        )
+
+    def same_padding(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Give the zeros (before, after) of rows and of columns for an input of that size."""
+        before_after = []
+        for size, taps, step, gap in zip((height, width), self.kernel_size, self.stride, self.dilation, strict=True):
+            out = -(-size // step)
+            total = max(0, (out - 1) * step + gap * (taps - 1) + 1 - size)
+            before_after.append((total // 2, total - total // 2))
+        return before_after[0], before_after[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve ``x`` (B, C, H, W)."""
+        if not self.same:
+            return super().forward(x)
+        (top, bottom), (left, right) = self.same_padding(*x.shape[-2:])
+        if top == bottom and left == right:
+            # Symmetric, as in all of the paper's nets at their sizes: no padded copy of the input.
+            padding = (top, left)
+        else:
+            x = F.pad(x, (left, right, top, bottom))
+            padding = (0, 0)
+        return F.conv2d(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
+
+    def extra_repr(self) -> str:
+        """Show the arguments as ``torch.nn.Conv2d`` does."""
+        text = super().extra_repr()
+        return f"{text}, padding='same'" if self.same else text

@@ -1,0 +1,21 @@
+"""The MinMax activation (Anil et al. 2019; Leino et al. 2021, Section 5)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from gloro_fast.ops.minmax import minmax
+
+
+class MinMax(nn.Module):
+    """Sort adjacent channel pairs (2c, 2c + 1) into (min, max): 1-Lipschitz in l2 and gradient preserving.
+
+    Input and output are (B, C, ...) with an even number C of channels, of the same dtype and memory format.
+
+    Raises:
+        ArchitectureError: C is odd; the message names the shape.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Give the sorted pairs of ``x``."""
+        return minmax(x)[0]

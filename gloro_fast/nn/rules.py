@@ -1,0 +1,155 @@
+"""What is known of a layer: a linear map whose spectral norm is to be found, or a Lipschitz constant.
+
+Every Lipschitz constant is for l2 norms. A layer without a rule is an error that names it: counting it as 1
+would certify what is not robust.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from gloro_fast.errors import ArchitectureError, UnknownLayerError
+from gloro_fast.nn.conv import Conv2d
+from gloro_fast.nn.minmax import MinMax
+from gloro_fast.ops.geometry import Geometry
+
+KINDS = ("exact", "upper bound", "estimate")
+
+
+@dataclass(frozen=True)
+class LinearMap:
+    """A layer that is linear but for a bias: its effective weight and its geometry."""
+
+    weight: Tensor
+    geometry: Geometry
+
+
+@dataclass(frozen=True)
+class LipschitzConstant:
+    """A layer whose Lipschitz constant is known beforehand.
+
+    Attributes:
+        value: the constant, finite and >= 0.
+        kind: ``"exact"`` (the smallest), ``"upper bound"``, or ``"estimate"`` (may be too small).
+    """
+
+    value: float
+    kind: str = "exact"
+
+
+Rule = Callable[[nn.Module, tuple[int, ...]], LinearMap | LipschitzConstant]
+_RULES: dict[type[nn.Module], Rule] = {}
+_R = TypeVar("_R", bound=Rule)
+
+
+def register_lipschitz_rule(*types: type[nn.Module]) -> Callable[[_R], _R]:
+    """Register a rule for modules of exactly these types, not of subclasses: those may compute anything.
+
+    The rule gets the module and the shape of its input without the batch, and returns a ``LinearMap`` or a
+    ``LipschitzConstant`` that says whether it is exact, an upper bound or an estimate::
+
+        @register_lipschitz_rule(MyLayer)
+        def my_layer(module, input_shape):
+            return LipschitzConstant(module.scale, kind="upper bound")
+    """
+
+    def register(rule: _R) -> _R:
+        for kind in types:
+            _RULES[kind] = rule
+        return rule
+
+    return register
+
+
+def check_known(name: str, module: nn.Module) -> None:
+    """Refuse a module whose Lipschitz constant is unknown or whose values something else may change.
+
+    Raises:
+        UnknownLayerError: there is no rule for its type.
+        ArchitectureError: it has forward hooks, or its ``forward`` was replaced on the instance.
+    """
+    kind = parametrize.type_before_parametrizations(module)
+    if kind not in _RULES:
+        raise UnknownLayerError(
+            f"{name or 'the module'} is a {kind.__name__}, whose Lipschitz constant is unknown; register a rule "
+            f"with @gloro_fast.nn.register_lipschitz_rule({kind.__name__})"
+        )
+    if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
+        raise ArchitectureError(
+            f"{name or 'the module'} ({kind.__name__}) has a forward hook or a replaced forward, which may change "
+            "its values unseen; remove it"
+        )
+
+
+def lipschitz_rule(name: str, module: nn.Module, input_shape: tuple[int, ...]) -> LinearMap | LipschitzConstant:
+    """Apply the rule of ``module`` for an input of ``input_shape`` (without the batch).
+
+    Raises:
+        UnknownLayerError, ArchitectureError: as ``check_known``, or the rule refuses the module's settings.
+    """
+    check_known(name, module)
+    try:
+        return _RULES[parametrize.type_before_parametrizations(module)](module, input_shape)
+    except ArchitectureError as error:
+        raise ArchitectureError(f"{name or 'the module'}: {error}") from None
+
+
+@register_lipschitz_rule(nn.Linear)
+def _linear(module: nn.Module, input_shape: tuple[int, ...]) -> LinearMap:
+    # On an input with leading dimensions the layer acts block by block, with the norm of one block.
+    weight: Tensor = module.weight  # type: ignore[assignment]
+    return LinearMap(weight, Geometry(input_shape[-1:]))
+
+
+@register_lipschitz_rule(nn.Conv2d, Conv2d)
+def _conv2d(module: nn.Module, input_shape: tuple[int, ...]) -> LinearMap:
+    assert isinstance(module, nn.Conv2d)
+    if module.padding_mode != "zeros":
+        raise ArchitectureError(f"padding_mode is {module.padding_mode!r}; use 'zeros'")
+    height, width = input_shape[-2:]
+    if getattr(module, "same", False):
+        padding = module.same_padding(height, width)  # type: ignore[operator]
+    elif isinstance(module.padding, str):
+        totals = [
+            gap * (taps - 1) if module.padding == "same" else 0
+            for gap, taps in zip(module.dilation, module.kernel_size, strict=True)
+        ]
+        padding = tuple((total // 2, total - total // 2) for total in totals)
+    else:
+        padding = tuple((amount, amount) for amount in module.padding)
+    geometry = Geometry(input_shape, module.stride, padding, module.dilation, module.groups)
+    return LinearMap(module.weight, geometry)
+
+
+@register_lipschitz_rule(MinMax, nn.ReLU, nn.Tanh, nn.Identity, nn.ZeroPad2d)
+def _one(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
+    # MinMax permutes its input; ReLU and tanh have slopes in [0, 1]; the others copy.
+    return LipschitzConstant(1.0)
+
+
+@register_lipschitz_rule(nn.Flatten, nn.Unflatten)
+def _reshape(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
+    first = module.start_dim if isinstance(module, nn.Flatten) else module.dim
+    # The input has a batch dimension in front, so that dim = -k counts from len(input_shape) + 1.
+    if not isinstance(first, int) or first % (len(input_shape) + 1) == 0:
+        raise ArchitectureError(f"{module} mixes the images of a batch; start at dimension 1")
+    return LipschitzConstant(1.0)
+
+
+@register_lipschitz_rule(nn.Softmax)
+def _softmax(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
+    assert isinstance(module, nn.Softmax)
+    if len(input_shape) != 1 or module.dim not in (1, -1):
+        raise ArchitectureError(f"{module} must act on the last dimension of (B, m); set dim=1")
+    # The Jacobian diag(p) - p p^T has row sums 2 p_i (1 - p_i) of absolute values, so that Gershgorin gives 1/2.
+    return LipschitzConstant(0.5, kind="upper bound")
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether ``module`` is exactly a dense layer (parametrized or not), so that it can be a head."""
+    return parametrize.type_before_parametrizations(module) is nn.Linear

@@ -1,0 +1,25 @@
+"""The operations of the package, one file each: the op, its gradient, and its plain-PyTorch oracle beside it."""
+
+from gloro_fast.ops.cross_entropy import cross_entropy, cross_entropy_reference
+from gloro_fast.ops.geometry import Geometry
+from gloro_fast.ops.head_differences import head_differences, head_differences_reference
+from gloro_fast.ops.margin import margin, margin_reference
+from gloro_fast.ops.minmax import minmax, minmax_reference
+from gloro_fast.ops.power_iteration import power_iteration, power_iteration_reference
+from gloro_fast.ops.trades import trades, trades_reference
+
+__all__ = [
+    "Geometry",
+    "cross_entropy",
+    "cross_entropy_reference",
+    "head_differences",
+    "head_differences_reference",
+    "margin",
+    "margin_reference",
+    "minmax",
+    "minmax_reference",
+    "power_iteration",
+    "power_iteration_reference",
+    "trades",
+    "trades_reference",
+]

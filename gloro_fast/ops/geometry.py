@@ -1,0 +1,83 @@
+"""The geometry of a linear layer: how its weight acts on one input, and how the transpose acts back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+_CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Shape and steps of a dense layer or a zero-padded convolution, its weight and bias apart.
+
+    Attributes:
+        input_shape: (features,) of a dense layer, (C, *spatial) of a convolution, without a batch.
+        stride: steps per spatial dimension; empty for a dense layer, as are the next two.
+        padding: zeros (before, after) per spatial dimension.
+        dilation: distance of the taps per spatial dimension.
+        groups: number of channel groups.
+    """
+
+    input_shape: tuple[int, ...]
+    stride: tuple[int, ...] = ()
+    padding: tuple[tuple[int, int], ...] = ()
+    dilation: tuple[int, ...] = ()
+    groups: int = 1
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether this is a dense layer."""
+        return not self.stride
+
+    def apply(self, weight: Tensor, x: Tensor) -> Tensor:
+        """Apply the layer without its bias.
+
+        Args:
+            weight: (out, in) or (out, in / groups, *kernel).
+            x: (*input_shape), of the weight's dtype.
+
+        Returns:
+            (out,) or (out, *spatial).
+        """
+        if self.is_dense:
+            return weight @ x
+        padded = F.pad(x, self._pad(+1))
+        return _CONV[len(self.stride)](
+            padded[None], weight, stride=self.stride, dilation=self.dilation, groups=self.groups
+        )[0]
+
+    def adjoint(self, weight: Tensor, y: Tensor) -> Tensor:
+        """Apply the transpose, so that <A x, y> = <x, A^T y> for every x.
+
+        Args:
+            weight: as for ``apply``.
+            y: of the shape that ``apply`` returns.
+
+        Returns:
+            (*input_shape).
+        """
+        if self.is_dense:
+            return weight.T @ y
+        # A stride may leave input rows at the far end that no tap reaches; output_padding restores them.
+        reached = [
+            (out - 1) * step + gap * (taps - 1) + 1
+            for out, step, gap, taps in zip(y.shape[1:], self.stride, self.dilation, weight.shape[2:], strict=True)
+        ]
+        padded = [
+            size + before + after for size, (before, after) in zip(self.input_shape[1:], self.padding, strict=True)
+        ]
+        x = _CONV_TRANSPOSE[len(self.stride)](
+            y[None], weight, stride=self.stride, dilation=self.dilation, groups=self.groups
+        )[0]
+        missing = [size - got for size, got in zip(padded, reached, strict=True)]
+        x = F.pad(x, [amount for gap in reversed(missing) for amount in (0, gap)])
+        return F.pad(x, self._pad(-1))
+
+    def _pad(self, sign: int) -> list[int]:
+        """List the padding as ``F.pad`` wants it, last dimension first; negative amounts crop."""
+        return [sign * amount for pair in reversed(self.padding) for amount in pair]
