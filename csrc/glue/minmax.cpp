@@ -1,0 +1,171 @@
+#include "minmax.h"
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "../cpu/minmax.h"
+
+namespace gloro_fast {
+
+namespace {
+
+using torch::headeronly::MemoryFormat;
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Elements below which handing work to another thread costs more than it saves.
+constexpr int64_t kGrain = 32768;
+
+struct Shape {
+  int64_t samples;
+  int64_t channels;
+  int64_t pairs;
+  int64_t length;  // pixels a sample
+};
+
+Shape shape_of(const Tensor& tensor) {
+  STD_TORCH_CHECK(tensor.dim() >= 2, "minmax: expected (batch, channels, ...), got ", tensor.dim(), " dimension(s)");
+  Shape shape{tensor.size(0), tensor.size(1), tensor.size(1) / 2, 1};
+  STD_TORCH_CHECK(shape.channels % 2 == 0, "minmax: channels must come in pairs, got ", shape.channels);
+  for (int64_t d = 2; d < tensor.dim(); ++d) shape.length *= tensor.size(d);
+  return shape;
+}
+
+bool is_channels_last(const Tensor& tensor) {
+  if (tensor.dim() != 4) return false;
+  int64_t expected = 1;
+  for (const int64_t d : {1, 3, 2, 0}) {
+    if (tensor.size(d) != 1 && tensor.stride(d) != expected) return false;
+    expected *= tensor.size(d);
+  }
+  return true;
+}
+
+// Memory that both formats describe (one pixel a sample) counts as interleaved, which wastes no mask bits.
+bool is_interleaved(const Tensor& tensor, const Shape& shape) {
+  return tensor.is_contiguous() ? shape.length == 1 : is_channels_last(tensor);
+}
+
+int64_t grain(int64_t elements_a_piece) {
+  return std::max<int64_t>(1, kGrain / std::max<int64_t>(1, elements_a_piece));
+}
+
+template <typename T>
+const T* data(const Tensor& tensor) {
+  return static_cast<const T*>(tensor.const_data_ptr());
+}
+
+template <typename T>
+T* mutable_data(const Tensor& tensor) {
+  return static_cast<T*>(tensor.mutable_data_ptr());
+}
+
+// Calls function with a value of the C++ type that stands for `type` in the kernels.
+template <typename Function>
+void with_element_type(ScalarType type, const Function& function) {
+  switch (type) {
+    case ScalarType::Float:
+      return function(float{});
+    case ScalarType::Double:
+      return function(double{});
+    case ScalarType::BFloat16:
+      return function(cpu::BFloat16{});
+    case ScalarType::Half:
+      return function(cpu::Half{});
+    default:
+      STD_TORCH_CHECK(false, "minmax: expected float32, float64, bfloat16 or float16");
+  }
+}
+
+template <typename T>
+void forward(const Tensor& x, const T* bias, const Tensor& y, const Tensor& mask, const Shape& shape) {
+  const T* in = data<T>(x);
+  T* out = mutable_data<T>(y);
+  auto* bits = mutable_data<uint8_t>(mask);
+  if (mask.dim() == 2) {
+    torch::stable::parallel_for(0, mask.size(0), grain(2 * shape.length), [&](int64_t begin, int64_t end) {
+      cpu::minmax_planar(in, bias, out, bits, shape.pairs, shape.length, begin, end);
+    });
+  } else {
+    torch::stable::parallel_for(0, mask.size(0), grain(16), [&](int64_t begin, int64_t end) {
+      cpu::minmax_interleaved(in, bias, out, bits, shape.pairs, shape.samples * shape.length, begin, end);
+    });
+  }
+}
+
+template <typename T>
+void backward(const Tensor& grad_y, const Tensor& mask, const Tensor& grad_x, const Tensor* grad_bias,
+              const Shape& shape) {
+  const bool planar = mask.dim() == 2;
+  const int64_t pixels = shape.samples * shape.length;
+  const int64_t chunks = planar ? shape.samples : cpu::ceil_div(pixels, cpu::kPixelsPerChunk);
+  std::vector<cpu::Accumulator<T>> sums(grad_bias != nullptr ? chunks * shape.channels : 0);
+  cpu::Accumulator<T>* const partial = grad_bias != nullptr ? sums.data() : nullptr;
+  const T* in = data<T>(grad_y);
+  const auto* bits = data<uint8_t>(mask);
+  T* out = mutable_data<T>(grad_x);
+  if (planar) {
+    torch::stable::parallel_for(0, mask.size(0), grain(2 * shape.length), [&](int64_t begin, int64_t end) {
+      cpu::minmax_backward_planar(in, bits, out, partial, shape.length, begin, end);
+    });
+  } else {
+    const int64_t elements = cpu::kPixelsPerChunk * shape.channels;
+    torch::stable::parallel_for(0, chunks, grain(elements), [&](int64_t begin, int64_t end) {
+      cpu::minmax_backward_interleaved(in, bits, out, partial, shape.pairs, pixels, begin, end);
+    });
+  }
+  if (grad_bias == nullptr) return;
+  T* total = mutable_data<T>(*grad_bias);
+  torch::stable::parallel_for(0, shape.channels, grain(chunks), [&](int64_t begin, int64_t end) {
+    cpu::sum_over_chunks<T>(partial, total, chunks, shape.channels, begin, end);
+  });
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor> minmax_cpu(const Tensor& x_any, const std::optional<Tensor>& bias_any) {
+  const Shape shape = shape_of(x_any);
+  const Tensor x = x_any.is_contiguous() || is_channels_last(x_any) ? x_any : torch::stable::contiguous(x_any);
+  std::optional<Tensor> bias;
+  if (bias_any.has_value()) {
+    STD_TORCH_CHECK(bias_any->dim() == 1 && bias_any->size(0) == shape.channels && bias_any->is_cpu() &&
+                        bias_any->scalar_type() == x.scalar_type(),
+                    "minmax: bias must hold one value a channel (", shape.channels, ") of the type of x, on the CPU");
+    bias = torch::stable::contiguous(*bias_any);
+  }
+  const Tensor y = torch::stable::empty_like(x);
+  std::vector<int64_t> mask_size{shape.samples * shape.pairs, cpu::ceil_div(shape.length, 8)};
+  if (is_interleaved(x, shape)) mask_size = {cpu::ceil_div(shape.samples * shape.length * shape.pairs, 8)};
+  const Tensor mask = torch::stable::new_empty(x, mask_size, ScalarType::Byte);
+  with_element_type(x.scalar_type(), [&](auto element) {
+    using T = decltype(element);
+    forward<T>(x, bias.has_value() ? data<T>(*bias) : nullptr, y, mask, shape);
+  });
+  return {y, mask};
+}
+
+std::tuple<Tensor, Tensor> minmax_backward_cpu(const Tensor& grad_y_any, const Tensor& mask_any, bool with_bias) {
+  const Shape shape = shape_of(grad_y_any);
+  const Tensor mask = torch::stable::contiguous(mask_any);
+  const bool planar = mask.dim() == 2;
+  const int64_t bytes = planar ? shape.samples * shape.pairs * cpu::ceil_div(shape.length, 8)
+                               : cpu::ceil_div(shape.samples * shape.length * shape.pairs, 8);
+  STD_TORCH_CHECK(mask.is_cpu() && mask.scalar_type() == ScalarType::Byte && mask.numel() == bytes &&
+                      (!planar || mask.size(0) == shape.samples * shape.pairs),
+                  "minmax_backward: the mask is not that of a tensor of this shape");
+  const bool channels_last = !planar && grad_y_any.dim() == 4;
+  const Tensor grad_y =
+      torch::stable::contiguous(grad_y_any, channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+  const Tensor grad_x = torch::stable::empty_like(grad_y);
+  const Tensor grad_bias = torch::stable::new_empty(grad_y, std::vector<int64_t>{with_bias ? shape.channels : 0});
+  with_element_type(grad_y.scalar_type(), [&](auto element) {
+    backward<decltype(element)>(grad_y, mask, grad_x, with_bias ? &grad_bias : nullptr, shape);
+  });
+  return {grad_x, grad_bias};
+}
+
+}  // namespace gloro_fast

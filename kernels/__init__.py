@@ -1,0 +1,1 @@
+"""Triton kernels of the package, one op a file; installed as ``gloro_fast.kernels``."""
