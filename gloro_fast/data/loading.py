@@ -59,4 +59,4 @@ def _load_path(name: str) -> DataSet:
         return npz.load(path)
     if path.suffix == ".npz" or len(path.parts) > 1:
         raise DataError(f"{name} is neither a .npz file nor an image folder; check the path")
-    raise ConfigError(f"unknown data set {name!r}{nearest(name, NAMES)}")
+    raise ConfigError(f"unknown data set {name!r}{nearest(name.lower(), NAMES)}")

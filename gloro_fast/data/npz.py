@@ -48,12 +48,14 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
     if path.is_dir():
         raise DataError(f"{path} is a folder; give the .npz file itself")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file:  # NumPy itself leaves it open where the archive is damaged
+            archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError(f"{path} is a single array; save the four of them with numpy.savez: {', '.join(_KEYS)}")
+                raise DataError(f"{path} is a single array; save four with numpy.savez: {', '.join(_KEYS)}")
             missing = [key for key in _KEYS if key not in archive]
             if missing:
-                raise DataError(f"{path} has no {missing[0]}; it needs {', '.join(_KEYS)}, it has {', '.join(archive)}")
+                found = ", ".join(archive)
+                raise DataError(f"{path} has no {missing[0]}; it needs {', '.join(_KEYS)}, it has {found}")
             return {key: archive[key] for key in (*_KEYS, "class_names") if key in archive}
     except DataError:
         raise

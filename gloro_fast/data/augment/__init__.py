@@ -47,4 +47,4 @@ def augmentation(name: str) -> Augmentation:
     try:
         return _BY_NAME[name]
     except KeyError:
-        raise ConfigError(f"unknown augmentation {name!r}{nearest(name, AUGMENTATIONS)}") from None
+        raise ConfigError(f"unknown augmentation {name!r}{nearest(name.lower(), AUGMENTATIONS)}") from None
