@@ -23,7 +23,8 @@ def minmax(x: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Sort the channel pairs of ``x + bias``, keeping one bit a pair for the backward pass.
 
     Runs compiled on the CPU, for contiguous and channels_last tensors without a copy (other strides are made
-    contiguous first), and as :func:`minmax_reference` elsewhere. Same bits at every number of threads.
+    contiguous first); elsewhere, and within torch.func's transforms, as :func:`minmax_reference`. Same bits at
+    every number of threads.
 
     Args:
         x: (B, C) or (B, C, ...), any float type, C even.
@@ -39,7 +40,9 @@ def minmax(x: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
     _check(x, bias)
     if bias is not None and bias.dtype != x.dtype:
         bias = bias.to(x.dtype)
-    if x.device.type == "cpu" and x.dtype in _CPU_DTYPES:
+    # torch.func (vmap, grad, jvp) does not differentiate ops of torch.library, but the reference it does.
+    transformed = torch._C._are_functorch_transforms_active()
+    if x.device.type == "cpu" and x.dtype in _CPU_DTYPES and not transformed:
         if _extension.available():
             y, mask = torch.ops.gloro_fast.minmax(x, bias)
             return y, mask
