@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gloro_fast.data.causes import cause
 from gloro_fast.errors import DataError
 
 
@@ -127,13 +128,13 @@ def read(path: Path) -> dict[str, Any]:
             content = _Unpickler(file, encoding="bytes").load()
     except _RefusedNameError as error:
         raise DataError(
-            f"{path} asks to load {error}, which no file of images needs, so it was not read; "
+            f"{path} asks to load {cause(error)}, which no file of images needs, so it was not read; "
             "do not trust it, and download it again"
         ) from error
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error})") from error
     except Exception as error:  # A damaged pickle may fail in any way at all.
-        raise DataError(f"{path} is truncated or no pickle ({error}); download it again") from error
+        raise DataError(f"{path} is truncated or no pickle ({cause(error)}); download it again") from error
     if not isinstance(content, dict):
         raise DataError(f"{path} holds a {type(content).__name__}, not a dictionary; is it another file?")
     return {key.decode("latin-1") if isinstance(key, bytes) else str(key): value for key, value in content.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from gloro_fast.data.causes import cause
 from gloro_fast.data.dataset import DataSet, Split
 from gloro_fast.errors import DataError
 
@@ -27,7 +28,7 @@ def load() -> DataSet:
         from sklearn.model_selection import train_test_split
     except ImportError as error:
         raise DataError(
-            f"the digits come with scikit-learn, which cannot be imported ({error}); "
+            f"the digits come with scikit-learn, which cannot be imported ({cause(error)}); "
             "install it with: pip install 'gloro-fast[demo]'"
         ) from error
     source = load_digits()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from gloro_fast.data.causes import cause
 from gloro_fast.errors import DataError
 
 _TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": "CIFAR10"}
@@ -32,10 +33,10 @@ def fetch(name: str, data_dir: Path) -> None:
         from torchvision import datasets
     except Exception as error:  # Beside another build of torch it fails with RuntimeError, OSError and others.
         raise DataError(
-            f"downloading {name} needs torchvision, which cannot be imported ({error}); {remedy}"
+            f"downloading {name} needs torchvision, which cannot be imported ({cause(error)}); {remedy}"
         ) from error
     try:
         for train in (True, False):
             getattr(datasets, _TORCHVISION[name])(root=str(data_dir), train=train, download=True)
     except Exception as error:  # urllib, tarfile and torchvision's checksum test all have their own.
-        raise DataError(f"the download of {name} failed ({error}); {remedy}") from error
+        raise DataError(f"the download of {name} failed ({cause(error)}); {remedy}") from error

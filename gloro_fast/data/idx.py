@@ -12,6 +12,7 @@ from typing import BinaryIO, cast
 import torch
 from torch import Tensor
 
+from gloro_fast.data.causes import cause
 from gloro_fast.errors import DataError
 
 _UNSIGNED_BYTE = 0x08
@@ -40,7 +41,7 @@ def read(path: Path, dimensions: int) -> Tensor:
             with gzip.open(raw, "rb") as unpacked:
                 return _parse(cast("BinaryIO", unpacked), path, dimensions)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path} is a truncated or damaged gzip file ({error}); download it again") from error
+        raise DataError(f"{path} is a truncated or damaged gzip file ({cause(error)}); download it again") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error})") from error
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gloro_fast.data import locating
+from gloro_fast.data.causes import cause
 from gloro_fast.data.dataset import DataSet, Split
 from gloro_fast.data.pixels import check_floats
 from gloro_fast.errors import DataError
@@ -60,7 +61,9 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
     except DataError:
         raise
     except Exception as error:  # zipfile, zlib and NumPy's parser raise a dozen kinds for damaged files.
-        raise DataError(f"{path} cannot be read as a .npz archive ({error}); save it again without objects") from error
+        raise DataError(
+            f"{path} cannot be read as a .npz archive ({cause(error)}); save it again without objects"
+        ) from error
 
 
 def _paired(path: Path, arrays: dict[str, NDArray[Any]], x_key: str, y_key: str) -> tuple[Tensor, Tensor]:

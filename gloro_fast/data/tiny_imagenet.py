@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from gloro_fast.data import images, locating
+from gloro_fast.data.causes import cause
 from gloro_fast.data.dataset import DataSet, Split
 from gloro_fast.errors import DataError
 
@@ -74,7 +75,7 @@ def _lines(path: Path) -> list[str]:
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing; unpack the whole of tiny-imagenet-200.zip") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read ({error}); unpack it again") from error
+        raise DataError(f"{path} cannot be read ({cause(error)}); unpack it again") from error
     found = [line for line in lines if line.strip()]
     if not found:
         raise DataError(f"{path} is empty; unpack it again")
