@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gloro_fast.bounds.rounding import down, up
+from gloro_fast.bounds.rounding import down, positive_up, up
 from gloro_fast.errors import DataError
 
 
@@ -134,4 +134,4 @@ def check_image_shape(images: Tensor, input_shape: tuple[int, ...]) -> None:
 def _pair_bounds(differences: Tensor, lipschitz: float) -> Tensor:
     """Give K_ij = K D_ij rounded up, exactly 0 only where a factor is, NaN or inf where one is not finite."""
     product = differences * lipschitz
-    return torch.where((product > 0) | ((differences > 0) & (lipschitz > 0)), up(product), product)
+    return torch.where((differences > 0) & (lipschitz > 0), positive_up(product), product)

@@ -62,8 +62,15 @@ class Plan:
         return [rule for layer in self.body if isinstance(rule := layer.rule(), LinearMap)]
 
     def fits(self, module: nn.Module) -> bool:
-        """Whether ``module`` still consists of the very same layer objects."""
-        return [id(layer.module) for layer in self.layers] == [id(leaf) for _, leaf in leaves(module)]
+        """Whether ``module`` still consists of the very same layer objects.
+
+        Raises:
+            UnknownLayerError, ArchitectureError: a layer has become unknown or got a hook since.
+        """
+        now = list(leaves(module))
+        for name, leaf in now:
+            check_known(name, leaf)
+        return [id(layer.module) for layer in self.layers] == [id(leaf) for _, leaf in now]
 
 
 def leaves(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gloro_fast.bounds.rounding import positive_up
+
 _UNIT_ROUNDOFF = 2.0**-53
 # Below this a sum of squares may have lost terms to underflow (smallest normal float64: 2.2e-308).
 _SAFE_SQUARE = 1e-280
@@ -34,9 +36,6 @@ def head_difference_bounds(weight: Tensor) -> Tensor:
         squares = difference.square().sum(dim=1)
         largest = difference.amax(dim=1)
         fallback = largest * rows.shape[1] ** 0.5
-        bounds[index] = torch.where(squares < _SAFE_SQUARE, fallback, squares.sqrt())
-        bounds[index] *= enlarge
-        bounds[index] = torch.where(
-            largest > 0, torch.nextafter(bounds[index], bounds.new_tensor(torch.inf)), bounds[index]
-        )
+        distance = torch.where(squares < _SAFE_SQUARE, fallback, squares.sqrt()) * enlarge
+        bounds[index] = torch.where(largest > 0, positive_up(distance), distance)
     return bounds

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+
+SMALLEST = sys.float_info.min
+"""The least non-zero bound: a smaller number may be taken for 0 where the processor flushes subnormals."""
 
 
 def product_up(factors: Iterable[float]) -> float:
@@ -24,12 +28,17 @@ def product_up(factors: Iterable[float]) -> float:
     for value in values:
         # Each float64 product is within one rounding of the real one: the next float up is above it.
         total = total * value if value == 1.0 else math.nextafter(total * value, math.inf)
-    return total
+    return max(total, SMALLEST)
 
 
 def up(x: Tensor) -> Tensor:
     """Give the next float64 above each rounded result in ``x``: >= the real value it was rounded from."""
     return torch.nextafter(x, torch.full_like(x, torch.inf))
+
+
+def positive_up(x: Tensor) -> Tensor:
+    """Give ``up(x)`` for results whose real values are > 0: never 0, nor subnormal, where they underflowed."""
+    return up(x).clamp_min(SMALLEST)
 
 
 def down(x: Tensor) -> Tensor:

@@ -1,0 +1,116 @@
+"""Certified radii against exact rationals: never above the real one, and zero wherever there is doubt."""
+
+import math
+from fractions import Fraction
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gloro_fast.certify import bottom_logit, certified_radius
+
+
+def exact_radius(logits, differences, lipschitz):
+    """min over i != j of (f_j - f_i) / (K D_ij), in rationals; None is infinite."""
+    f = [Fraction(x) for x in logits]
+    j = f.index(max(f))
+    quotients = []
+    for i in range(len(f)):
+        slope = Fraction(lipschitz) * Fraction(differences[j][i])
+        if i != j and f[j] == f[i]:
+            return Fraction(0)
+        if i != j and slope:
+            quotients.append((f[j] - f[i]) / slope)
+    return min(quotients, default=None)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=3, max_size=3),
+    st.floats(0, 1e20),
+    st.lists(st.floats(0, 1e10), min_size=3, max_size=3),
+)
+def test_radius_is_never_above_the_real_one(logits, lipschitz, distances):
+    a, b, c = distances
+    differences = [[0.0, a, b], [a, 0.0, c], [b, c, 0.0]]
+    _, radius = certified_radius(torch.tensor([logits]), torch.tensor(differences, dtype=torch.float64), lipschitz)
+    exact = exact_radius(logits, differences, lipschitz)
+    if exact is not None:
+        assert radius.item() != math.inf
+        assert Fraction(radius.item()) <= exact
+        if exact and Fraction(1, 10**200) < exact < 10**200:
+            assert Fraction(radius.item()) >= exact * (1 - Fraction(1, 10**14))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([torch.float32, torch.float64]))
+def test_the_bottom_logit_signs_like_the_radius(seed, dtype):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(50, 4, generator=generator).to(dtype)
+    logits[0, :2] = 9.0
+    differences = torch.rand(4, 4, generator=generator, dtype=torch.float64)
+    prediction, radius = certified_radius(logits, differences, 1.3)
+    # Each image's own radius is the epsilon where rounding decides.
+    for epsilon in [0.0, *radius[:10].tolist(), *torch.nextafter(radius[:10], radius[:10] * 0).tolist()]:
+        bottom = bottom_logit(logits, prediction, radius, differences, 1.3, epsilon)
+        top = logits.amax(1)
+        assert bottom.dtype == dtype
+        assert torch.equal(bottom < top, radius > epsilon)
+        assert torch.equal(bottom > top, radius <= epsilon)
+
+
+def test_bottom_is_never_below_the_real_one():
+    logits, differences = torch.randn(100, 5, dtype=torch.float64), torch.rand(5, 5, dtype=torch.float64)
+    prediction, radius = certified_radius(logits, differences, 1.1)
+    bottom = bottom_logit(logits, prediction, radius, differences, 1.1, 0.3)
+    for row, j, value, r in zip(logits.tolist(), prediction.tolist(), bottom.tolist(), radius.tolist(), strict=True):
+        exact = max(
+            Fraction(row[i]) + Fraction(0.3) * Fraction(1.1) * Fraction(float(differences[j, i]))
+            for i in range(5)
+            if i != j
+        )
+        assert r > 0.3 or Fraction(value) >= exact
+
+
+DOUBTFUL = {
+    "tie": ([1.0, 1.0, 0.0], 1.0),
+    "tie without slope": ([1.0, 1.0, 0.0], 0.0),
+    "nan logit": ([3.0, math.nan, 0.0], 1.0),
+    "inf logit": ([math.inf, 1.0, 0.0], 1.0),
+    "-inf logit": ([3.0, -math.inf, 0.0], 1.0),
+    "inf K": ([3.0, 1.0, 0.0], math.inf),
+    "nan K": ([3.0, 1.0, 0.0], math.nan),
+}
+
+
+@pytest.mark.parametrize("case", DOUBTFUL)
+def test_doubt_gives_bottom(case):
+    row, lipschitz = DOUBTFUL[case]
+    logits, differences = torch.tensor([row]), torch.ones(3, 3, dtype=torch.float64).fill_diagonal_(0)
+    prediction, radius = certified_radius(logits, differences, lipschitz)
+    assert radius.item() == 0
+    bottom = bottom_logit(logits, prediction, radius, differences, lipschitz, 0.1)
+    assert not bottom.item() < max(row)
+
+
+def test_an_infinite_difference_gives_bottom():
+    differences = torch.full((2, 2), math.inf, dtype=torch.float64)
+    assert certified_radius(torch.tensor([[1.0, 0.0]]), differences, 1.0)[1].item() == 0
+
+
+def test_products_that_underflow_do_not_certify_everything():
+    # K D = 1e-400 is 0 in float64; the real radius is 1e-300 / 1e-400 = 1e100.
+    differences = torch.full((2, 2), 1e-200, dtype=torch.float64)
+    logits = torch.tensor([[1e-300, 0.0]], dtype=torch.float64)
+    assert certified_radius(logits, differences, 1e-200)[1].item() <= 1e100
+
+
+def test_flushing_subnormals_to_zero_does_not_certify_everything():
+    differences = torch.full((2, 2), 1e-200, dtype=torch.float64)
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor does not flush subnormals")
+    try:
+        assert certified_radius(torch.tensor([[1.0, 0.0]]), differences, 1e-200)[1].item() < math.inf
+    finally:
+        torch.set_flush_denormal(False)

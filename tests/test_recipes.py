@@ -1,0 +1,72 @@
+"""The recipes against the paper's tables, written down here a second time, column by column."""
+
+import pytest
+
+from gloro_fast import recipes
+from gloro_fast.errors import ConfigError
+
+# name: (data, architecture, activation, augmentation, warm-up, batch, epochs, epsilon train / test, initialization,
+# learning rate, its end, loss, lambda, epsilon schedule, power iterations)
+PIXELS = 36 / 255
+TABLE = {
+    "mnist-2c2f": ("mnist", "2C2F", "minmax", "none", 0, 512, 500, 0.3, 0.3, "orthogonal", 1e-3, 1e-6, "trades-kl", "0.1,2.0,500", "single", 5),
+    "mnist-4c3f": ("mnist", "4C3F", "minmax", "none", 0, 512, 200, 1.74, 1.58, "orthogonal", 1e-3, 1e-6, "trades-kl", "1.5", "log", 5),
+    "cifar10-6c2f": ("cifar10", "6C2F", "minmax", "tfds", 0, 512, 800, PIXELS, PIXELS, "orthogonal", 1e-3, 1e-6, "trades-kl", "1.2", "log", 5),
+    "tiny-imagenet-8c2f": ("tiny-imagenet", "8C2F", "minmax", "default", 0, 512, 800, PIXELS, PIXELS, "glorot_uniform", 1e-4, 5e-6, "trades-kl", "1.2,10,800", "log", 5),
+    "mnist-2c2f-relu-ce": ("mnist", "2C2F", "relu", "none", 0, 256, 500, 0.45, 0.3, "glorot_uniform", 1e-3, 1e-6, "ce", None, "single", 10),
+    "mnist-2c2f-relu-trades": ("mnist", "2C2F", "relu", "none", 0, 256, 500, 0.45, 0.3, "glorot_uniform", 1e-3, 1e-6, "trades-ce", "0,2,500", "single", 10),
+    "mnist-4c3f-relu-ce": ("mnist", "4C3F", "relu", "none", 0, 256, 300, 1.75, 1.58, "glorot_uniform", 1e-3, 5e-6, "ce", None, "single", 10),
+    "mnist-4c3f-relu-trades": ("mnist", "4C3F", "relu", "none", 0, 256, 300, 1.75, 1.58, "glorot_uniform", 1e-3, 5e-6, "trades-ce", "0,3,300", "single", 10),
+    "cifar10-6c2f-relu-ce": ("cifar10", "6C2F", "relu", "default", 20, 256, 800, 0.1551, PIXELS, "orthogonal", 1e-3, 1e-6, "ce", None, "log", 5),
+    "cifar10-6c2f-relu-trades": ("cifar10", "6C2F", "relu", "default", 20, 256, 800, 0.1551, PIXELS, "glorot_uniform", 1e-3, 1e-6, "trades-ce", "1.2", "log", 5),
+    "tiny-imagenet-8c2f-relu-ce": ("tiny-imagenet", "8C2F", "relu", "default", 0, 256, 250, 0.16, PIXELS, "glorot_uniform", 2.5e-4, 5e-7, "ce", None, "single", 5),
+    "tiny-imagenet-8c2f-relu-trades": ("tiny-imagenet", "8C2F", "relu", "default", 0, 256, 500, 0.16, PIXELS, "glorot_uniform", 2.5e-4, 5e-7, "trades-kl", "1,10,500", "single", 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_recipe_is_the_papers_column(name):
+    r = recipes.get(name)
+    lam = None if r.loss == "ce" else r.lam
+    assert (
+        r.data, r.architecture, r.activation, r.augmentation, r.warmup_epochs, r.batch_size, r.epochs, r.epsilon_train,
+        r.epsilon, r.initialization, r.learning_rate, r.learning_rate_end, r.loss, lam, r.epsilon_schedule,
+        r.power_iterations,
+    ) == TABLE[name]  # fmt: skip
+
+
+def test_every_recipe_is_in_the_table_or_the_demo():
+    assert set(recipes.RECIPES) == {*TABLE, "digits"}
+
+
+def test_changed_epochs_stretch_schedules_but_not_the_warm_up():
+    recipe = recipes.get("mnist-2c2f").override(epochs=30, warmup_epochs=2)
+    assert (recipe.epochs, recipe.lam, recipe.warmup_epochs) == (30, "0.1,2.0,30", 2)
+    assert recipes.get("mnist-2c2f").override(epochs=30, lam="1,2,500").lam == "1,2,500"
+
+
+def test_changed_epsilon_keeps_the_ratio():
+    recipe = recipes.get("mnist-4c3f")
+    assert recipe.override(epsilon=0.79).epsilon_train == pytest.approx(0.87)
+    assert recipe.override(epsilon=0.79, epsilon_train=1.0).epsilon_train == 1.0
+
+
+def test_unknown_names_suggest_the_nearest():
+    with pytest.raises(ConfigError, match="'mnist-2c2f'"):
+        recipes.get("mnist-2c2")
+    with pytest.raises(ConfigError, match="'batch_size'"):
+        recipes.get("digits").override(batchsize=3)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("epochs", 0), ("batch_size", 0), ("power_iterations", 0), ("warmup_epochs", -1), ("validation_size", -1),
+        ("epsilon", 0.0), ("epsilon", -1.0), ("epsilon", float("nan")), ("epsilon_train", float("inf")),
+        ("learning_rate", 0.0), ("activation", "gelu"), ("loss", "trades"), ("lam", "x"), ("epsilon_schedule", "y"),
+        ("augmentation", "all"), ("initialization", "zeros"), ("precision", "float16"),
+    ],
+)  # fmt: skip
+def test_unusable_values_are_named(field, value):
+    with pytest.raises(ConfigError, match=field.split("_")[0]):
+        recipes.get("digits").override(**{field: value})
