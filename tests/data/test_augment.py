@@ -63,6 +63,12 @@ def test_the_warp_is_scipys_affine_transform():
             assert np.allclose(warped, oracle, atol=1e-12)
 
 
+def test_rounding_takes_no_pixel_out_of_the_range_of_its_image():
+    images = torch.full((200, 1, 16, 16), 0.7)
+    images[100:] = 1
+    assert torch.equal(augmentation("default")(images, seeded()), images)
+
+
 # ------------------------------------------------------------------------------------------ Keras's augmentation
 
 
