@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from gloro_fast import ops
-from gloro_fast.bounds import DEFAULT_METHOD, NetworkBound, bound_network, check_method, head_difference_bounds
+from gloro_fast.bounds import DEFAULT_METHOD, NetworkBound, check_method, general_difference_bounds
 from gloro_fast.certify import Certificate, bottom_logit, certified_radius, check_image_shape, check_images
 from gloro_fast.errors import ConfigError, FrozenError, StaleBoundError
-from gloro_fast.fingerprint import Fingerprint, fingerprint
+from gloro_fast.fingerprint import fingerprint
 from gloro_fast.iterates import Iterates
 from gloro_fast.nn.rules import LinearMap
 from gloro_fast.plan import evaluation_mode, floating_dtype, make_plan
+from gloro_fast.signed_bound import SignedBound, sign
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
@@ -36,15 +37,6 @@ class BatchStatistics:
     correct: Tensor
     verified: Tensor
     lipschitz: Tensor
-
-
-@dataclass(frozen=True)
-class _SignedBound:
-    """A bound and the weights it holds for."""
-
-    network: NetworkBound
-    differences: Tensor
-    fingerprint: Fingerprint
 
 
 class GloRoNet(nn.Module):
@@ -94,7 +86,7 @@ class GloRoNet(nn.Module):
         self.batch_statistics: BatchStatistics | None = None
         self._method = DEFAULT_METHOD
         self._frozen = False
-        self._signed: _SignedBound | None = None
+        self._signed: SignedBound | None = None
 
     @property
     def epsilon(self) -> float:
@@ -245,13 +237,13 @@ class GloRoNet(nn.Module):
         self.iterates.move_to(v_new)
         constants = math.prod(rule.value for rule in rules if not isinstance(rule, LinearMap))
         if not maps:
-            return torch.tensor(constants, device=next(self.module.parameters()).device)
+            return torch.tensor(constants, device=self._plan.device)
         return sigma.prod() * constants
 
     def _training_differences(self, like: Tensor) -> Tensor:
         if self._plan.head is not None:
             return ops.head_differences(self._plan.head.weight)
-        return _general_differences(self.num_classes, like.dtype, like.device)
+        return general_difference_bounds(self.num_classes, like.device).to(like.dtype)
 
     def _evaluation_logits(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         signed, logits, prediction, radius = self._evaluate(x)
@@ -263,7 +255,7 @@ class GloRoNet(nn.Module):
         output = torch.cat([torch.where(finite, logits, -torch.inf), bottom[:, None]], dim=1)
         return output, prediction, radius > self._epsilon, logits.new_tensor(bound)
 
-    def _evaluate(self, x: Tensor) -> tuple[_SignedBound, Tensor, Tensor, Tensor]:
+    def _evaluate(self, x: Tensor) -> tuple[SignedBound, Tensor, Tensor, Tensor]:
         """Give the bound in force, the class logits (at least float32), the predictions and the radii."""
         signed = self._current()
         with evaluation_mode(self.module), torch.autocast(x.device.type, enabled=False):
@@ -273,7 +265,7 @@ class GloRoNet(nn.Module):
             prediction, radius = certified_radius(logits, signed.differences, signed.network.lipschitz)
         return signed, logits, prediction, radius
 
-    def _current(self) -> _SignedBound:
+    def _current(self) -> SignedBound:
         """Give the bound of the present weights: the one at hand if they are unchanged, else a new one."""
         signed = self._signed
         if signed is None:
@@ -289,16 +281,9 @@ class GloRoNet(nn.Module):
         signed = self._signed = self._sign()
         return signed
 
-    def _sign(self) -> _SignedBound:
+    def _sign(self) -> SignedBound:
         self._replan()
-        with evaluation_mode(self.module), torch.no_grad():
-            network = bound_network([(layer.name, layer.rule()) for layer in self._plan.body], self._method)
-            if self._plan.head is not None:
-                differences = head_difference_bounds(self._plan.head.weight)
-            else:
-                device = next((p.device for p in self.module.parameters()), torch.device("cpu"))
-                differences = _general_differences(self.num_classes, torch.float64, device)
-            return _SignedBound(network, differences, fingerprint(self.module))
+        return sign(self.module, self._plan, self._method)
 
     def _replan(self) -> None:
         """Look at the module anew: layers may have been replaced."""
@@ -310,22 +295,13 @@ class GloRoNet(nn.Module):
         self.batch_statistics = BatchStatistics(correct.sum(), (correct & certified).sum(), lipschitz.detach())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GloRoNet:
-        result: GloRoNet = super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self._signed is not None:
-            device = next((p.device for p in self.module.parameters()), self._signed.differences.device)
-            if self._signed.differences.device != device:
-                moved = self._signed.differences.to(device)
-                self._signed = _SignedBound(self._signed.network, moved, self._signed.fingerprint)
-        return result
+            self._signed = self._signed.to(self._plan.device)
+        return self
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "batch_statistics": None}
-
-
-def _general_differences(classes: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Give upper bounds on ||e_i - e_j|| = sqrt(2), for a net whose last layer is part of K."""
-    root = torch.full((classes, classes), math.nextafter(math.sqrt(2.0), 2.0), dtype=dtype, device=device)
-    return root.fill_diagonal_(0.0)
 
 
 def _checked_epsilon(epsilon: float) -> float:

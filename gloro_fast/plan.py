@@ -47,6 +47,11 @@ class Plan:
     head: nn.Linear | None
 
     @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next((p.device for layer in self.layers for p in layer.module.parameters()), torch.device("cpu"))
+
+    @property
     def body(self) -> tuple[Layer, ...]:
         """Everything before the head."""
         return self.layers[:-1] if self.head is not None else self.layers

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from gloro_fast.bounds.head_differences import head_difference_bounds
+from gloro_fast.bounds.head_differences import general_difference_bounds, head_difference_bounds
 from gloro_fast.bounds.layer import LayerBound, Method, NetworkBound
 from gloro_fast.bounds.power import power
 from gloro_fast.bounds.rounding import product_up
@@ -25,6 +25,7 @@ __all__ = [
     "NetworkBound",
     "bound_network",
     "check_method",
+    "general_difference_bounds",
     "head_difference_bounds",
 ]
 

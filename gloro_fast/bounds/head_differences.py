@@ -1,6 +1,8 @@
-"""Upper bounds on the distances between the rows of the last layer."""
+"""Upper bounds on the Lipschitz constants of f_j - f_i as functions of the last layer's input."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -39,3 +41,19 @@ def head_difference_bounds(weight: Tensor) -> Tensor:
         distance = torch.where(squares < _SAFE_SQUARE, fallback, squares.sqrt()) * enlarge
         bounds[index] = torch.where(largest > 0, positive_up(distance), distance)
     return bounds
+
+
+def general_difference_bounds(classes: int, device: torch.device) -> Tensor:
+    """Give float64 numbers >= ||e_i - e_j||_2 = sqrt(2), for a net that ends in no dense layer: K holds all of it.
+
+    Args:
+        classes: m.
+        device: where the result is wanted.
+
+    Returns:
+        (m, m) float64, zero on the diagonal.
+    """
+    # sqrt is rounded correctly, so that the next float up is above the real root.
+    root = math.nextafter(math.sqrt(2.0), 2.0)
+    bounds = torch.full((classes, classes), root, dtype=torch.float64, device=device)
+    return bounds.fill_diagonal_(0.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -28,7 +30,7 @@ class Conv2d(nn.Conv2d):
         dilation: int | tuple[int, int] = 1,
         groups: int = 1,
         bias: bool = True,
-        padding_mode: str = "zeros",
+        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
     ) -> None:
         self.same = padding == "same"
         if self.same and padding_mode != "zeros":
@@ -69,5 +71,5 @@ class Conv2d(nn.Conv2d):
 
     def extra_repr(self) -> str:
         """Show the arguments as ``torch.nn.Conv2d`` does."""
-        text = super().extra_repr()
+        text: str = super().extra_repr()  # type: ignore[no-untyped-call]
         return f"{text}, padding='same'" if self.same else text

@@ -1,0 +1,49 @@
+"""A Lipschitz bound together with the weights it holds for."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gloro_fast.bounds import NetworkBound, bound_network, general_difference_bounds, head_difference_bounds
+from gloro_fast.fingerprint import Fingerprint, fingerprint
+from gloro_fast.plan import Plan, evaluation_mode
+
+
+@dataclass(frozen=True)
+class SignedBound:
+    """What a certificate rests on.
+
+    Attributes:
+        network: the Lipschitz constant K of everything before the last layer, by a named method.
+        differences: (m, m) float64 upper bounds on ||w_i - w_j||_2.
+        fingerprint: of the module whose weights these are.
+    """
+
+    network: NetworkBound
+    differences: Tensor
+    fingerprint: Fingerprint
+
+    def to(self, device: torch.device) -> SignedBound:
+        """Give the same bound with its tensor on ``device``: a move changes no weight."""
+        return dataclasses.replace(self, differences=self.differences.to(device))
+
+
+def sign(module: nn.Module, plan: Plan, method: str) -> SignedBound:
+    """Bound the present weights of ``module`` as it is in evaluation, and take their fingerprint.
+
+    Args:
+        module: the module that ``plan`` was made from.
+        plan: its layers.
+        method: a name in ``gloro_fast.bounds.METHODS``.
+    """
+    with evaluation_mode(module), torch.no_grad():
+        network = bound_network([(layer.name, layer.rule()) for layer in plan.body], method)
+        if plan.head is not None:
+            differences = head_difference_bounds(plan.head.weight)
+        else:
+            differences = general_difference_bounds(plan.num_classes, plan.device)
+        return SignedBound(network, differences, fingerprint(module))
