@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 import struct
 from pathlib import Path
 
@@ -150,9 +149,8 @@ def test_a_missing_folder_is_named(tmp_path):
         load("mnist", tmp_path)
 
 
-@pytest.mark.skipif("GLORO_FAST_DATA" not in os.environ, reason="GLORO_FAST_DATA names no folder with mnist/MNIST/raw")
-def test_the_real_mnist():
-    data = load("mnist", Path(os.environ["GLORO_FAST_DATA"]) / "mnist")
+def test_the_real_mnist(real_data):
+    data = load("mnist", real_data / "mnist")
     assert data.input_shape == (1, 28, 28)
     assert (len(data.train), len(data.test)) == (60_000, 10_000)
     assert data.test.labels[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
