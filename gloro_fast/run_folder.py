@@ -1,0 +1,140 @@
+"""The folder of a training run: which files it holds, and the trained net that is in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from gloro_fast import tensor_file
+from gloro_fast.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gloro_fast.model import GloRoNet
+    from gloro_fast.train.config import RunConfig
+
+
+class RunFolder:
+    """The files of a run by name; none of them need exist.
+
+    Attributes:
+        path: the folder.
+        model: weights and iterates of the selected epoch, written when training ends.
+        config: what decides the run (TOML).
+        metrics: one row an epoch (CSV).
+        curves: the same as a picture (PNG).
+        result: what the net is worth (JSON), written last: a run is finished when this exists.
+        checkpoint: everything needed to go on with training.
+        tensorboard: the folder of TensorBoard's event files, where they were asked for.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path).expanduser()
+        self.model = self.path / "model.safetensors"
+        self.config = self.path / "config.toml"
+        self.metrics = self.path / "metrics.csv"
+        self.curves = self.path / "curves.png"
+        self.result = self.path / "result.json"
+        self.checkpoint = self.path / "checkpoint.safetensors"
+        self.tensorboard = self.path / "tensorboard"
+
+    @property
+    def finished(self) -> bool:
+        """Whether training has ended and the result is there."""
+        return self.result.is_file()
+
+    def check_free(self) -> None:
+        """Refuse a folder that already holds something.
+
+        Raises:
+            ConfigError: it does, or it is a file.
+        """
+        if self.path.is_dir():
+            if any(self.path.iterdir()):
+                raise ConfigError(
+                    f"run folder {self.path} exists; choose another --out, or --resume it, or --overwrite"
+                )
+        elif self.path.exists():
+            raise ConfigError(f"{self.path} is a file, not a folder; choose another --out")
+
+    def create(self) -> None:
+        """Make the folder and empty it of an earlier run's files; files of other names stay.
+
+        Raises:
+            ConfigError: the folder cannot be made or written to.
+        """
+        # The result goes first: without it, what is left counts as unfinished.
+        stale = [self.result, self.model, self.checkpoint, self.metrics, self.curves, self.config]
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            for file in [*stale, *self.tensorboard.glob("events.out.tfevents.*")]:
+                file.unlink(missing_ok=True)
+        except OSError as error:
+            raise ConfigError(f"cannot use run folder {self.path} ({error.strerror}); choose another --out") from None
+
+
+def load_net(run: Path | str, device: str = "cpu") -> tuple[GloRoNet, RunConfig]:
+    """Load the trained net of a finished run.
+
+    Args:
+        run: the run folder.
+        device: where the net is wanted.
+
+    Returns:
+        The net in evaluation mode, its epsilon the certified one, and the configuration of the run.
+
+    Raises:
+        CheckpointError: the folder is missing, the run is not finished, the model is truncated or damaged, or
+            it does not fit the architecture that config.toml names.
+        ConfigError: config.toml cannot be read, or there is no such device.
+    """
+    # Here, since gloro_fast.train itself stands on this module.
+    from gloro_fast.train.build import build_net
+    from gloro_fast.train.config import read_config
+
+    folder = RunFolder(run)
+    if not folder.path.is_dir():
+        raise CheckpointError(f"there is no run folder {folder.path}; check the path")
+    if not folder.finished:
+        if folder.checkpoint.is_file():
+            raise CheckpointError(f"run {folder.path} is not finished; finish it with: train --resume")
+        raise CheckpointError(f"{folder.path} holds no finished run ({folder.result.name} is missing)")
+    config = read_config(folder.config)
+    net = build_net(config, device)
+    tensors, _ = tensor_file.read(folder.model, "model")
+    load_tensors(net, tensors, f"{folder.model} does not fit architecture {config.recipe.architecture}")
+    net.epsilon = config.recipe.epsilon
+    net.eval()
+    return net, config
+
+
+def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], complaint: str) -> None:
+    """Copy ``tensors`` into all parameters and buffers of ``module``, or into none.
+
+    Args:
+        module: where to.
+        tensors: one for each name in the module's ``state_dict``, of the same shape and dtype.
+        complaint: how an error message begins.
+
+    Raises:
+        CheckpointError: names the first tensor that does not fit.
+    """
+    expected = module.state_dict()
+    for name, own in expected.items():
+        if name not in tensors:
+            raise CheckpointError(f"{complaint}: it lacks {name}, {_kind(own)}")
+        if _kind(tensors[name]) != _kind(own):
+            raise CheckpointError(f"{complaint}: {name} is {_kind(tensors[name])} instead of {_kind(own)}")
+    for name in tensors:
+        if name not in expected:
+            raise CheckpointError(f"{complaint}: it has {name}, which the net has not")
+    with torch.no_grad():
+        module.load_state_dict(dict(tensors))
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"

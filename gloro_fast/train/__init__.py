@@ -1,0 +1,37 @@
+"""Training a GloRo net so that it can be stopped anywhere and gone on with, bit for bit."""
+
+from gloro_fast.train.config import RunConfig, check_unchanged, read_config
+from gloro_fast.train.epochs import EpochMetrics, EpochSettings, epoch_settings
+from gloro_fast.train.observers import (
+    Curves,
+    MetricsCsv,
+    Observer,
+    ProgressBar,
+    RunStart,
+    Step,
+    TensorBoard,
+)
+from gloro_fast.train.result import Result
+from gloro_fast.train.signals import Interrupted
+from gloro_fast.train.state import TrainingState
+from gloro_fast.train.trainer import Trainer
+
+__all__ = [
+    "Curves",
+    "EpochMetrics",
+    "EpochSettings",
+    "Interrupted",
+    "MetricsCsv",
+    "Observer",
+    "ProgressBar",
+    "Result",
+    "RunConfig",
+    "RunStart",
+    "Step",
+    "TensorBoard",
+    "Trainer",
+    "TrainingState",
+    "check_unchanged",
+    "epoch_settings",
+    "read_config",
+]

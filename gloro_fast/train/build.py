@@ -1,0 +1,68 @@
+"""From a configuration to what it names: the net, its criterion, its optimizer."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from gloro_fast import architectures
+from gloro_fast.errors import ConfigError
+from gloro_fast.losses import CrossEntropyLoss, TradesLoss
+from gloro_fast.model import GloRoNet
+from gloro_fast.recipes import Recipe
+from gloro_fast.train.config import RunConfig
+
+# Where torch has the single-kernel Adam for float32.
+_FUSED_ADAM = ("cpu", "cuda")
+
+
+def build_net(config: RunConfig, device: str = "cpu") -> GloRoNet:
+    """Build the net of a run with the initial weights of its seed; torch's global generator is left alone.
+
+    Args:
+        config: the configuration; its recipe's ``epsilon`` becomes the net's.
+        device: where the net is wanted. Weights are drawn on the CPU, the same for every device.
+
+    Raises:
+        ConfigError: there is no such device, or an unknown architecture.
+        ArchitectureError: the architecture does not fit the images.
+    """
+    recipe = config.recipe
+    place = usable_device(device)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(config.seed)
+        module = architectures.build(
+            recipe.architecture,
+            recipe.activation,
+            input_shape=config.input_shape,
+            num_classes=config.num_classes,
+            initialization=recipe.initialization,
+        )
+    return GloRoNet(module, recipe.epsilon, config.input_shape, recipe.power_iterations).to(place)
+
+
+def build_criterion(recipe: Recipe) -> CrossEntropyLoss | TradesLoss:
+    """Give the criterion of the robust epochs; lambda is set epoch by epoch."""
+    if recipe.loss == "ce":
+        return CrossEntropyLoss()
+    return TradesLoss(0.0, robust=recipe.loss.removeprefix("trades-"))
+
+
+def build_optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Adam:
+    """Give the paper's Adam (Leino et al. 2021, Appendix B), in one fused kernel where torch has it."""
+    parameters = list(net.parameters())
+    fused = all(parameter.device.type in _FUSED_ADAM for parameter in parameters)
+    return torch.optim.Adam(parameters, lr=recipe.learning_rate, betas=(0.9, 0.999), eps=1e-7, fused=fused)
+
+
+def usable_device(name: str) -> torch.device:
+    """Give the device called ``name``.
+
+    Raises:
+        ConfigError: torch does not know it or cannot use it here.
+    """
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ConfigError(f"device {name!r} cannot be used ({reason}); use --device cpu or one that is there") from None

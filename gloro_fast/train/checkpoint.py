@@ -1,0 +1,102 @@
+"""The checkpoint of a run: its whole state and configuration in one safetensors file."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gloro_fast import tensor_file
+from gloro_fast.data import DataSet
+from gloro_fast.errors import CheckpointError, ConfigError
+from gloro_fast.run_folder import RunFolder
+from gloro_fast.train.config import RunConfig, check_unchanged, read_config
+from gloro_fast.train.result import versions
+from gloro_fast.train.state import TrainingState
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint as read.
+
+    Attributes:
+        config: the configuration of the run.
+        data_sha256: digest of its data set.
+        tensors: for ``TrainingState.restore``.
+        document: for the same.
+    """
+
+    config: RunConfig
+    data_sha256: str
+    tensors: dict[str, Tensor]
+    document: dict[str, Any]
+
+
+def save(folder: RunFolder, state: TrainingState, config: RunConfig, data_sha256: str) -> None:
+    """Write the checkpoint, atomically.
+
+    Args:
+        folder: whose.
+        state: what to save.
+        config: the configuration.
+        data_sha256: digest of the data set.
+
+    Raises:
+        CheckpointError: the file system refuses; the checkpoint before this one survives.
+    """
+    document = {
+        "config": config.to_dict(),
+        "data_sha256": data_sha256,
+        "versions": versions(),
+        "state": state.document(),
+    }
+    tensor_file.write(folder.checkpoint, "checkpoint", state.tensors(), document)
+
+
+def load(folder: RunFolder) -> Checkpoint:
+    """Read the checkpoint of a run that is to go on.
+
+    Raises:
+        ConfigError: the run is already finished, or config.toml was changed since it began.
+        CheckpointError: there is none, or it is damaged or of another format version.
+
+    Warns:
+        UserWarning: it was written under another version of torch.
+    """
+    if not folder.path.is_dir():
+        raise CheckpointError(f"there is no run folder {folder.path} to go on with; check --out")
+    if folder.finished:
+        raise ConfigError(f"run {folder.path} is already finished; choose another --out for a new one")
+    if not folder.checkpoint.is_file():
+        raise CheckpointError(f"{folder.path} holds no checkpoint to go on with; start it anew with --overwrite")
+    tensors, document = tensor_file.read(folder.checkpoint, "checkpoint")
+    try:
+        config = RunConfig.from_dict(document["config"])
+        found = Checkpoint(config, document["data_sha256"], tensors, document["state"])
+        written_by = document["versions"]["torch"]
+    except (KeyError, TypeError, ConfigError) as error:
+        raise CheckpointError(f"{folder.checkpoint} cannot be used ({error}); train the run again") from None
+    if folder.config.is_file():
+        edited = read_config(folder.config).to_dict()
+        check_unchanged(config, {**edited.pop("recipe"), **edited})
+    if written_by != torch.__version__:
+        warnings.warn(
+            f"the run was started under torch {written_by} and goes on under {torch.__version__}: the result may "
+            "differ in its last bits",
+            stacklevel=3,
+        )
+    return found
+
+
+def digest(data: DataSet) -> str:
+    """Give the SHA-256 of the images and labels of both splits: by it a run knows its data again."""
+    sha = hashlib.sha256()
+    for split in (data.train, data.test):
+        for tensor in (split.images, split.labels):
+            sha.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+            sha.update(tensor.cpu().contiguous().numpy().data)
+    return sha.hexdigest()

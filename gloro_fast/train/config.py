@@ -1,0 +1,168 @@
+"""What decides a run: the recipe, the seed, and where it runs; kept as config.toml in the run folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import typing
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from gloro_fast.errors import CheckpointError, ConfigError, nearest
+from gloro_fast.recipes import Recipe
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What decides a run; the same configuration and data give the same bits on one CPU.
+
+    Attributes:
+        recipe: the training recipe.
+        input_shape: (C, H, W) of one image.
+        num_classes: m, bottom not among them.
+        seed: of initialization, data order, augmentation and validation split; 0 to 2^63 - 1.
+        device: where training runs, as torch names it.
+        data_dir: where the data were found; empty where they need no place.
+        threads: CPU threads of torch; 0 stands for as many as torch has when the run starts.
+        data_note: what to print beside results made with these data.
+    """
+
+    recipe: Recipe
+    input_shape: tuple[int, ...]
+    num_classes: int
+    seed: int = 0
+    device: str = "cpu"
+    data_dir: str = ""
+    threads: int = 0
+    data_note: str = ""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"seed is {self.seed}; it must be from 0 to 2^63 - 1")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the fields as TOML and JSON can say them, the recipe as a table, last."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        del fields["recipe"]
+        return {**fields, "input_shape": list(self.input_shape), "recipe": dataclasses.asdict(self.recipe)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
+        """Read what :meth:`to_dict` gave.
+
+        Raises:
+            ConfigError: a field does not exist (the nearest name is suggested), is missing, or has a value of
+                another type or that cannot be used.
+        """
+        table = values.get("recipe")
+        if not isinstance(table, Mapping):
+            raise ConfigError("the configuration has no table [recipe]; it is not that of a run")
+        plain = {name: value for name, value in values.items() if name != "recipe"}
+        recipe = Recipe(**_checked(Recipe, table))
+        return cls(recipe=recipe, **_checked(cls, plain, apart="recipe"))
+
+    def to_toml(self) -> str:
+        """Give the text of config.toml."""
+        return tomli_w.dumps(self.to_dict())
+
+    @classmethod
+    def from_toml(cls, text: str) -> RunConfig:
+        """Read the text of config.toml; errors as for :meth:`from_dict`."""
+        try:
+            return cls.from_dict(tomllib.loads(text))
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"the configuration is not TOML: {error}") from None
+
+
+def read_config(path: Path) -> RunConfig:
+    """Read a config.toml.
+
+    Raises:
+        CheckpointError: there is none.
+        ConfigError: it cannot be used; the message names the file.
+    """
+    try:
+        return RunConfig.from_toml(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"there is no {path}; it is not the folder of a run") from None
+    except (ConfigError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def check_unchanged(saved: RunConfig, requested: Mapping[str, Any]) -> None:
+    """Refuse to go on with a run under another configuration.
+
+    Args:
+        saved: the configuration of the run.
+        requested: fields of :class:`RunConfig` and of its recipe side by side, by name; ``recipe`` is a recipe
+            or its name. None stands for a field that nobody asked for. ``data_dir`` may differ, since the data
+            are recognized by their contents, and ``data_note`` with it.
+
+    Raises:
+        ConfigError: names every field that differs with its old and new value, or a field that does not exist.
+
+    Warns:
+        UserWarning: another number of threads, which changes the last bits of the result.
+    """
+    known = saved.to_dict()
+    known = {**known.pop("recipe"), **known}
+    fields = dict(requested)
+    recipe = fields.pop("recipe", None)
+    if isinstance(recipe, str):
+        fields.setdefault("name", recipe)
+    elif recipe is not None:
+        fields = {**dataclasses.asdict(recipe), **fields}
+    changes = []
+    for name, value in fields.items():
+        if name not in known:
+            raise ConfigError(f"runs have no field {name!r}{nearest(name, known)}")
+        new: Any = list(value) if isinstance(value, tuple) else value
+        if new is None or new == known[name] or name in ("data_dir", "data_note"):
+            continue
+        if name == "threads":
+            warn_threads(saved.threads, new)
+        else:
+            changes.append(f"{'recipe' if name == 'name' else name} from {known[name]!r} to {new!r}")
+    if changes:
+        raise ConfigError(
+            f"--resume cannot change {', '.join(changes)}; leave that out, or start a new run in another --out"
+        )
+
+
+def warn_threads(saved: int, now: int) -> None:
+    """Warn if a run goes on with another number of threads than it began with; 0 is none in particular."""
+    if now not in (saved, 0):
+        warnings.warn(
+            f"the run was started with {saved} CPU threads and goes on with {now}: the result will differ in its "
+            f"last bits; set OMP_NUM_THREADS={saved} for the same bits",
+            stacklevel=3,
+        )
+
+
+def _checked(kind: type, values: Mapping[str, Any], apart: str = "") -> dict[str, Any]:
+    """Check names and types of the fields of a dataclass."""
+    types = typing.get_type_hints(kind)
+    fields = {field.name: field for field in dataclasses.fields(kind) if field.name != apart}
+    for name in values:
+        if name not in fields:
+            raise ConfigError(f"there is no field {name!r}{nearest(name, fields)}")
+    for name, field in fields.items():
+        if name not in values and field.default is dataclasses.MISSING:
+            raise ConfigError(f"the field {name!r} is missing")
+    return {name: _converted(name, value, types[name]) for name, value in values.items()}
+
+
+def _converted(name: str, value: Any, kind: Any) -> Any:
+    if kind is float and type(value) is int:
+        return float(value)
+    if kind == tuple[int, ...] and isinstance(value, list) and all(type(item) is int for item in value):
+        return tuple(value)
+    if type(value) is not kind:
+        readable = getattr(kind, "__name__", str(kind))
+        raise ConfigError(f"{name} is {value!r}; it must be of type {readable}")
+    return value

@@ -1,0 +1,87 @@
+"""What holds for an epoch: warm-up or robust, and its epsilon, lambda and learning rate."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Literal
+
+from gloro_fast import schedules
+from gloro_fast.recipes import Recipe
+
+Phase = Literal["warmup", "robust"]
+
+
+@dataclass(frozen=True)
+class EpochSettings:
+    """What is fixed within an epoch.
+
+    Attributes:
+        phase: ``"warmup"`` (plain cross entropy on f) or ``"robust"``.
+        epsilon: the l2 radius trained with; None in warm-up.
+        lam: the TRADES weight lambda; None in warm-up and for plain cross entropy with bottom.
+        learning_rate: Adam's.
+    """
+
+    phase: Phase
+    epsilon: float | None
+    lam: float | None
+    learning_rate: float
+
+
+def epoch_settings(recipe: Recipe, epoch: int) -> EpochSettings:
+    """Give the settings of an epoch.
+
+    Args:
+        recipe: the recipe.
+        epoch: index from 0, warm-up epochs first; the schedules count from the first robust one
+            (Leino et al. 2021, Appendix B).
+    """
+    t = epoch - recipe.warmup_epochs
+    if t < 0:
+        return EpochSettings("warmup", None, None, recipe.learning_rate)
+    epsilon = schedules.parse_epsilon(recipe.epsilon_schedule, recipe.epsilon_train, recipe.epochs)
+    lam = None if recipe.loss == "ce" else schedules.parse_lambda(recipe.lam)
+    rate = schedules.exponential_after_half(recipe.learning_rate, recipe.learning_rate_end, recipe.epochs)
+    return EpochSettings("robust", epsilon(t), None if lam is None else lam(t), rate(t))
+
+
+@dataclass(frozen=True)
+class EpochMetrics:
+    """One row of metrics.csv; None where the epoch has no such value.
+
+    Attributes:
+        epoch: number from 1, warm-up epochs counted.
+        phase: ``"warmup"`` or ``"robust"``.
+        loss: mean training loss.
+        train_clean: share of the training images classified correctly, each with the weights of its step.
+        train_vra: share of them also certified at this epoch's ``epsilon`` with the estimate of its step.
+        lipschitz: K as the last step estimated it.
+        epsilon: the l2 radius trained with.
+        lam: the TRADES weight lambda.
+        learning_rate: Adam's.
+        seconds: duration of the training part of the epoch.
+        validation_clean: share of the validation images classified correctly.
+        validation_vra: share of them also certified at the recipe's ``epsilon``.
+        validation_lipschitz: K that this was certified with.
+    """
+
+    epoch: int
+    phase: Phase
+    loss: float
+    train_clean: float
+    train_vra: float | None
+    lipschitz: float | None
+    epsilon: float | None
+    lam: float | None
+    learning_rate: float
+    seconds: float
+    validation_clean: float | None = None
+    validation_vra: float | None = None
+    validation_lipschitz: float | None = None
+
+    def to_dict(self) -> dict[str, float | int | str | None]:
+        """Give the columns by name."""
+        return asdict(self)
+
+
+COLUMNS = tuple(field.name for field in fields(EpochMetrics))

@@ -1,0 +1,28 @@
+"""The loss of a batch and what there is to count, in warm-up and after it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from gloro_fast.model import BatchStatistics, Criterion, GloRoNet
+
+
+def standard_loss(net: GloRoNet, images: Tensor, labels: Tensor) -> tuple[Tensor, BatchStatistics]:
+    """Give the cross entropy of f, without bottom: the loss of warm-up epochs.
+
+    Returns:
+        The mean loss, and statistics that count nothing as verified and have no K (NaN).
+    """
+    logits = net.module(images)
+    loss = functional.cross_entropy(logits, labels)
+    correct = (logits.detach().argmax(dim=1) == labels).sum()
+    return loss, BatchStatistics(correct, torch.zeros_like(correct), loss.new_full((), torch.nan))
+
+
+def robust_loss(net: GloRoNet, images: Tensor, labels: Tensor, criterion: Criterion) -> tuple[Tensor, BatchStatistics]:
+    """Give the criterion over the m + 1 logits at the net's epsilon (Leino et al. 2021, Section 4.1)."""
+    loss = net(images, labels, criterion)
+    assert net.batch_statistics is not None
+    return loss, net.batch_statistics

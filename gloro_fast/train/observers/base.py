@@ -1,0 +1,72 @@
+"""The hooks through which a run tells others how it goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gloro_fast.run_folder import RunFolder
+from gloro_fast.train.config import RunConfig
+from gloro_fast.train.epochs import EpochMetrics, EpochSettings
+from gloro_fast.train.result import Result
+from gloro_fast.train.running import Running, RunningSums
+
+
+@dataclass(frozen=True)
+class RunStart:
+    """What is known when training begins or goes on.
+
+    Attributes:
+        config: the configuration.
+        folder: the run folder, which exists.
+        rows: metrics of the epochs that are over.
+        epochs: epochs in all, warm-up counted.
+        batches: steps an epoch.
+        steps_done: steps of the whole run that are over.
+    """
+
+    config: RunConfig
+    folder: RunFolder
+    rows: tuple[EpochMetrics, ...]
+    epochs: int
+    batches: int
+    steps_done: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step that is over.
+
+    Attributes:
+        epoch: number of the epoch, from 1.
+        batch: number of the step in it, from 1.
+        settings: epsilon, lambda and learning rate.
+        sums: of the epoch so far, on the device.
+    """
+
+    epoch: int
+    batch: int
+    settings: EpochSettings
+    sums: RunningSums
+
+    def running(self) -> Running:
+        """Give the means of the epoch so far. It waits for the device: call it a few times a second at most."""
+        return self.sums.read()
+
+
+class Observer:
+    """Hears of a run; derive from it and override what is of interest."""
+
+    def on_start(self, run: RunStart) -> None:
+        """Training begins, or goes on after an interruption."""
+
+    def on_step(self, step: Step) -> None:
+        """A step is over."""
+
+    def on_epoch(self, metrics: EpochMetrics) -> None:
+        """An epoch is over and saved."""
+
+    def on_end(self, result: Result) -> None:
+        """Training has ended; result.json is written after this."""
+
+    def close(self) -> None:
+        """Training has ended, or stopped for whatever reason."""

@@ -1,0 +1,60 @@
+"""Ctrl-C and SIGTERM as a wish to stop after the running step, not as an end in the middle of it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training stopped because a signal asked for it; everything is saved.
+
+    Attributes:
+        signal: which one; a command line exits with 128 plus its number.
+        checkpoint: where the run was saved.
+    """
+
+    def __init__(self, received: signal.Signals, checkpoint: Path) -> None:
+        super().__init__(f"{received.name} received: the run is saved in {checkpoint}; go on with --resume")
+        self.signal = received
+        self.checkpoint = checkpoint
+
+
+class StopSignals:
+    """While entered, remembers the first SIGINT or SIGTERM instead of acting on it.
+
+    A SIGINT after that raises KeyboardInterrupt at once. Signals that the process ignores stay ignored, and outside
+    the main thread, where Python allows no handlers, nothing is caught.
+
+    Attributes:
+        received: the first signal, or None.
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        self.received = None
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                # None is a handler that was not set from Python, which could not be put back.
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                    self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous.clear()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        # SIGTERM may well come twice: timeout(1) sends it to the process and then to its group.
+        self.received = self.received or signal.Signals(number)

@@ -1,0 +1,336 @@
+"""The training loop: steps, epochs, checkpoints, and the evaluation at the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import warnings
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gloro_fast import atomic, tensor_file
+from gloro_fast.data import Batches, DataSet, augmentation, split_validation
+from gloro_fast.errors import CheckpointError
+from gloro_fast.model import GloRoNet
+from gloro_fast.recipes import Recipe
+from gloro_fast.run_folder import RunFolder
+from gloro_fast.train import checkpoint
+from gloro_fast.train.build import build_criterion, build_net, build_optimizer, usable_device
+from gloro_fast.train.config import RunConfig, warn_threads
+from gloro_fast.train.divergence import check_finite_loss, check_finite_weights
+from gloro_fast.train.epochs import EpochMetrics, EpochSettings, epoch_settings
+from gloro_fast.train.objective import robust_loss, standard_loss
+from gloro_fast.train.observers import Curves, MetricsCsv, Observer, RunStart, Step
+from gloro_fast.train.randomness import Randomness
+from gloro_fast.train.result import Result, measure
+from gloro_fast.train.running import RunningSums
+from gloro_fast.train.signals import Interrupted, StopSignals
+from gloro_fast.train.state import TrainingState
+from gloro_fast.train.validation import validate
+
+# On the CPU a look at the loss costs nothing; elsewhere it waits for the device.
+_STEPS_BETWEEN_CHECKS = 50
+
+
+class Trainer:
+    """Trains the net of a recipe and keeps the run in a folder (Leino et al. 2021, Section 5 and Appendix B).
+
+    After every epoch, and before the first, the whole state is saved. The kept weights are those of the last
+    epoch or, with a validation split, of the epoch with the highest VRA on it (of equals the latest). The test
+    split is used once, after that choice.
+
+    Args:
+        recipe: what to train and how.
+        data: the data set.
+        out: the run folder; made by :meth:`fit`.
+        seed: of initialization, data order, augmentation and validation split.
+        device: where to train.
+        data_dir: where the data were found, for the record.
+        observers: who hears of the run besides those that write metrics.csv and curves.png.
+        overwrite: start anew in a folder that holds a run.
+
+    Attributes:
+        config: what decides the run.
+        state: everything that changes while it goes on.
+        criterion: the criterion of the robust epochs.
+
+    Raises:
+        ConfigError: ``out`` is in use, the seed or device cannot be used, batch or validation split are larger than
+            the data.
+        ArchitectureError: the recipe's architecture does not fit the images.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: DataSet,
+        out: Path | str,
+        *,
+        seed: int = 0,
+        device: str = "cpu",
+        data_dir: str = "",
+        observers: Sequence[Observer] | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        self.folder = RunFolder(out)
+        self._overwrite = overwrite
+        if not overwrite:
+            self.folder.check_free()
+        self.config = RunConfig(
+            recipe,
+            data.input_shape,
+            data.num_classes,
+            seed,
+            device,
+            data_dir,
+            torch.get_num_threads(),
+            data.note,
+        )
+        self._data = data
+        self._data_sha256 = checkpoint.digest(data)
+        self._device = usable_device(device)
+        train, self._validation = data.train, None
+        if recipe.validation_size:
+            train, self._validation = split_validation(data.train, recipe.validation_size, seed)
+        self._batches = Batches(train, recipe.batch_size, shuffle=True, device=self._device)
+        self._augment = augmentation(recipe.augmentation)
+        self.criterion = build_criterion(recipe)
+        net = build_net(self.config, device)
+        self.state = TrainingState(
+            net, build_optimizer(net, recipe), Randomness(seed, self._device), RunningSums(self._device)
+        )
+        self._observers: list[Observer] = [MetricsCsv(), Curves(), *(observers or ())]
+        self._settings = epoch_settings(recipe, 0)
+        self._stop = StopSignals()
+        self._saved = False
+        self._started = self._epoch_started = 0.0
+
+    @classmethod
+    def resume(
+        cls,
+        out: Path | str,
+        data: DataSet,
+        *,
+        observers: Sequence[Observer] | None = None,
+        device: str | None = None,
+    ) -> Trainer:
+        """Take up a run where its checkpoint left it; :meth:`fit` then goes on as if it had never stopped.
+
+        Args:
+            out: the run folder.
+            data: the data set it began with.
+            observers: as for the constructor.
+            device: another device than it began on.
+
+        Raises:
+            ConfigError: the run is already finished, or its config.toml was changed.
+            CheckpointError: the checkpoint is missing, damaged, of another format version or architecture, or the
+                data are not those that the run began with.
+
+        Warns:
+            UserWarning: another number of threads, device or torch, so that the last bits will differ.
+        """
+        folder = RunFolder(out)
+        saved = checkpoint.load(folder)
+        config = saved.config
+        warn_threads(config.threads, torch.get_num_threads())
+        if device is not None and device != config.device:
+            warnings.warn(
+                f"the run began on {config.device} and goes on on {device}: the result will differ in its last bits",
+                stacklevel=2,
+            )
+            config = dataclasses.replace(config, device=device)
+        if checkpoint.digest(data) != saved.data_sha256:
+            raise CheckpointError(f"{data.name} is not the data that run {folder.path} began with; give it the same")
+        trainer = cls(
+            config.recipe,
+            data,
+            out,
+            seed=config.seed,
+            device=config.device,
+            data_dir=config.data_dir,
+            observers=observers,
+            overwrite=True,
+        )
+        trainer.config = config
+        complaint = f"{folder.checkpoint} does not fit architecture {config.recipe.architecture}"
+        trainer.state.restore(saved.tensors, saved.document, complaint)
+        trainer._saved = True
+        return trainer
+
+    @property
+    def net(self) -> GloRoNet:
+        """The net being trained."""
+        return self.state.net
+
+    @property
+    def epochs(self) -> int:
+        """Epochs in all, warm-up counted."""
+        return self.config.recipe.warmup_epochs + self.config.recipe.epochs
+
+    def fit(self) -> Result:
+        """Train to the end, from wherever the state stands.
+
+        Returns:
+            What the selected weights are worth on the test split; the run folder then holds everything.
+
+        Raises:
+            Interrupted: SIGINT or SIGTERM came; the state is saved in mid-epoch and fit() may be called again.
+            DivergenceError: the loss or the weights became NaN or infinite; the last good checkpoint is kept.
+            CheckpointError: a file cannot be written; the checkpoint before it survives.
+        """
+        self._started = time.monotonic()
+        with ExitStack() as stack:
+            stack.enter_context(self._stop)
+            stack.enter_context(self.state.randomness.as_global())
+            for observer in self._observers:
+                stack.callback(observer.close)
+            self._open_folder()
+            self._tell_start()
+            while self.state.epoch < self.epochs:
+                self._run_epoch()
+            return self._finish()
+
+    def step(self, images: Tensor, labels: Tensor) -> None:
+        """Do one training step; it does not wait for the device.
+
+        Args:
+            images: (B, C, H, W) float32 in [0, 1], not yet augmented, on the training device.
+            labels: (B,) int64.
+        """
+        state, recipe = self.state, self.config.recipe
+        images = self._augment(images, state.randomness.augmentation)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+            if self._settings.phase == "warmup":
+                loss, statistics = standard_loss(state.net, images, labels)
+            else:
+                loss, statistics = robust_loss(state.net, images, labels, self.criterion)
+        state.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        state.optimizer.step()
+        state.batch += 1
+        state.sums.add(state.batch, len(labels), loss, statistics.correct, statistics.verified, statistics.lipschitz)
+
+    def _open_folder(self) -> None:
+        if not self._saved:
+            if not self._overwrite:
+                self.folder.check_free()
+            self.folder.create()
+            self._save()
+        with tensor_file.saving(self.folder.config):
+            atomic.write_text(self.folder.config, self.config.to_toml())
+
+    def _run_epoch(self) -> None:
+        state = self.state
+        self._epoch_started = time.monotonic()
+        self._apply(epoch_settings(self.config.recipe, state.epoch))
+        if state.order is None:
+            self._begin_epoch()
+        assert state.order is not None
+        state.net.train()
+        every = 1 if self._device.type == "cpu" else _STEPS_BETWEEN_CHECKS
+        for images, labels in self._batches.epoch(state.order, state.batch):
+            self.step(images, labels)
+            if state.batch % every == 0:
+                check_finite_loss(state, self.folder)
+            report = Step(state.epoch + 1, state.batch, self._settings, state.sums)
+            for observer in self._observers:
+                observer.on_step(report)
+            self._stop_if_asked()
+        self._end_epoch()
+
+    def _apply(self, settings: EpochSettings) -> None:
+        """Put epsilon, lambda and learning rate where they act."""
+        self._settings = settings
+        if settings.epsilon is not None:
+            self.net.epsilon = settings.epsilon
+        if settings.lam is not None:
+            self.criterion.lam = settings.lam
+        for group in self.state.optimizer.param_groups:
+            group["lr"] = settings.learning_rate
+
+    def _begin_epoch(self) -> None:
+        state, recipe = self.state, self.config.recipe
+        if recipe.warmup_epochs and state.epoch == recipe.warmup_epochs:
+            state.optimizer = build_optimizer(state.net, recipe)
+            self._apply(self._settings)
+        state.order = self._batches.order(state.randomness.order)
+        state.batch = 0
+        state.epoch_seconds = 0.0
+        state.sums.reset()
+
+    def _end_epoch(self) -> None:
+        state = self.state
+        check_finite_loss(state, self.folder)
+        check_finite_weights(state, self.folder)
+        row = self._metrics(state.epoch_seconds + time.monotonic() - self._epoch_started)
+        if self._validation is not None and self._settings.phase == "robust":
+            row = validate(state, self._validation, row, self.config.recipe.epsilon)
+        state.rows.append(row)
+        state.epoch, state.batch, state.order, state.epoch_seconds = state.epoch + 1, 0, None, 0.0
+        self._save()
+        for observer in self._observers:
+            observer.on_epoch(row)
+        if state.epoch < self.epochs:
+            self._stop_if_asked()
+
+    def _metrics(self, seconds: float) -> EpochMetrics:
+        running, settings = self.state.sums.read(), self._settings
+        robust = settings.phase == "robust"
+        return EpochMetrics(
+            epoch=self.state.epoch + 1,
+            phase=settings.phase,
+            loss=running.loss,
+            train_clean=running.clean,
+            train_vra=running.vra if robust else None,
+            lipschitz=running.lipschitz if robust else None,
+            epsilon=settings.epsilon,
+            lam=settings.lam,
+            learning_rate=settings.learning_rate,
+            seconds=round(seconds, 3),
+        )
+
+    def _finish(self) -> Result:
+        state, recipe = self.state, self.config.recipe
+        if state.best is not None:
+            state.net.load_state_dict(state.best.weights)
+        state.net.epsilon = recipe.epsilon
+        state.net.eval()
+        result = measure(state, self.config, self._data, self._seconds())
+        document = {"epsilon": recipe.epsilon, "config": self.config.to_dict()}
+        tensor_file.write(self.folder.model, "model", state.net.state_dict(), document)
+        for observer in self._observers:
+            observer.on_end(result)
+        with tensor_file.saving(self.folder.result):
+            atomic.write_text(self.folder.result, result.to_json())
+        return result
+
+    def _tell_start(self) -> None:
+        state, batches = self.state, len(self._batches)
+        done = state.epoch * batches + state.batch
+        start = RunStart(self.config, self.folder, tuple(state.rows), self.epochs, batches, done)
+        for observer in self._observers:
+            observer.on_start(start)
+
+    def _stop_if_asked(self) -> None:
+        """Save where the run stands, in mid-epoch perhaps, and stop, if a signal asked for it."""
+        if self._stop.received is None:
+            return
+        check_finite_loss(self.state, self.folder)
+        check_finite_weights(self.state, self.folder)
+        if self.state.order is not None:
+            self.state.epoch_seconds += time.monotonic() - self._epoch_started
+        self._save()
+        raise Interrupted(self._stop.received, self.folder.checkpoint)
+
+    def _save(self) -> None:
+        self.state.seconds, self._started = self._seconds(), time.monotonic()
+        checkpoint.save(self.folder, self.state, self.config, self._data_sha256)
+        self._saved = True
+
+    def _seconds(self) -> float:
+        return self.state.seconds + time.monotonic() - self._started
