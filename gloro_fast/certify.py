@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import warnings
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +9,7 @@ from torch import Tensor
 
 from gloro_fast.bounds.rounding import down, positive_up, up
 from gloro_fast.errors import DataError
+from gloro_fast.pixels import check_floats, check_shape
 
 
 @dataclass(frozen=True)
@@ -97,38 +96,22 @@ def bottom_logit(
 
 
 def check_images(images: Tensor, input_shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    """Refuse what cannot be certified: another type or shape than the net's, no images, NaN or inf pixels.
+    """Refuse what cannot be certified: another type or shape than the net's, no images, NaN or infinite pixels.
 
     Raises:
-        DataError: names what is wrong. Pixels outside [0, 1] are a warning only, since a net may take others.
+        DataError: names what is wrong.
+
+    Warns:
+        UserWarning: pixels outside [0, 1], which a net may well take.
     """
     if not images.is_floating_point():
-        raise DataError(f"images are {images.dtype}; scale them to [0, 1] with images.float() / 255")
+        raise DataError(f"images are {images.dtype}; scale them to [0, 1] with gloro_fast.data.to_float(images)")
     if images.dtype != dtype:
         raise DataError(f"images are {images.dtype} but the net is {dtype}; convert one of them")
-    check_image_shape(images, input_shape)
+    check_shape(images, input_shape)
     if len(images) == 0:
         raise DataError("the batch is empty; give at least one image")
-    low, high = torch.stack(images.aminmax()).tolist()
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise DataError("images hold NaN or infinite pixels; remove or mend them")
-    if low < 0 or high > 1:
-        warnings.warn(
-            f"pixels go from {low:g} to {high:g}, outside [0, 1]; radii are in units of these pixels", stacklevel=3
-        )
-
-
-def check_image_shape(images: Tensor, input_shape: tuple[int, ...]) -> None:
-    """Refuse images of another size than the net's.
-
-    Raises:
-        DataError: names both shapes.
-    """
-    if tuple(images.shape[1:]) != input_shape:
-        raise DataError(
-            f"images have shape {tuple(images.shape)} but the net takes (B, {', '.join(map(str, input_shape))}); "
-            "resize them or build the net with their input_shape"
-        )
+    check_floats(images, "images")
 
 
 def _pair_bounds(differences: Tensor, lipschitz: float) -> Tensor:

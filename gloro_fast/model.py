@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from gloro_fast import ops
 from gloro_fast.bounds import DEFAULT_METHOD, NetworkBound, check_method, general_difference_bounds
-from gloro_fast.certify import Certificate, bottom_logit, certified_radius, check_image_shape, check_images
+from gloro_fast.certify import Certificate, bottom_logit, certified_radius, check_images
 from gloro_fast.errors import ConfigError, FrozenError, StaleBoundError
 from gloro_fast.fingerprint import fingerprint
 from gloro_fast.iterates import Iterates
 from gloro_fast.nn.rules import LinearMap
+from gloro_fast.pixels import check_shape
 from gloro_fast.plan import evaluation_mode, floating_dtype, make_plan
 from gloro_fast.signed_bound import SignedBound, sign
 
@@ -193,7 +194,7 @@ class GloRoNet(nn.Module):
         """
         if (labels is None) != (criterion is None):
             raise ConfigError("labels and criterion go together; give both for a loss, neither for logits")
-        check_image_shape(x, self.input_shape)
+        check_shape(x, self.input_shape)
         if self.training:
             logits, prediction, certified, lipschitz = self._training_logits(x)
         else:

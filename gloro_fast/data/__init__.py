@@ -4,7 +4,7 @@ from gloro_fast.data.augment import AUGMENTATIONS, augmentation
 from gloro_fast.data.batches import Batches, split_validation
 from gloro_fast.data.dataset import DataSet, Split
 from gloro_fast.data.loading import NAMES, load
-from gloro_fast.data.pixels import check_shape, to_float
+from gloro_fast.pixels import check_shape, to_float
 
 __all__ = [
     "AUGMENTATIONS",

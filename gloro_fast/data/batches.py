@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from gloro_fast.data.dataset import Split
-from gloro_fast.data.pixels import bytes_to_float, check_floats
 from gloro_fast.errors import ConfigError
+from gloro_fast.pixels import bytes_to_float, check_floats
 
 
 class Batches:

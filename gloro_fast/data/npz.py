@@ -13,8 +13,8 @@ from torch import Tensor
 from gloro_fast.data import locating
 from gloro_fast.data.causes import cause
 from gloro_fast.data.dataset import DataSet, Split
-from gloro_fast.data.pixels import check_floats
 from gloro_fast.errors import DataError
+from gloro_fast.pixels import check_floats
 
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
 _CHANNELS = (1, 3)
