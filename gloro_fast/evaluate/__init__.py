@@ -1,5 +1,10 @@
-"""What a trained net is worth: clean and verified-robust accuracy, attacks, lower bounds."""
+"""What a trained net is worth: clean and verified-robust accuracy, its curve over the radius, attacks.
+
+The curve draws with matplotlib: import it from ``gloro_fast.evaluate.curve``; ``pgd`` and ``unbroken`` need the
+extra ``attack``.
+"""
 
 from gloro_fast.evaluate.accuracy import Evaluation, evaluate
+from gloro_fast.evaluate.attack import AttackReport, pgd, unbroken
 
-__all__ = ["Evaluation", "evaluate"]
+__all__ = ["AttackReport", "Evaluation", "evaluate", "pgd", "unbroken"]

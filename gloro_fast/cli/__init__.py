@@ -1,0 +1,48 @@
+"""The command line, one file a command. Commands import what they need when they run, so that help comes at once."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from gloro_fast._version import __version__
+from gloro_fast.cli.certify import certify
+from gloro_fast.cli.evaluate import evaluate
+from gloro_fast.cli.info import info
+from gloro_fast.cli.recipes import recipes
+from gloro_fast.cli.reporting import Commands
+from gloro_fast.cli.train import train
+
+app = typer.Typer(
+    cls=Commands,
+    name="gloro-fast",
+    help="Train GloRo nets, certify their predictions against l2 perturbations, and evaluate them.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for _command in (train, certify, evaluate, recipes, info):
+    app.command()(_command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"gloro-fast {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line: the entry point of ``gloro-fast``."""
+    app(prog_name="gloro-fast")

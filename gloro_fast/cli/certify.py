@@ -1,0 +1,118 @@
+"""``gloro-fast certify``: prediction and certified radius of every image, to a file."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gloro_fast.atomic import write_text
+from gloro_fast.cli.files import output_path, to_json, writing
+from gloro_fast.cli.options import (
+    BatchSizeOption,
+    DataDirOption,
+    DataOption,
+    DeviceOption,
+    EpsilonOption,
+    MethodOption,
+    RunArgument,
+    SplitOption,
+    ThreadsOption,
+    positive_epsilon,
+)
+from gloro_fast.cli.reporting import console, facts, percent
+
+if TYPE_CHECKING:
+    from gloro_fast.cli.evaluation import EvaluatedRun
+
+_FIELDS = ("index", "label", "prediction", "certified", "radius")
+
+
+def certify(
+    run: RunArgument,
+    data: DataOption = None,
+    data_dir: DataDirOption = None,
+    split: SplitOption = "test",
+    epsilon: EpsilonOption = None,
+    method: MethodOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="A .csv or .json file; RUN/certificates.csv by default.", show_default=False),
+    ] = None,
+    batch_size: BatchSizeOption = 512,
+    device: DeviceOption = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """Certify every image of a data set.
+
+    The file has for each image, in the order of the data: index, label, prediction, whether it is certified at
+    epsilon, and its certified l2 radius. A CSV names epsilon and the method of the bound in every row, a JSON file
+    once, beside the summary. A radius without limit is "inf" in both.
+    """
+    from gloro_fast.cli.evaluation import evaluate_run
+
+    path = run.expanduser() / "certificates.csv" if out is None else output_path(out, ".csv", ".json")
+    if epsilon is not None:
+        positive_epsilon(epsilon)
+    evaluated = evaluate_run(
+        run,
+        data=data,
+        data_dir=data_dir,
+        split=split,
+        method=method,
+        batch_size=batch_size,
+        device=device,
+        threads=threads,
+    )
+    epsilon = evaluated.epsilon if epsilon is None else epsilon
+    content = _json if path.suffix.lower() == ".json" else _csv
+    with writing(path):
+        write_text(path, content(evaluated, epsilon))
+    _print_summary(evaluated, epsilon, path)
+
+
+def _samples(evaluated: EvaluatedRun, epsilon: float) -> Iterator[tuple[int, int, int, bool, float]]:
+    """Give index, label, prediction, certified and radius of each image."""
+    evaluation = evaluated.evaluation
+    columns = (evaluation.labels, evaluation.prediction, evaluation.radius > epsilon, evaluation.radius)
+    for index, sample in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
+        yield (index, *sample)
+
+
+def _csv(evaluated: EvaluatedRun, epsilon: float) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*_FIELDS, "epsilon", "method"])
+    for index, label, prediction, certified, radius in _samples(evaluated, epsilon):
+        row = [index, label, prediction, str(certified).lower(), radius, epsilon, evaluated.evaluation.method]
+        writer.writerow(row)
+    return text.getvalue()
+
+
+def _json(evaluated: EvaluatedRun, epsilon: float) -> str:
+    content = {
+        **evaluated.to_dict(),
+        "epsilon": epsilon,
+        "vra": evaluated.evaluation.vra(epsilon),
+        "samples": [dict(zip(_FIELDS, sample, strict=True)) for sample in _samples(evaluated, epsilon)],
+    }
+    return to_json(content)
+
+
+def _print_summary(evaluated: EvaluatedRun, epsilon: float, path: Path) -> None:
+    evaluation = evaluated.evaluation
+    certified = evaluation.radius > epsilon
+    lower, median, upper = evaluation.radius_quartiles()
+    rows = [
+        *evaluated.facts(),
+        ("clean accuracy", percent(evaluation.clean_accuracy)),
+        (f"certified at epsilon {epsilon:.6g}", f"{int(certified.sum()):,} of {len(certified):,}"),
+        (f"VRA at epsilon {epsilon:.6g}", percent(evaluation.vra(epsilon))),
+        ("certified radius", f"median {median:.4g}, quartiles {lower:.4g} to {upper:.4g} (0 where wrong)"),
+        ("written to", str(path)),
+    ]
+    console().print(facts(rows, "certificates"))

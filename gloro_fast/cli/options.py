@@ -1,0 +1,89 @@
+"""Options that several commands share, and the reading of their values."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gloro_fast.errors import ConfigError, nearest
+
+RunArgument = Annotated[Path, typer.Argument(help="The run folder of a finished training.", metavar="RUN")]
+DataOption = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        help="Data set by name, or path of a .npz file or image folder; the run's own by default.",
+        metavar="NAME|PATH",
+        show_default=False,
+    ),
+]
+DataDirOption = Annotated[
+    Path | None,
+    typer.Option("--data-dir", help="Where the data set's files are.", metavar="DIR", show_default=False),
+]
+SplitOption = Annotated[str, typer.Option("--split", help="Which part of the data: test or train.")]
+EpsilonOption = Annotated[
+    float | None,
+    typer.Option("--epsilon", help="l2 radius to certify; the run's own by default.", show_default=False),
+]
+MethodOption = Annotated[
+    str | None,
+    typer.Option(
+        "--method",
+        help="How to find the Lipschitz constant (gloro-fast info lists the methods); power by default.",
+        show_default=False,
+    ),
+]
+BatchSizeOption = Annotated[int, typer.Option("--batch-size", help="Images at a time.", min=1)]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option("--device", help="As torch names it; a GPU where there is one by default.", show_default=False),
+]
+ThreadsOption = Annotated[
+    int | None, typer.Option("--threads", help="CPU threads; all cores by default.", min=1, show_default=False)
+]
+DownloadOption = Annotated[
+    bool, typer.Option("--download", help="Let torchvision fetch the data into --data-dir if they are not there.")
+]
+
+
+def positive_epsilon(value: float) -> float:
+    """Refuse an l2 radius at which there is nothing to certify.
+
+    Raises:
+        ConfigError: not a finite number > 0.
+    """
+    if not (math.isfinite(value) and value > 0):
+        raise ConfigError(f"epsilon is {value:g}; the l2 radius must be a number greater than 0")
+    return value
+
+
+def choice(name: str, value: str, choices: tuple[str, ...]) -> str:
+    """Refuse what is not one of ``choices``.
+
+    Raises:
+        ConfigError: suggests the nearest.
+    """
+    if value not in choices:
+        raise ConfigError(f"{name} is {value!r}{nearest(value, choices)}")
+    return value
+
+
+def use_threads(threads: int | None) -> None:
+    """Set the number of CPU threads of torch, if one was given."""
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def usable_device(device: str | None) -> str:
+    """Give the device asked for, or the GPU where there is one, else the CPU."""
+    if device is not None:
+        return device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

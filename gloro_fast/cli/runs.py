@@ -1,0 +1,125 @@
+"""From what the user asked for to a Trainer: a new run, or one to go on with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import typer
+
+from gloro_fast.cli.options import usable_device, use_threads
+from gloro_fast.data import DataSet, load
+from gloro_fast.errors import ConfigError
+from gloro_fast.recipes import Recipe, get
+from gloro_fast.run_folder import RunFolder
+from gloro_fast.train import Observer, ProgressBar, RunConfig, TensorBoard, Trainer, check_unchanged, read_config
+
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What was given on the command line; None stands for nothing.
+
+    Attributes:
+        recipe: name of a recipe, or path of a config.toml.
+        fields: fields of the recipe to change.
+        data_dir: where the data are.
+        out: the run folder.
+        seed: of all random numbers.
+        device: as torch names it.
+        threads: CPU threads.
+        download: whether torchvision may fetch the data.
+        tensorboard: whether to write TensorBoard files.
+    """
+
+    recipe: str | None
+    fields: Mapping[str, Any]
+    data_dir: Path | None
+    out: Path | None
+    seed: int | None
+    device: str | None
+    threads: int | None
+    download: bool
+    tensorboard: bool
+
+    def load_data(self, name: str, otherwise: str) -> tuple[DataSet, str]:
+        """Load a data set from the folder asked for, or else from ``otherwise``; give it and its place."""
+        place = str(self.data_dir.expanduser().resolve()) if self.data_dir is not None else otherwise
+        return load(name, place or None, download=self.download), place
+
+    def observers(self) -> list[Observer]:
+        """Give the observers that show the run."""
+        return [ProgressBar(), *([TensorBoard()] if self.tensorboard else [])]
+
+
+def begin(request: RunRequest, *, overwrite: bool) -> Trainer:
+    """Prepare a new run.
+
+    Raises:
+        GloroFastError: recipe, fields, data or run folder cannot be used.
+    """
+    base, origin = _recipe(request.recipe)
+    recipe = base.override(**request.fields)
+    out = RUNS / recipe.name if request.out is None else request.out
+    if not overwrite:
+        RunFolder(out).check_free()
+    observers = request.observers()
+    use_threads(request.threads)
+    device = usable_device(request.device)
+    same_data = origin is not None and origin.recipe.data == recipe.data
+    data, place = request.load_data(recipe.data, origin.data_dir if origin is not None and same_data else "")
+    seed = request.seed if request.seed is not None else origin.seed if origin is not None else 0
+    _announce(f"training {recipe.name}", data, out, device)
+    return Trainer(
+        recipe,
+        data,
+        out,
+        seed=seed,
+        device=device,
+        data_dir=place,
+        observers=observers,
+        overwrite=overwrite,
+    )
+
+
+def go_on(request: RunRequest) -> Trainer:
+    """Take up a run; what was not asked for is as its config.toml says, the number of threads too.
+
+    Raises:
+        GloroFastError: there is no such run, something asked for differs from it, or its data are elsewhere.
+    """
+    recipe = None if request.recipe is None else _recipe(request.recipe)[0]
+    if request.out is None and recipe is None:
+        raise ConfigError("--resume needs the run folder; give it with --out")
+    out = RUNS / recipe.name if request.out is None and recipe is not None else request.out
+    assert out is not None
+    saved = read_config(RunFolder(out).config)
+    by_name = None if recipe is None else recipe.name if recipe.name == request.recipe else recipe
+    check_unchanged(saved, {**request.fields, "recipe": by_name, "seed": request.seed})
+    observers = request.observers()
+    use_threads(request.threads or saved.threads or None)
+    data, _ = request.load_data(saved.recipe.data, saved.data_dir)
+    _announce(f"going on with {saved.recipe.name}", data, out, request.device or saved.device)
+    return Trainer.resume(out, data, observers=observers, device=request.device)
+
+
+def _recipe(name: str | None) -> tuple[Recipe, RunConfig | None]:
+    """Give a recipe by name, or the recipe and the whole configuration of a config.toml."""
+    if name is None:
+        raise ConfigError("no recipe is given; choose one with --recipe (gloro-fast recipes lists them)")
+    path = Path(name).expanduser()
+    if path.suffix == ".toml":
+        config = read_config(path)
+        return config.recipe, config
+    return get(name), None
+
+
+def _announce(what: str, data: DataSet, out: Path, device: str) -> None:
+    count = f"{len(data.train):,} training images"
+    typer.echo(
+        f"{what} on {data.name} ({count}), {device}, {torch.get_num_threads()} threads; run folder {out}", err=True
+    )
