@@ -178,7 +178,10 @@ def compile_all(tools: Toolchain) -> dict[str, Path]:
         write_rules(writer, tools)
         products = [write_ops_library(writer, tools), *write_build_facts(writer, tools)]
     jobs = [f"-j{os.environ['MAX_JOBS']}"] if os.environ.get("MAX_JOBS") else []
-    result = subprocess.run([str(Path(ninja.BIN_DIR, "ninja")), "-C", str(folder), *jobs], check=False)
+    program = shutil.which("ninja", path=os.pathsep.join([ninja.BIN_DIR, os.environ.get("PATH", "")]))
+    if program is None:
+        raise stop(f"the ninja program is missing: run `pip install --force-reinstall ninja`, then `{INSTALL}`")
+    result = subprocess.run([program, "-C", str(folder), *jobs], check=False)
     if result.returncode != 0:
         raise stop(
             "the compiler failed, see its message above; without the compiled part: "

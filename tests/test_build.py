@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from gloro_fast import _extension
+from gloro_fast._version import __version__
+
+ROOT = Path(__file__).resolve().parents[1]
+
+compiled = pytest.mark.skipif(not _extension.available(), reason=f"compiled ops: {_extension.why_not()}")
+
+
+def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+class TestLoaded:
+    @compiled
+    def test_facts(self) -> None:
+        facts = _extension.facts()
+        assert facts["available"] is True
+        assert facts["why_not"] is None
+        if importlib.util.find_spec("gloro_fast._build_info") is None:
+            pytest.skip("the module of build facts was not built: no Python headers")
+        assert facts["version"] == __version__
+        assert facts["compiler"].split()[0] in ("gcc", "clang")
+        assert facts["simd"] in ("avx512", "avx2", "sse2", "neon", "none")
+        assert bool(facts["cuda_architectures"]) == (facts["nvcc"] is not None)
+
+    @compiled
+    @pytest.mark.skipif(platform.system() != "Linux", reason="reads /proc")
+    def test_no_driver_is_needed(self) -> None:
+        result = run_python(
+            "from gloro_fast import _extension as e; assert e.available(), e.why_not();"
+            "maps = open('/proc/self/maps').read(); assert 'libgloro_fast' in maps; print('libcuda.so' in maps)",
+            CUDA_VISIBLE_DEVICES="",
+        )
+        assert result.stdout.strip() == "False", result.stderr
+
+    @compiled
+    def test_the_probe_names_the_running_architecture(self) -> None:
+        if not _extension.facts().get("cuda_architectures"):
+            pytest.skip("the extension was built without CUDA")
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device")
+        like = torch.empty(1, device="cuda")
+        major, minor = torch.cuda.get_device_capability(like.device)
+        assert torch.ops.gloro_fast.architecture(like).item() <= 100 * major + 10 * minor
+
+    def test_kernels_are_a_package(self) -> None:
+        try:
+            importlib.metadata.distribution("gloro-fast")
+        except importlib.metadata.PackageNotFoundError:
+            pytest.skip("gloro-fast is imported from its source folder, not installed")
+        assert importlib.import_module("gloro_fast.kernels").__doc__
+
+
+class TestNotLoaded:
+    def test_plain_pytorch_stands_in_with_one_warning(self) -> None:
+        result = run_python(
+            "import json, warnings, torch\n"
+            "from gloro_fast import _extension\n"
+            "from gloro_fast.ops.minmax import minmax\n"
+            "with warnings.catch_warnings(record=True) as caught:\n"
+            "    warnings.simplefilter('always')\n"
+            "    y = [minmax(torch.tensor([[2.0, 1.0]]))[0].tolist() for _ in range(3)]\n"
+            "messages = [str(w.message) for w in caught if 'gloro_fast' in str(w.message)]\n"
+            "print(json.dumps([y, messages, _extension.available(), _extension.why_not()]))",
+            GLORO_FAST_NO_EXTENSION="1",
+        )
+        assert result.returncode == 0, result.stderr
+        y, messages, available, why_not = json.loads(result.stdout)
+        assert y == [[[1.0, 2.0]]] * 3
+        assert len(messages) == 1
+        assert "GLORO_FAST_NO_EXTENSION is set" in messages[0]
+        assert not available
+        assert why_not == "GLORO_FAST_NO_EXTENSION is set"
+
+    def test_nothing_built(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setattr(_extension, "_LIBRARY", tmp_path / "libgloro_fast.so")
+        monkeypatch.delenv("GLORO_FAST_NO_EXTENSION", raising=False)
+        reason = _extension._load()
+        assert reason is not None
+        assert "not built" in reason
+        assert "pip install --no-build-isolation ." in reason
+
+    def test_damaged_library(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        (tmp_path / "libgloro_fast.so").write_bytes(b"not a library")
+        monkeypatch.setattr(_extension, "_LIBRARY", tmp_path / "libgloro_fast.so")
+        monkeypatch.delenv("GLORO_FAST_NO_EXTENSION", raising=False)
+        reason = _extension._load()
+        assert reason is not None
+        assert f"does not load into torch {torch.__version__}" in reason
+        assert "\n" not in reason
+
+    def test_library_of_another_version(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        (tmp_path / "libgloro_fast.so").write_bytes(b"")
+        monkeypatch.setattr(_extension, "_LIBRARY", tmp_path / "libgloro_fast.so")
+        monkeypatch.setattr(_extension, "_BUILD_INFO", SimpleNamespace(version="0.0.0"))
+        monkeypatch.delenv("GLORO_FAST_NO_EXTENSION", raising=False)
+        reason = _extension._load()
+        assert reason is not None
+        assert f"built for gloro_fast 0.0.0, this is {__version__}" in reason
+
+
+@pytest.mark.skipif(not (ROOT / "setup.py").exists(), reason="needs the source tree")
+class TestSetup:
+    """What setup.py says where something is missing: one line, no traceback."""
+
+    def build(self, prelude: str = "pass", **environment: str) -> subprocess.CompletedProcess[str]:
+        pytest.importorskip("setuptools")
+        return run_python(
+            f"import runpy, sys; {prelude}; sys.argv = ['setup.py', 'build_ext'];"
+            "runpy.run_path('setup.py', run_name='__main__')",
+            **{"GLORO_FAST_NO_EXTENSION": "", **environment},
+        )
+
+    def said(self, result: subprocess.CompletedProcess[str]) -> str:
+        assert "Traceback" not in result.stderr
+        lines = [line for line in result.stderr.splitlines() if line.startswith("gloro-fast: ")]
+        assert len(lines) == 1, result.stderr
+        return lines[0]
+
+    def test_no_compiler(self) -> None:
+        result = self.build(CXX="no-such-compiler")
+        assert result.returncode == 0
+        assert "WARNING: no C++ compiler (no-such-compiler) found: installing pure Python" in self.said(result)
+
+    def test_skipped_on_request(self) -> None:
+        result = self.build(GLORO_FAST_NO_EXTENSION="1")
+        assert result.returncode == 0
+        assert "GLORO_FAST_NO_EXTENSION is set" in self.said(result)
+
+    @pytest.mark.parametrize(
+        ("missing", "remedy"), [("torch", "pip install torch"), ("pybind11", "pip install pybind11")]
+    )
+    def test_missing_build_requirement(self, missing: str, remedy: str) -> None:
+        result = self.build(f"sys.modules['{missing}'] = None", CXX="true", GLORO_FAST_CUDA_ARCHS="none")
+        assert result.returncode == 1
+        assert remedy in self.said(result)
+
+    def test_unknown_architecture(self, tmp_path: Path) -> None:
+        nvcc = tmp_path / "bin" / "nvcc"
+        nvcc.parent.mkdir()
+        nvcc.write_text("#!/bin/sh\necho V13.0\n")
+        nvcc.chmod(0o755)
+        result = self.build(CXX="true", CUDA_HOME=str(tmp_path), GLORO_FAST_CUDA_ARCHS="80;ampere")
+        assert result.returncode == 1
+        assert '"ampere" is no architecture' in self.said(result)
