@@ -1,0 +1,56 @@
+# Everything runs in .venv, which is made on first use from the pinned versions in .ci/constraints.txt.
+#
+#   make test [ARGS="-k minmax"]   the test suite          make lint     linters and type checks, as CI runs them
+#   make demo                      train and certify       make format   format Python and C++
+#   make venv                      only the environment    make clean    remove what was built, keep .venv's packages
+
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c .ci/constraints.txt
+CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+BUILD_INPUTS := setup.py pyproject.toml gloro_fast/_version.py $(shell find csrc -type f)
+
+.PHONY: venv test demo lint format clean
+
+venv: $(VENV)/.dev-installed
+
+test: $(VENV)/.dev-installed
+	$(BIN)/python -m pytest $(ARGS)
+
+demo: $(VENV)/.demo-installed
+	$(BIN)/gloro-fast train --recipe digits --out runs/digits --overwrite
+
+lint: $(VENV)/.dev-installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(CPP)
+
+format: $(VENV)/.dev-installed
+	$(BIN)/ruff check --fix --select I .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
+
+clean:
+	rm -rf build dist *.egg-info gloro_fast/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -f $(VENV)/.dev-installed $(VENV)/.demo-installed
+
+# The package is installed editable: Python files need no reinstalling, a change of BUILD_INPUTS does.
+$(VENV)/.dev-installed: $(VENV)/.tools-installed $(BUILD_INPUTS)
+	$(INSTALL) --no-build-isolation -e '.[dev]'
+	touch $@ $(VENV)/.demo-installed
+
+$(VENV)/.demo-installed: $(VENV)/.tools-installed $(BUILD_INPUTS)
+	$(INSTALL) --no-build-isolation -e '.[demo]'
+	touch $@
+
+# What the build needs must be there before it, torch first: pip's build isolation would download torch again.
+$(VENV)/.tools-installed: .ci/constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) torch==2.13.0
+	$(INSTALL) setuptools wheel ninja pybind11
+	touch $@
