@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+from gloro_fast.cli import app
+
+Invoke = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_they_were() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def invoke() -> Invoke:
+    """Run the command line in this process, with the arguments as strings."""
+    return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def refused(invoke: Invoke) -> Callable[..., str]:
+    """Run a command that must fail as the package fails, and give its one line."""
+
+    def run(*arguments: object) -> str:
+        result = invoke(*arguments)
+        assert result.exit_code == 2, result.output
+        assert result.stdout == ""
+        *_, last = result.stderr.splitlines()
+        assert last.startswith("error: ")
+        assert sum(line.startswith("error: ") for line in result.stderr.splitlines()) == 1
+        return last
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder of the digits recipe after two epochs; do not write to it."""
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    arguments = ["train", "--recipe", "digits", "--epochs", "2", "--threads", "1", "--device", "cpu"]
+    result = CliRunner().invoke(app, [*arguments, "--out", str(folder)])
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A copy of the trained run folder, to write to."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import csv
+import json
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from gloro_fast import atomic, data
+from gloro_fast.run_folder import load_net
+
+
+def test_a_csv_has_a_row_for_every_image_with_what_certify_says(invoke, run):
+    result = invoke("certify", run, "--epsilon", 0.1)
+    assert result.exit_code == 0, result.output
+    with open(run / "certificates.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    net, _ = load_net(run)
+    test = data.load("digits").test
+    certificate = net.certify(data.to_float(test.images), 0.1)
+    assert list(rows[0]) == ["index", "label", "prediction", "certified", "radius", "epsilon", "method"]
+    assert [int(row["index"]) for row in rows] == list(range(len(test)))
+    assert [int(row["label"]) for row in rows] == test.labels.tolist()
+    assert [int(row["prediction"]) for row in rows] == certificate.prediction.tolist()
+    assert [float(row["radius"]) for row in rows] == pytest.approx(certificate.radius.tolist(), abs=1e-5)
+    for row in rows:
+        assert (row["certified"] == "true") == (float(row["radius"]) > 0.1)
+        assert (row["epsilon"], row["method"]) == ("0.1", "power (estimate)")
+    sure = [row for row in rows if row["certified"] == "true" and row["label"] == row["prediction"]]
+    assert f"{len(sure) / len(rows):.2%}" in result.stdout
+    assert "power (estimate)" in result.stdout
+
+
+def test_json_has_the_summary_and_the_samples(invoke, run, tmp_path):
+    out = tmp_path / "all.json"
+    result = invoke("certify", run, "--split", "train", "--method", "power", "--out", out)
+    assert result.exit_code == 0, result.output
+    content = json.loads(out.read_text())
+    assert (content["data"], content["split"], content["epsilon"]) == ("digits", "train", 0.3)
+    assert content["method"] == "power (estimate)"
+    samples = content["samples"]
+    assert len(samples) == content["images"] == 1297
+    sure = [s for s in samples if s["certified"] and s["label"] == s["prediction"]]
+    assert content["vra"] == pytest.approx(len(sure) / len(samples))
+    assert [s["certified"] for s in samples] == [s["radius"] > 0.3 for s in samples]
+    assert not (run / "certificates.csv").exists()
+
+
+def test_other_data_by_path(invoke, run, tmp_path):
+    test = data.load("digits").test
+    archive = tmp_path / "some.npz"
+    images, labels = test.images[:7, 0].numpy(), test.labels[:7].numpy()
+    np.savez(
+        archive, x_train=images, y_train=labels, x_test=images, y_test=labels, class_names=np.array(list("0123456789"))
+    )
+    result = invoke("certify", run, "--data", archive)
+    assert result.exit_code == 0, result.output
+    assert "some, test split, 7 images" in result.stdout
+
+
+def test_a_warning_of_every_batch_is_one_line(invoke, run, tmp_path):
+    test = data.load("digits").test
+    archive = tmp_path / "bright.npz"
+    images = test.images[:60, 0].float().numpy() / torch.arange(1, 61).reshape(60, 1, 1).numpy()
+    labels = test.labels[:60].numpy()
+    np.savez(archive, x_train=images, y_train=labels, x_test=images, y_test=labels)
+    result = invoke("certify", run, "--data", archive, "--batch-size", 10)
+    assert result.exit_code == 0, result.output
+    warned = result.stderr.splitlines()
+    assert 1 <= len(warned) <= 3
+    assert all(line.startswith("warning: ") and "outside [0, 1]" in line for line in warned)
+    assert warnings.showwarning.__module__ != "gloro_fast.cli.reporting"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--epsilon", "0"), "epsilon is 0"),
+        (("--epsilon", "-1"), "epsilon is -1"),
+        (("--epsilon", "nan"), "epsilon is nan"),
+        (("--method", "pwoer"), "did you mean 'power'?"),
+        (("--split", "tets"), "did you mean 'test'?"),
+        (("--out", "certificates.txt"), ".csv or .json"),
+        (("--out", "nowhere/certificates.csv"), "nowhere"),
+        (("--data", "fashion"), "did you mean 'fashion-mnist'?"),
+        (("--data", "mnist"), "--data-dir"),
+        (("--device", "tpu9"), "tpu9"),
+    ],
+)
+def test_bad_input(refused, run, tmp_path, monkeypatch, arguments, says):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    assert says in refused("certify", run, *arguments)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "says"),
+    [
+        (np.zeros((4, 9, 9), np.uint8), [0, 1, 2, 1], "9"),
+        (np.zeros((4, 8, 8), np.float64), [0, 1, 11, 1], "11"),
+        (np.full((4, 8, 8), np.nan), [0, 1, 2, 1], "NaN"),
+    ],
+)
+def test_data_that_does_not_fit_the_net(refused, run, tmp_path, images, labels, says):
+    archive = tmp_path / "other.npz"
+    names = np.array([str(name) for name in range(12)])
+    arrays = {"x_train": images, "y_train": labels, "x_test": images, "y_test": labels}
+    np.savez(archive, **arrays, class_names=names)
+    assert says in refused("certify", run, "--data", archive)
+    assert not (run / "certificates.csv").exists()
+
+
+def test_a_run_that_cannot_be_used(refused, run, tmp_path):
+    assert "nothing" in refused("certify", tmp_path / "nothing")
+    model, config = run / "model.safetensors", run / "config.toml"
+    whole = model.read_bytes()
+    model.write_bytes(whole[:-100])
+    assert "model.safetensors" in refused("certify", run)
+    model.write_bytes(whole)
+    config.write_text(config.read_text().replace("2C2F", "4C3F"))
+    assert "4C3F" in refused("certify", run)
+    config.write_text(config.read_text().replace("activation", "activatoin"))
+    assert "did you mean 'activation'?" in refused("certify", run)
+    assert not (run / "certificates.csv").exists()
+
+
+def test_a_full_disk_leaves_the_file_that_was_there(refused, run, monkeypatch):
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    (run / "certificates.csv").write_text("as before")
+    before = sorted(run.iterdir())
+    monkeypatch.setattr(atomic.os, "fsync", full)
+    assert "No space left" in refused("certify", run)
+    assert (run / "certificates.csv").read_text() == "as before"
+    assert sorted(run.iterdir()) == before

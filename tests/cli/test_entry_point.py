@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import gloro_fast
+from gloro_fast.cli.files import to_json
+
+
+def test_python_m_gloro_fast_exits_with_2_after_one_line():
+    command = [sys.executable, "-m", "gloro_fast", "recipes", "digit"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: there is no recipe 'digit'; did you mean 'digits'?\n"
+    assert done.stdout == ""
+
+
+def test_version_and_help(invoke):
+    assert invoke("--version").stdout.strip() == f"gloro-fast {gloro_fast.__version__}"
+    shown = invoke("--help")
+    assert shown.exit_code == 0
+    assert all(command in shown.stdout for command in ("train", "certify", "evaluate", "recipes", "info"))
+
+
+def test_json_has_no_number_that_json_does_not_know():
+    assert to_json({"radius": [float("inf"), 0.5]}).split() == ["{", '"radius":', "[", '"inf",', "0.5", "]", "}"]

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import json
+import platform
+
+import torch
+
+import gloro_fast
+from gloro_fast import _extension, bounds, data, ops
+
+
+def test_it_says_what_runs_where_and_why(invoke):
+    result = invoke("info")
+    assert result.exit_code == 0, result.output
+    for text in (gloro_fast.__version__, torch.__version__, platform.python_version(), "estimate", *data.NAMES):
+        assert str(text) in result.stdout
+    for op in ("minmax", "margin", "power_iteration"):
+        assert op in result.stdout.split()
+
+
+def test_kernels_are_those_that_are_registered(invoke):
+    known = json.loads(invoke("info", "--json").stdout)
+    rows = {row["op"]: row for row in known["kernels"] if row["device"] == "cpu"}
+    assert set(rows) == {name for name in ops.__all__ if f"{name}_reference" in ops.__all__}
+    assert rows["minmax"]["runs"] == ("compiled" if _extension.available() else "PyTorch reference")
+    assert known["extension"]["available"] == _extension.available()
+    assert known["bound_methods"].keys() == bounds.METHODS.keys()
+    assert known["bound_methods"]["power"] == "estimate"
+
+
+def test_without_the_extension_it_says_why(invoke, monkeypatch):
+    monkeypatch.setattr(_extension, "why_not", lambda: "it was left out")
+    known = json.loads(invoke("info", "--json").stdout)
+    assert {row["runs"] for row in known["kernels"]} == {"PyTorch reference"}
+    assert {row["why"] for row in known["kernels"]} == {"it was left out"}
