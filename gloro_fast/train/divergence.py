@@ -11,6 +11,11 @@ from gloro_fast.train.state import TrainingState
 _REMEDY = "start a new run with a lower learning rate, a smaller epsilon_train or lam, or epsilon_schedule='log'"
 
 
+def steps_between_checks(device: torch.device) -> int:
+    """Say how often to look: on the CPU at each step; elsewhere seldom, since it waits for the device."""
+    return 1 if device.type == "cpu" else 50
+
+
 def check_finite_loss(state: TrainingState, folder: RunFolder) -> None:
     """Stop if the loss of a step of the running epoch was not finite; waits for the device.
 

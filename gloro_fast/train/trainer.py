@@ -21,7 +21,7 @@ from gloro_fast.run_folder import RunFolder
 from gloro_fast.train import checkpoint
 from gloro_fast.train.build import build_criterion, build_net, build_optimizer, usable_device
 from gloro_fast.train.config import RunConfig, warn_threads
-from gloro_fast.train.divergence import check_finite_loss, check_finite_weights
+from gloro_fast.train.divergence import check_finite_loss, check_finite_weights, steps_between_checks
 from gloro_fast.train.epochs import EpochMetrics, EpochSettings, epoch_settings
 from gloro_fast.train.objective import robust_loss, standard_loss
 from gloro_fast.train.observers import Curves, MetricsCsv, Observer, RunStart, Step
@@ -31,9 +31,6 @@ from gloro_fast.train.running import RunningSums
 from gloro_fast.train.signals import Interrupted, StopSignals
 from gloro_fast.train.state import TrainingState
 from gloro_fast.train.validation import validate
-
-# On the CPU a look at the loss costs nothing; elsewhere it waits for the device.
-_STEPS_BETWEEN_CHECKS = 50
 
 
 class Trainer:
@@ -232,7 +229,7 @@ class Trainer:
             self._begin_epoch()
         assert state.order is not None
         state.net.train()
-        every = 1 if self._device.type == "cpu" else _STEPS_BETWEEN_CHECKS
+        every = steps_between_checks(self._device)
         for images, labels in self._batches.epoch(state.order, state.batch):
             self.step(images, labels)
             if state.batch % every == 0:

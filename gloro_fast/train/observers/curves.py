@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-# Drawing takes a good half second, as long as some epochs do.
+# Drawing takes up to a second, as long as some epochs do.
 _SECONDS_BETWEEN = 30.0
 
 
@@ -69,7 +69,9 @@ def draw(rows: list[EpochMetrics], path: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(9, 6.5), layout="constrained")
+    figure = Figure(figsize=(9, 6.5))
+    # Fixed margins: a layout engine would draw everything twice.
+    figure.subplots_adjust(left=0.07, right=0.98, bottom=0.08, top=0.95, wspace=0.16, hspace=0.16)
     loss, lipschitz, clean, vra = figure.subplots(2, 2, sharex=True).flat
     _plot(loss, "loss", {"training": lambda row: row.loss}, rows)
     _plot(

@@ -1,0 +1,140 @@
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from gloro_fast.errors import CheckpointError, ConfigError
+from gloro_fast.run_folder import RunFolder, load_net, load_tensors
+from gloro_fast.train import Trainer
+
+sys.path.insert(0, str(Path(__file__).parent / "train"))
+from tiny_run import tiny_data, tiny_recipe
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("finished") / "run"
+    trainer = Trainer(tiny_recipe(epochs=1, epsilon=0.1, epsilon_train=0.4), tiny_data(), out)
+    trainer.fit()
+    return out, trainer.net
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    """A copy of a finished run, to be spoilt."""
+    shutil.copytree(finished[0], tmp_path / "run")
+    return RunFolder(tmp_path / "run")
+
+
+def test_names():
+    folder = RunFolder("runs/x")
+    names = [folder.model, folder.config, folder.metrics, folder.curves, folder.result, folder.checkpoint]
+    assert [path.name for path in names] == [
+        "model.safetensors",
+        "config.toml",
+        "metrics.csv",
+        "curves.png",
+        "result.json",
+        "checkpoint.safetensors",
+    ]
+    assert {path.parent for path in names} == {folder.path}
+
+
+def test_a_finished_run_holds_every_file(run):
+    assert all(path.is_file() for path in (run.model, run.config, run.metrics, run.curves, run.result))
+
+
+def test_load_net_gives_the_trained_net(finished):
+    out, trained = finished
+    torch.manual_seed(1)
+    expected = torch.rand(1)
+    torch.manual_seed(1)
+    net, config = load_net(out)
+    assert torch.equal(torch.rand(1), expected)
+    assert not net.training
+    assert net.epsilon == config.recipe.epsilon == 0.1
+    assert all(torch.equal(net.state_dict()[name], tensor) for name, tensor in trained.state_dict().items())
+    x = torch.rand(3, 1, 8, 8)
+    assert torch.equal(net.certify(x).radius, trained.certify(x).radius)
+
+
+def refused(path, match, error=CheckpointError):
+    with pytest.raises(error, match=match) as caught:
+        load_net(path)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_missing_folder(tmp_path):
+    refused(tmp_path / "no", "there is no run folder")
+    refused(tmp_path, "holds no finished run")
+
+
+def test_unfinished_run(run):
+    run.result.unlink()
+    refused(run.path, "is not finished; finish it with: .*--resume")
+
+
+def test_damaged_model(run):
+    content = run.model.read_bytes()
+    run.model.write_bytes(content[:-10])
+    refused(run.path, r"model\.safetensors is truncated or damaged")
+    run.model.write_bytes(content[:-10] + bytes(10))
+    refused(run.path, r"model\.safetensors is damaged")
+    run.model.unlink()
+    refused(run.path, "there is no file")
+    shutil.copy(run.checkpoint, run.model)
+    refused(run.path, "holds gloro_fast checkpoint, not a gloro_fast model")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('architecture = "2C2F"', 'architecture = "4C3F"', r"4C3F: module\.0\.weight is .*16, 1, 4, 4.* instead of"),
+        (
+            "num_classes = 4",
+            "num_classes = 5",
+            r"module\.7\.weight is float32 \(4, 100\) instead of float32 \(5, 100\)",
+        ),
+    ],
+)
+def test_another_architecture_names_the_first_tensor(run, old, new, message):
+    run.config.write_text(run.config.read_text().replace(old, new))
+    refused(run.path, message)
+
+
+def test_unknown_field(run):
+    run.config.write_text(run.config.read_text().replace("epochs =", "epoch ="))
+    refused(run.path, "did you mean", ConfigError)
+
+
+def test_unknown_device(run):
+    with pytest.raises(ConfigError, match="device 'warp' cannot be used"):
+        load_net(run.path, "warp")
+
+
+def test_tensors_are_loaded_wholly_or_not_at_all():
+    module = torch.nn.Linear(2, 2)
+    before = module.weight.clone()
+    good = {"weight": torch.zeros(2, 2), "bias": torch.zeros(2)}
+    for bad, message in (
+        ({"weight": good["weight"]}, r"it lacks bias, float32 \(2,\)"),
+        ({**good, "bias": torch.zeros(3)}, r"bias is float32 \(3,\) instead of float32 \(2,\)"),
+        ({**good, "bias": torch.zeros(2).double()}, "bias is float64"),
+        ({**good, "extra": torch.zeros(1)}, "it has extra, which the net has not"),
+    ):
+        with pytest.raises(CheckpointError, match=f"spoilt: {message}"):
+            load_tensors(module, bad, "spoilt")
+        assert torch.equal(module.weight, before)
+    load_tensors(module, good, "fine")
+    assert not module.weight.any()
+
+
+def test_no_pickle_anywhere(run, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("unpickled")
+
+    monkeypatch.setattr("torch.load", refuse)
+    monkeypatch.setattr("pickle.Unpickler", refuse)
+    load_net(run.path)

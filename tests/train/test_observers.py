@@ -1,0 +1,127 @@
+import csv
+import io
+
+import pytest
+from rich.console import Console
+from tiny_run import EVERYTHING, STEPS, tiny_data, tiny_recipe
+
+from gloro_fast.errors import ConfigError
+from gloro_fast.run_folder import RunFolder
+from gloro_fast.train import Observer, ProgressBar, TensorBoard, Trainer
+from gloro_fast.train.observers.curves import draw
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def test_metrics_csv(tmp_path):
+    Trainer(tiny_recipe(**EVERYTHING), tiny_data(), tmp_path).fit()
+    with open(RunFolder(tmp_path).metrics, newline="") as file:
+        reader = csv.DictReader(file)
+        rows = list(reader)
+    assert ",".join(reader.fieldnames) == (
+        "epoch,phase,loss,train_clean,train_vra,lipschitz,epsilon,lam,learning_rate,seconds,"
+        "validation_clean,validation_vra,validation_lipschitz"
+    )
+    assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
+    assert [row["phase"] for row in rows] == ["warmup", "robust", "robust", "robust"]
+    for name in ("train_vra", "lipschitz", "epsilon", "lam", "validation_vra"):
+        assert rows[0][name] == ""
+    for row in rows[1:]:
+        assert 0 <= float(row["train_vra"]) <= float(row["train_clean"]) <= 1
+        assert 0 <= float(row["validation_vra"]) <= float(row["validation_clean"]) <= 1
+        assert float(row["lipschitz"]) > 0
+
+
+def test_metrics_are_means_over_images_not_batches(tmp_path):
+    """The last batch is smaller; the steps' counts are those of the net."""
+    seen = []
+
+    class Counts(Observer):
+        def on_step(self, step):
+            statistics = trainer.net.batch_statistics
+            seen.append((int(statistics.correct), int(statistics.verified), float(statistics.lipschitz)))
+
+    trainer = Trainer(tiny_recipe(epochs=1), tiny_data(), tmp_path, observers=[Counts()])
+    trainer.fit()
+    (row,) = trainer.state.rows
+    assert row.train_clean == sum(correct for correct, _, _ in seen) / 68
+    assert row.train_vra == sum(verified for _, verified, _ in seen) / 68
+    assert row.lipschitz == seen[-1][2]
+
+
+def test_curves_are_a_png(tmp_path, monkeypatch):
+    monkeypatch.setattr("gloro_fast.train.observers.curves.draw", draw)
+    Trainer(tiny_recipe(**{**EVERYTHING, "epochs": 1}), tiny_data(), tmp_path).fit()
+    assert RunFolder(tmp_path).curves.read_bytes().startswith(PNG)
+
+
+def test_tensorboard(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    trainer = Trainer(tiny_recipe(), tiny_data(), tmp_path, observers=[TensorBoard()])
+    trainer.fit()
+    events = EventAccumulator(str(RunFolder(tmp_path).tensorboard))
+    events.Reload()
+    found = [(event.step, event.value) for event in events.Scalars("loss")]
+    assert found == [(row.epoch, pytest.approx(row.loss)) for row in trainer.state.rows]
+
+
+def test_tensorboard_missing(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ConfigError, match=r"pip install 'gloro-fast\[tensorboard\]'"):
+        TensorBoard()
+
+
+def test_progress_on_a_terminal(tmp_path, monkeypatch):
+    monkeypatch.setattr("gloro_fast.train.observers.progress._SECONDS_BETWEEN", 0.0)
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=True, width=150)
+    Trainer(tiny_recipe(), tiny_data(), tmp_path, observers=[ProgressBar(console)]).fit()
+    for word in ("epoch 3/3", "loss", "clean", "VRA", "K ", "left"):
+        assert word in text.getvalue()
+
+
+def test_progress_in_a_log_file(tmp_path):
+    text = io.StringIO()
+    bar = ProgressBar(Console(file=text, width=150))
+    Trainer(tiny_recipe(warmup_epochs=1), tiny_data(), tmp_path, observers=[bar]).fit()
+    lines = text.getvalue().splitlines()
+    assert [line.split("  ")[0] for line in lines] == [f"epoch {epoch}/4" for epoch in (1, 2, 3, 4)]
+    assert "VRA" not in lines[0]
+    assert "VRA" in lines[1]
+
+
+def test_every_hook_is_called_and_observers_are_closed_on_errors(tmp_path):
+    calls = []
+
+    class Records(Observer):
+        def on_start(self, run):
+            calls.append(("start", run.epochs, run.batches, run.steps_done))
+
+        def on_step(self, step):
+            calls.append(("step", step.epoch, step.batch))
+
+        def on_epoch(self, metrics):
+            calls.append(("epoch", metrics.epoch))
+
+        def on_end(self, result):
+            assert not RunFolder(tmp_path / "1").finished
+            calls.append(("end",))
+
+        def close(self):
+            calls.append(("close",))
+
+    recipe = tiny_recipe(epochs=1, validation_size=10)
+    Trainer(recipe, tiny_data(), tmp_path / "1", observers=[Records()]).fit()
+    steps = [("step", 1, batch) for batch in range(1, STEPS + 1)]
+    assert calls == [("start", 1, STEPS, 0), *steps, ("epoch", 1), ("end",), ("close",)]
+
+    class Fails(Observer):
+        def on_step(self, step):
+            raise RuntimeError("planted")
+
+    calls.clear()
+    with pytest.raises(RuntimeError, match="planted"):
+        Trainer(recipe, tiny_data(), tmp_path / "2", observers=[Fails(), Records()]).fit()
+    assert calls == [("start", 1, STEPS, 0), ("close",)]
