@@ -87,7 +87,7 @@ def saving(path: Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or _first_line(error)
         raise CheckpointError(
-            f"cannot write {path} ({reason}); make room or choose another folder, the file's last state is kept"
+            f"cannot write {path} ({reason}); make room or choose another folder; what was saved before is kept"
         ) from error
 
 

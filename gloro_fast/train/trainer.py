@@ -6,7 +6,6 @@ import dataclasses
 import time
 import warnings
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -24,7 +23,7 @@ from gloro_fast.train.config import RunConfig, warn_threads
 from gloro_fast.train.divergence import check_finite_loss, check_finite_weights, steps_between_checks
 from gloro_fast.train.epochs import EpochMetrics, EpochSettings, epoch_settings
 from gloro_fast.train.objective import robust_loss, standard_loss
-from gloro_fast.train.observers import Curves, MetricsCsv, Observer, RunStart, Step
+from gloro_fast.train.observers import Curves, MetricsCsv, Observer, RunStart, Step, closing
 from gloro_fast.train.randomness import Randomness
 from gloro_fast.train.result import Result, measure
 from gloro_fast.train.running import RunningSums
@@ -181,11 +180,7 @@ class Trainer:
             CheckpointError: a file cannot be written; the checkpoint before it survives.
         """
         self._started = time.monotonic()
-        with ExitStack() as stack:
-            stack.enter_context(self._stop)
-            stack.enter_context(self.state.randomness.as_global())
-            for observer in self._observers:
-                stack.callback(observer.close)
+        with self._stop, self.state.randomness.as_global(), closing(self._observers):
             self._open_folder()
             self._tell_start()
             while self.state.epoch < self.epochs:

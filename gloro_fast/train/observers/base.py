@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 from gloro_fast.run_folder import RunFolder
@@ -70,3 +72,18 @@ class Observer:
 
     def close(self) -> None:
         """Training has ended, or stopped for whatever reason."""
+
+
+@contextmanager
+def closing(observers: Sequence[Observer]) -> Iterator[None]:
+    """Close all observers at the end of the block; what went wrong in it is not hidden by what closing brings."""
+    try:
+        yield
+    except BaseException:
+        for observer in observers:
+            with suppress(Exception):
+                observer.close()
+        raise
+    with ExitStack() as stack:
+        for observer in observers:
+            stack.callback(observer.close)
