@@ -47,7 +47,7 @@ def draw_vra(evaluation: Evaluation, path: Path, *, epsilon: float, title: str =
     axes = figure.add_subplot()
     _draw_curve(axes, evaluation, epsilon)
     if title:
-        axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
+        axes.set_title(title, loc="left", fontsize=11, fontweight="bold", pad=28)
     if note:
         figure.supxlabel(note, fontsize=7.5, color=_GREY, wrap=True)
     write_with(path, lambda temporary: figure.savefig(temporary, format="png", dpi=160))
@@ -61,7 +61,7 @@ def _draw_curve(axes: Axes, evaluation: Evaluation, epsilon: float) -> None:
     x, y = [*radii.tolist(), max(end, float(radii[-1]))], [*vra.tolist(), float(vra[-1])]
     axes.axhline(clean, color=_GREY, linewidth=1, linestyle=(0, (4, 3)), label=f"clean accuracy {clean:.1%}")
     axes.fill_between(x, y, step="post", color=_CURVE, alpha=0.12, linewidth=0)
-    axes.step(x, y, where="post", color=_CURVE, linewidth=2, label=f"VRA, Lipschitz constant by {evaluation.method}")
+    axes.step(x, y, where="post", color=_CURVE, linewidth=2, label=f"VRA by {evaluation.method}")
     axes.plot([epsilon, epsilon], [0, at_epsilon], color=_MARK, linewidth=1.2)
     axes.plot(
         epsilon,
@@ -81,7 +81,8 @@ def _draw_curve(axes: Axes, evaluation: Evaluation, epsilon: float) -> None:
     axes.grid(color="#dddddd", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=True, framealpha=0.9, edgecolor="none", fontsize=9)
+    # Above the plot, where no curve can run through it.
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=3, frameon=False, fontsize=9)
 
 
 def _right_end(radii: Tensor, vra: Tensor, epsilon: float) -> float:
