@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
+import platform
 import re
 import runpy
 import shlex
@@ -33,6 +34,11 @@ OPS_LIBRARY = "libgloro_fast"  # loaded by torch, free of Python: the same file 
 BUILD_FACTS = "_build_info"
 TORCH_MINIMUM = (2, 13)
 CXX_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
+# A kernel file named for an instruction set is compiled for it, and chosen at run time (csrc/cpu/simd.h).
+SIMD_FLAGS = {
+    "avx2": ["-mavx2", "-mfma", "-mf16c"],
+    "avx512": ["-mavx2", "-mfma", "-mf16c", *(f"-mavx512{part}" for part in ("f", "bw", "dq", "vl"))],
+}
 CUDA_FLAGS = ["-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", "--threads=0"]
 DEFAULT_ARCHITECTURES = ("80", "86", "89", "90", "100", "120")
 INSTALL = "pip install --no-build-isolation ."
@@ -216,7 +222,7 @@ def write_ops_library(writer: Writer, tools: Toolchain) -> str:
     glue_flags = [*CXX_FLAGS, "-isystem", str(torch_home / "include"), *stable_abi]
     glue = [CSRC / "bindings.cpp", *sorted((CSRC / "glue").glob("*.cpp"))]
     link_flags = ["-L", str(torch_home / "lib"), "-ltorch_cpu"]
-    objects = [write_object(writer, "cxx", source, CXX_FLAGS) for source in sorted((CSRC / "cpu").glob("*.cpp"))]
+    objects = write_cpu_kernels(writer)
     if tools.nvcc:
         glue += sorted((CSRC / "glue" / "cuda").glob("*.cpp"))
         glue_flags += ["-DGLORO_FAST_WITH_CUDA"]
@@ -228,6 +234,17 @@ def write_ops_library(writer: Writer, tools: Toolchain) -> str:
     link = "cuda_link" if tools.nvcc else "cxx_link"
     writer.build(name, link, objects, variables={"flags": ninja_flags(link_flags)})
     return name
+
+
+def write_cpu_kernels(writer: Writer) -> list[str]:
+    """Each kernel file to one object; those named for an instruction set only where the processor has such."""
+    objects = []
+    for source in sorted((CSRC / "cpu").glob("*.cpp")):
+        simd = source.stem.rpartition("_")[2]
+        if simd in SIMD_FLAGS and platform.machine() not in ("x86_64", "AMD64"):
+            continue
+        objects.append(write_object(writer, "cxx", source, [*CXX_FLAGS, *SIMD_FLAGS.get(simd, [])]))
+    return objects
 
 
 def write_build_facts(writer: Writer, tools: Toolchain) -> list[str]:
