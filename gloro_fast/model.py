@@ -17,7 +17,6 @@ from gloro_fast.certify import Certificate, bottom_logit, certified_radius, chec
 from gloro_fast.errors import ConfigError, FrozenError, StaleBoundError
 from gloro_fast.fingerprint import fingerprint
 from gloro_fast.iterates import Iterates
-from gloro_fast.nn.rules import LinearMap
 from gloro_fast.pixels import check_shape
 from gloro_fast.plan import evaluation_mode, floating_dtype, make_plan
 from gloro_fast.signed_bound import SignedBound, sign
@@ -215,7 +214,8 @@ class GloRoNet(nn.Module):
         return f"epsilon={self._epsilon:g}, input_shape={self.input_shape}{state}"
 
     def _training_logits(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        if not self._plan.fits(self.module):
+        # A traced graph holds the layers it was traced with; looking at the module again would break it.
+        if not (torch.compiler.is_compiling() or self._plan.fits(self.module)):
             self._replan()
         logits = self._plan.run(x)
         with torch.autocast(x.device.type, enabled=False):
@@ -227,8 +227,7 @@ class GloRoNet(nn.Module):
 
     def _training_lipschitz(self) -> Tensor:
         """Give the differentiable estimate of K and move the iterates on."""
-        rules = [layer.rule() for layer in self._plan.body]
-        maps = [rule for rule in rules if isinstance(rule, LinearMap)]
+        maps = self._plan.linear_maps()
         sigma, v_new, _ = ops.power_iteration(
             [linear.weight for linear in maps],
             self.iterates.vectors(),
@@ -236,10 +235,9 @@ class GloRoNet(nn.Module):
             self.power_iterations,
         )
         self.iterates.move_to(v_new)
-        constants = math.prod(rule.value for rule in rules if not isinstance(rule, LinearMap))
         if not maps:
-            return torch.tensor(constants, device=self._plan.device)
-        return sigma.prod() * constants
+            return torch.tensor(self._plan.constant, device=self._plan.device)
+        return sigma.prod() * self._plan.constant
 
     def _training_differences(self, like: Tensor) -> Tensor:
         if self._plan.head is not None:

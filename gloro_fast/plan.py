@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,11 +41,15 @@ class Plan:
         layers: all of them, the head included.
         num_classes: m, the logits of the last one.
         head: the last layer if it is dense, so that margins use its rows; else None.
+        linear: the layers before the head whose spectral norms make K.
+        constant: what the other layers before the head contribute to K.
     """
 
     layers: tuple[Layer, ...]
     num_classes: int
     head: nn.Linear | None
+    linear: tuple[Layer, ...]
+    constant: float
 
     @property
     def device(self) -> torch.device:
@@ -64,7 +69,12 @@ class Plan:
 
     def linear_maps(self) -> list[LinearMap]:
         """Give the linear layers of the body with their present weights, in order."""
-        return [rule for layer in self.body if isinstance(rule := layer.rule(), LinearMap)]
+        maps = []
+        for layer in self.linear:
+            rule = layer.rule()
+            assert isinstance(rule, LinearMap)
+            maps.append(rule)
+        return maps
 
     def fits(self, module: nn.Module) -> bool:
         """Whether ``module`` still consists of the very same layer objects.
@@ -112,23 +122,26 @@ def make_plan(module: nn.Module, input_shape: tuple[int, ...]) -> Plan:
     if not named:
         raise ArchitectureError("the module has no layers; give one that ends in logits (B, m)")
     x = torch.zeros(1, *input_shape, device=_device(module), dtype=floating_dtype(module))
-    layers = []
+    layers, rules = [], []
     with evaluation_mode(module), torch.no_grad():
         for name, leaf in named:
             layer = Layer(name, leaf, tuple(x.shape[1:]))
             x = _step(layer, x)
-            layer.rule()
+            rules.append(layer.rule())
             layers.append(layer)
     if x.ndim != 2:
         raise ArchitectureError(f"the module gives {tuple(x.shape)}; logits must be (B, m), so add a Flatten")
     if x.shape[1] < 2:
         raise ArchitectureError(f"the module gives {x.shape[1]} logit a row; a classifier needs at least 2 classes")
     last = layers[-1].module
-    if not is_linear(last):
-        return Plan(tuple(layers), x.shape[1], None)
-    assert isinstance(last, nn.Linear)
-    _check_head_unshared(layers)
-    return Plan(tuple(layers), x.shape[1], last)
+    head = last if is_linear(last) else None
+    assert head is None or isinstance(head, nn.Linear)
+    if head is not None:
+        _check_head_unshared(layers)
+        rules.pop()
+    linear = [layer for layer, rule in zip(layers, rules, strict=False) if isinstance(rule, LinearMap)]
+    constant = math.prod(rule.value for rule in rules if isinstance(rule, LipschitzConstant))
+    return Plan(tuple(layers), x.shape[1], head, tuple(linear), constant)
 
 
 @contextmanager
