@@ -264,7 +264,8 @@ def write_build_facts(writer: Writer, tools: Toolchain) -> list[str]:
     defines = [f'-DGLORO_FAST_{name}="{value}"' for name, value in facts.items()]
     flags = [*CXX_FLAGS, "-isystem", pybind11.get_include(), "-isystem", headers, *defines]
     name = BUILD_FACTS + sysconfig.get_config_var("EXT_SUFFIX")
-    writer.build(name, "cxx_link", [write_object(writer, "cxx", CSRC / "build_info.cpp", flags)])
+    simd_level = "cpu-simd.cpp.o"  # compiled for the library of ops
+    writer.build(name, "cxx_link", [write_object(writer, "cxx", CSRC / "build_info.cpp", flags), simd_level])
     return [name]
 
 

@@ -3,6 +3,8 @@
 
 #include <string>
 
+#include "cpu/simd.h"
+
 namespace {
 
 std::string compiler() {
@@ -15,19 +17,17 @@ std::string compiler() {
 #endif
 }
 
-// The widest vector instructions that both the processor and the system offer, asked at run time.
-std::string simd() {
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
-    return "avx512";
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return "avx2";
-  return "sse2";
-#elif defined(__aarch64__)
-  return "neon";
-#else
-  return "none";
-#endif
+const char* simd() {
+  using gloro_fast::cpu::Simd;
+  switch (gloro_fast::cpu::simd_level()) {
+    case Simd::avx512:
+      return "avx512";
+    case Simd::avx2:
+      return "avx2";
+    case Simd::portable:
+      break;
+  }
+  return "portable";
 }
 
 }  // namespace
@@ -39,5 +39,5 @@ PYBIND11_MODULE(_build_info, m) {
   m.attr("compiler") = compiler();
   m.attr("nvcc") = GLORO_FAST_NVCC;
   m.attr("cuda_architectures") = GLORO_FAST_CUDA_ARCHITECTURES;
-  m.def("simd", &simd, "The widest vector instruction set of this machine: avx512, avx2, sse2, neon or none.");
+  m.def("simd", &simd, "The vector instructions that the CPU kernels use: avx512, avx2 or portable.");
 }

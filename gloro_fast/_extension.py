@@ -14,6 +14,7 @@ import torch
 from gloro_fast._version import __version__
 
 _LIBRARY = Path(__file__).with_name("libgloro_fast.so")
+_SIMD_LEVELS = ("portable", "avx2", "avx512")
 _BUILD_AGAIN = "build it with `pip install --no-build-isolation .`"
 
 
@@ -42,8 +43,20 @@ def _load() -> str | None:
     return None
 
 
+def _check_simd_level() -> None:
+    """Warn once of a level in the environment that the kernels do not know: they take it as unset."""
+    asked = os.environ.get("GLORO_FAST_SIMD")
+    if asked not in (None, "", *_SIMD_LEVELS):
+        warnings.warn(
+            f'GLORO_FAST_SIMD is "{asked}", which is ignored; use one of {", ".join(_SIMD_LEVELS)}',
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
 _BUILD_INFO = _import_build_info()
 _WHY_NOT = _load()
+_check_simd_level()
 _warned = False
 
 
@@ -77,8 +90,8 @@ def facts() -> dict[str, Any]:
         ``available`` (bool), ``why_not`` (str or None), ``library`` (path of the ops library or None) and,
         where the module of build facts was built: ``version``, ``torch`` (built against), ``compiler``,
         ``nvcc`` (version or None), ``cuda_architectures`` (list such as ``["sm_80", ..., "compute_120"]``,
-        empty without CUDA) and ``simd`` (widest vector instructions of this machine: avx512, avx2, sse2,
-        neon or none).
+        empty without CUDA) and ``simd`` (the vector instructions that the CPU kernels use: avx512, avx2 or
+        portable; ``GLORO_FAST_SIMD`` caps them).
     """
     known: dict[str, Any] = {
         "available": available(),

@@ -42,8 +42,27 @@ class TestLoaded:
             pytest.skip("the module of build facts was not built: no Python headers")
         assert facts["version"] == __version__
         assert facts["compiler"].split()[0] in ("gcc", "clang")
-        assert facts["simd"] in ("avx512", "avx2", "sse2", "neon", "none")
+        assert facts["simd"] in ("avx512", "avx2", "portable")
         assert bool(facts["cuda_architectures"]) == (facts["nvcc"] is not None)
+
+    @compiled
+    @pytest.mark.parametrize("level", ["portable", "avx2", "avx512"])
+    def test_the_simd_level_is_capped(self, level: str) -> None:
+        if importlib.util.find_spec("gloro_fast._build_info") is None:
+            pytest.skip("the module of build facts was not built: no Python headers")
+        order = ["portable", "avx2", "avx512"]
+        code = "from gloro_fast import _extension as e; print(e.facts()['simd'])"
+        widest = run_python(code, GLORO_FAST_SIMD="").stdout.strip()
+        result = run_python(code, GLORO_FAST_SIMD=level)
+        assert result.stdout.strip() == min(level, widest, key=order.index)
+        assert "GLORO_FAST_SIMD" not in result.stderr
+
+    @compiled
+    def test_an_unknown_simd_level_is_named_and_ignored(self) -> None:
+        code = "import torch, gloro_fast.ops as o; print(o.minmax(torch.tensor([[2.0, 1.0]]))[0].tolist())"
+        result = run_python(code, GLORO_FAST_SIMD="sse9")
+        assert result.stdout.strip() == "[[1.0, 2.0]]"
+        assert result.stderr.count('GLORO_FAST_SIMD is "sse9", which is ignored; use one of portable') == 1
 
     @compiled
     @pytest.mark.skipif(platform.system() != "Linux", reason="reads /proc")
