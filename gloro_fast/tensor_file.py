@@ -19,6 +19,7 @@ from gloro_fast._version import __version__
 from gloro_fast.errors import CheckpointError
 
 FORMAT_VERSION = 1
+_REMEDY = "use a copy of it, or train the run again"
 
 
 def write(path: Path, kind: str, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
@@ -89,9 +90,6 @@ def saving(path: Path) -> Iterator[None]:
         raise CheckpointError(
             f"cannot write {path} ({reason}); make room or choose another folder; what was saved before is kept"
         ) from error
-
-
-_REMEDY = "take a copy of it, or train the run again"
 
 
 def _check_kind(path: Path, kind: str, metadata: Mapping[str, str]) -> None:

@@ -1,5 +1,6 @@
 import csv
 import os
+import shutil
 import signal
 import threading
 
@@ -74,6 +75,26 @@ def test_interrupted_many_times(tmp_path, unbroken):
             break
     assert stops == STEPS * ALL_EPOCHS
     assert_same_run(tmp_path / "run", unbroken)
+
+
+def test_killed_between_the_last_epoch_and_the_result(tmp_path, unbroken):
+    shutil.copytree(unbroken, tmp_path / "run")
+    for file in (RunFolder(tmp_path / "run").result, RunFolder(tmp_path / "run").model):
+        file.unlink()
+    Trainer.resume(tmp_path / "run", tiny_data()).fit()
+    assert_same_run(tmp_path / "run", unbroken)
+
+
+def test_killed_before_the_configuration_was_written(tmp_path):
+    class Fails(Observer):
+        def on_start(self, run):
+            raise RuntimeError("planted")
+
+    with pytest.raises(RuntimeError, match="planted"):
+        Trainer(tiny_recipe(), tiny_data(), tmp_path, observers=[Fails()]).fit()
+    RunFolder(tmp_path).config.unlink()
+    Trainer.resume(tmp_path, tiny_data()).fit()
+    assert RunFolder(tmp_path).config.is_file()
 
 
 def test_interrupted_trainer_goes_on_in_the_same_process(tmp_path, unbroken):

@@ -1,19 +1,20 @@
 import json
 import math
+import signal
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_run import EPOCHS, EVERYTHING, STEPS, tiny_data, tiny_recipe
+from tiny_run import EPOCHS, EVERYTHING, STEPS, SignalAt, tiny_data, tiny_recipe
 from torch.nn import functional
 
 from gloro_fast import schedules
-from gloro_fast.data import Split
+from gloro_fast.data import Split, split_validation
 from gloro_fast.errors import ConfigError
 from gloro_fast.evaluate import evaluate
 from gloro_fast.losses import CrossEntropyLoss, TradesLoss
 from gloro_fast.run_folder import RunFolder, load_net
-from gloro_fast.train import Observer, Trainer
+from gloro_fast.train import Interrupted, Observer, Trainer
 from gloro_fast.train import validation as validation_module
 
 
@@ -152,6 +153,29 @@ def test_bfloat16_keeps_weights_moments_and_iterates_in_float32(tmp_path, monkey
     assert (False, torch.bfloat16) not in seen
 
 
+@pytest.fixture
+def validation(monkeypatch):
+    """A validation that finds the VRAs it is told to, epoch by epoch, and notes what it was asked."""
+
+    class Validation:
+        clean_accuracy, lipschitz = 1.0, 2.0
+
+        def __init__(self):
+            self.vras, self.epsilons, self.splits = (0.0,) * 10, [], []
+
+        def __call__(self, net, split):
+            self.splits.append(split)
+            return self
+
+        def vra(self, epsilon):
+            self.epsilons.append(epsilon)
+            return self.vras[len(self.epsilons) - 1]
+
+    made = Validation()
+    monkeypatch.setattr(validation_module, "evaluate", made)
+    return made
+
+
 class TestSelection:
     def test_without_validation_the_last_epoch_is_kept(self, tmp_path):
         watch = watched(tmp_path, tiny_recipe())
@@ -159,27 +183,33 @@ class TestSelection:
         assert (result.selected_epoch, result.validation_vra) == (EPOCHS, None)
         assert same(load_file(RunFolder(tmp_path).model), watch.epochs[-1])
 
-    @pytest.mark.parametrize(
-        ("vras", "best"), [((0.2, 0.9, 0.5, 0.1), 2), ((0.4, 0.7, 0.7, 0.2), 3), ((0, 0, 0, 0), 4)]
-    )
-    def test_the_best_vra_on_the_validation_split_is_kept(self, tmp_path, monkeypatch, vras, best):
-        asked = []
-
-        class Found:
-            clean_accuracy, lipschitz = 1.0, 2.0
-
-            def vra(self, epsilon):
-                asked.append(epsilon)
-                return vras[len(asked) - 1]
-
-        monkeypatch.setattr(validation_module, "evaluate", lambda net, split: Found())
+    @pytest.mark.parametrize(("vras", "best"), [((0.2, 0.9, 0.5, 0.1), 2), ((0.4, 0.7, 0.7, 0.2), 3), ((0,) * 4, 4)])
+    def test_the_best_vra_on_the_validation_split_is_kept(self, tmp_path, validation, vras, best):
         recipe = tiny_recipe(epochs=4, validation_size=10, epsilon=0.1, epsilon_train=0.3)
+        validation.vras = vras
         watch = watched(tmp_path, recipe)
         result = watch.trainer.fit()
-        assert asked == [0.1] * 4
+        assert validation.epsilons == [0.1] * 4
         assert (result.selected_epoch, result.validation_vra) == (best, vras[best - 1])
         assert same(load_file(RunFolder(tmp_path).model), watch.epochs[best - 1])
         assert same(weights(watch.trainer), watch.epochs[best - 1])
+
+    def test_it_is_the_validation_split_that_is_asked(self, tmp_path, validation):
+        Trainer(tiny_recipe(validation_size=10), tiny_data(), tmp_path, seed=5).fit()
+        _, expected = split_validation(tiny_data().train, 10, 5)
+        assert len(validation.splits) == EPOCHS
+        assert all(torch.equal(split.images, expected.images) for split in validation.splits)
+
+    @pytest.mark.parametrize("stop", [(2, 1), (3, 2), (3, 4)])
+    def test_the_best_epoch_survives_an_interruption(self, tmp_path, validation, stop):
+        validation.vras = (0.9, 0.5, 0.5)
+        watch = watched(tmp_path, tiny_recipe(validation_size=10))
+        watch.trainer._observers.append(SignalAt(signal.SIGTERM, *stop))
+        with pytest.raises(Interrupted):
+            watch.trainer.fit()
+        result = Trainer.resume(tmp_path, tiny_data()).fit()
+        assert (result.selected_epoch, result.validation_vra) == (1, 0.9)
+        assert same(load_file(RunFolder(tmp_path).model), watch.epochs[0])
 
     def test_the_test_split_decides_nothing(self, tmp_path):
         data = tiny_data()
