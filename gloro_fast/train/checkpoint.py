@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import warnings
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from gloro_fast import tensor_file
 from gloro_fast.data import DataSet
 from gloro_fast.errors import CheckpointError, ConfigError
 from gloro_fast.run_folder import RunFolder
-from gloro_fast.train.config import RunConfig, check_unchanged, read_config
+from gloro_fast.train.config import RunConfig, check_unchanged, read_config, warn_threads
 from gloro_fast.train.result import versions
 from gloro_fast.train.state import TrainingState
 
@@ -57,15 +58,23 @@ def save(folder: RunFolder, state: TrainingState, config: RunConfig, data_sha256
     tensor_file.write(folder.checkpoint, "checkpoint", state.tensors(), document)
 
 
-def load(folder: RunFolder) -> Checkpoint:
-    """Read the checkpoint of a run that is to go on.
+def load(folder: RunFolder, data: DataSet, device: str | None = None) -> Checkpoint:
+    """Read the checkpoint of a run that is to go on, and check that it can.
+
+    Args:
+        folder: whose.
+        data: the data set to go on with.
+        device: where to go on; None is where it began.
+
+    Returns:
+        The checkpoint, the device of its configuration changed where another was asked for.
 
     Raises:
         ConfigError: the run is already finished, or config.toml was changed since it began.
-        CheckpointError: there is none, or it is damaged or of another format version.
+        CheckpointError: there is none, or it is damaged, of another format version or of other data.
 
     Warns:
-        UserWarning: it was written under another version of torch.
+        UserWarning: another version of torch, number of threads or device, so that the last bits will differ.
     """
     if not folder.path.is_dir():
         raise CheckpointError(f"there is no run folder {folder.path} to go on with; check --out")
@@ -89,7 +98,16 @@ def load(folder: RunFolder) -> Checkpoint:
             "differ in its last bits",
             stacklevel=3,
         )
-    return found
+    warn_threads(config.threads, torch.get_num_threads())
+    if digest(data) != found.data_sha256:
+        raise CheckpointError(f"{data.name} is not the data that run {folder.path} began with; give it the same")
+    if device is None or device == config.device:
+        return found
+    warnings.warn(
+        f"the run began on {config.device} and goes on on {device}: the result will differ in its last bits",
+        stacklevel=3,
+    )
+    return dataclasses.replace(found, config=dataclasses.replace(config, device=device))
 
 
 def digest(data: DataSet) -> str:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from gloro_fast import schedules
 from gloro_fast.recipes import Recipe
+from gloro_fast.train.running import Running
 
 Phase = Literal["warmup", "robust"]
 
@@ -78,6 +79,23 @@ class EpochMetrics:
     validation_clean: float | None = None
     validation_vra: float | None = None
     validation_lipschitz: float | None = None
+
+    @classmethod
+    def of(cls, epoch: int, settings: EpochSettings, running: Running, seconds: float) -> EpochMetrics:
+        """Put the row of an epoch together, without validation."""
+        robust = settings.phase == "robust"
+        return cls(
+            epoch=epoch,
+            phase=settings.phase,
+            loss=running.loss,
+            train_clean=running.clean,
+            train_vra=running.vra if robust else None,
+            lipschitz=running.lipschitz if robust else None,
+            epsilon=settings.epsilon,
+            lam=settings.lam,
+            learning_rate=settings.learning_rate,
+            seconds=round(seconds, 3),
+        )
 
     def to_dict(self) -> dict[str, float | int | str | None]:
         """Give the columns by name."""

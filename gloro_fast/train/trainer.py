@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,13 +12,12 @@ from torch import Tensor
 
 from gloro_fast import atomic, tensor_file
 from gloro_fast.data import Batches, DataSet, augmentation, split_validation
-from gloro_fast.errors import CheckpointError
 from gloro_fast.model import GloRoNet
 from gloro_fast.recipes import Recipe
 from gloro_fast.run_folder import RunFolder
 from gloro_fast.train import checkpoint
 from gloro_fast.train.build import build_criterion, build_net, build_optimizer, usable_device
-from gloro_fast.train.config import RunConfig, warn_threads
+from gloro_fast.train.config import RunConfig
 from gloro_fast.train.divergence import check_finite_loss, check_finite_weights, steps_between_checks
 from gloro_fast.train.epochs import EpochMetrics, EpochSettings, epoch_settings
 from gloro_fast.train.objective import robust_loss, standard_loss
@@ -131,17 +129,8 @@ class Trainer:
             UserWarning: another number of threads, device or torch, so that the last bits will differ.
         """
         folder = RunFolder(out)
-        saved = checkpoint.load(folder)
+        saved = checkpoint.load(folder, data, device)
         config = saved.config
-        warn_threads(config.threads, torch.get_num_threads())
-        if device is not None and device != config.device:
-            warnings.warn(
-                f"the run began on {config.device} and goes on on {device}: the result will differ in its last bits",
-                stacklevel=2,
-            )
-            config = dataclasses.replace(config, device=device)
-        if checkpoint.digest(data) != saved.data_sha256:
-            raise CheckpointError(f"{data.name} is not the data that run {folder.path} began with; give it the same")
         trainer = cls(
             config.recipe,
             data,
@@ -259,7 +248,8 @@ class Trainer:
         state = self.state
         check_finite_loss(state, self.folder)
         check_finite_weights(state, self.folder)
-        row = self._metrics(state.epoch_seconds + time.monotonic() - self._epoch_started)
+        seconds = state.epoch_seconds + time.monotonic() - self._epoch_started
+        row = EpochMetrics.of(state.epoch + 1, self._settings, state.sums.read(), seconds)
         if self._validation is not None and self._settings.phase == "robust":
             row = validate(state, self._validation, row, self.config.recipe.epsilon)
         state.rows.append(row)
@@ -269,22 +259,6 @@ class Trainer:
             observer.on_epoch(row)
         if state.epoch < self.epochs:
             self._stop_if_asked()
-
-    def _metrics(self, seconds: float) -> EpochMetrics:
-        running, settings = self.state.sums.read(), self._settings
-        robust = settings.phase == "robust"
-        return EpochMetrics(
-            epoch=self.state.epoch + 1,
-            phase=settings.phase,
-            loss=running.loss,
-            train_clean=running.clean,
-            train_vra=running.vra if robust else None,
-            lipschitz=running.lipschitz if robust else None,
-            epsilon=settings.epsilon,
-            lam=settings.lam,
-            learning_rate=settings.learning_rate,
-            seconds=round(seconds, 3),
-        )
 
     def _finish(self) -> Result:
         state, recipe = self.state, self.config.recipe
