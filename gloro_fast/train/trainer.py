@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -128,8 +127,7 @@ class Trainer:
         Warns:
             UserWarning: another number of threads, device or torch, so that the last bits will differ.
         """
-        folder = RunFolder(out)
-        saved = checkpoint.load(folder, data, device)
+        saved = checkpoint.load(RunFolder(out), data, device)
         config = saved.config
         trainer = cls(
             config.recipe,
@@ -142,7 +140,7 @@ class Trainer:
             overwrite=True,
         )
         trainer.config = config
-        complaint = f"{folder.checkpoint} does not fit architecture {config.recipe.architecture}"
+        complaint = f"{trainer.folder.checkpoint} does not fit architecture {config.recipe.architecture}"
         trainer.state.restore(saved.tensors, saved.document, complaint)
         trainer._saved = True
         return trainer
