@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gloro_fast.errors import ArchitectureError, GloroFastError
+from gloro_fast.execution import Step, fuse
 from gloro_fast.nn.rules import LinearMap, LipschitzConstant, check_known, is_linear, lipschitz_rule
 
 
@@ -43,6 +44,7 @@ class Plan:
         head: the last layer if it is dense, so that margins use its rows; else None.
         linear: the layers before the head whose spectral norms make K.
         constant: what the other layers before the head contribute to K.
+        steps: what executes the layers.
     """
 
     layers: tuple[Layer, ...]
@@ -50,6 +52,7 @@ class Plan:
     head: nn.Linear | None
     linear: tuple[Layer, ...]
     constant: float
+    steps: tuple[Step, ...]
 
     @property
     def device(self) -> torch.device:
@@ -63,8 +66,8 @@ class Plan:
 
     def run(self, x: Tensor) -> Tensor:
         """Execute the layers on a batch."""
-        for layer in self.layers:
-            x = layer.module(x)
+        for step in self.steps:
+            x = step(x)
         return x
 
     def linear_maps(self) -> list[LinearMap]:
@@ -122,13 +125,14 @@ def make_plan(module: nn.Module, input_shape: tuple[int, ...]) -> Plan:
     if not named:
         raise ArchitectureError("the module has no layers; give one that ends in logits (B, m)")
     x = torch.zeros(1, *input_shape, device=_device(module), dtype=floating_dtype(module))
-    layers, rules = [], []
+    layers, rules, ranks = [], [], []
     with evaluation_mode(module), torch.no_grad():
         for name, leaf in named:
             layer = Layer(name, leaf, tuple(x.shape[1:]))
             x = _step(layer, x)
             rules.append(layer.rule())
             layers.append(layer)
+            ranks.append(x.ndim)
     if x.ndim != 2:
         raise ArchitectureError(f"the module gives {tuple(x.shape)}; logits must be (B, m), so add a Flatten")
     if x.shape[1] < 2:
@@ -141,7 +145,8 @@ def make_plan(module: nn.Module, input_shape: tuple[int, ...]) -> Plan:
         rules.pop()
     linear = [layer for layer, rule in zip(layers, rules, strict=False) if isinstance(rule, LinearMap)]
     constant = math.prod(rule.value for rule in rules if isinstance(rule, LipschitzConstant))
-    return Plan(tuple(layers), x.shape[1], head, tuple(linear), constant)
+    steps = fuse([layer.module for layer in layers], ranks)
+    return Plan(tuple(layers), x.shape[1], head, tuple(linear), constant, steps)
 
 
 @contextmanager

@@ -58,8 +58,16 @@ class Conv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x`` (B, C, H, W)."""
+        return self._convolve(x, self.bias)
+
+    def without_bias(self, x: Tensor) -> Tensor:
+        """Convolve ``x`` and leave the bias to whoever reads the result next."""
+        return self._convolve(x, None)
+
+    def _convolve(self, x: Tensor, bias: Tensor | None) -> Tensor:
         if not self.same:
-            return super().forward(x)
+            result: Tensor = self._conv_forward(x, self.weight, bias)
+            return result
         (top, bottom), (left, right) = self.same_padding(*x.shape[-2:])
         if top == bottom and left == right:
             # Symmetric, as in all of the paper's nets at their sizes: no padded copy of the input.
@@ -67,7 +75,7 @@ class Conv2d(nn.Conv2d):
         else:
             x = F.pad(x, (left, right, top, bottom))
             padding = (0, 0)
-        return F.conv2d(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
+        return F.conv2d(x, self.weight, bias, self.stride, padding, self.dilation, self.groups)
 
     def extra_repr(self) -> str:
         """Show the arguments as ``torch.nn.Conv2d`` does."""
