@@ -3,9 +3,12 @@
 #   make test [ARGS="-k minmax"]   the test suite          make lint     linters and type checks, as CI runs them
 #   make demo                      train and certify       make format   format Python and C++
 #   make venv                      only the environment    make clean    remove what was built, keep .venv's packages
+#   make bench [NAME=latest]       all benchmarks, in up to 15 minutes; table, chart and JSON in benchmarks/results
+#   make bench-quick               the same in two minutes: fewer rounds, no torch.compile
 
 PYTHON ?= python3
 ARGS ?=
+NAME ?= full
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,7 +16,7 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c .
 CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 BUILD_INPUTS := setup.py pyproject.toml gloro_fast/_version.py $(shell find csrc -type f)
 
-.PHONY: venv test demo lint format clean
+.PHONY: venv test demo bench bench-quick lint format clean
 
 venv: $(VENV)/.dev-installed
 
@@ -22,6 +25,12 @@ test: $(VENV)/.dev-installed
 
 demo: $(VENV)/.demo-installed
 	$(BIN)/gloro-fast train --recipe digits --out runs/digits --overwrite
+
+bench: $(VENV)/.dev-installed
+	$(BIN)/python -m benchmarks --name $(NAME) -- $(ARGS)
+
+bench-quick: $(VENV)/.dev-installed
+	$(BIN)/python -m benchmarks --name quick --quick -- $(ARGS)
 
 lint: $(VENV)/.dev-installed
 	$(BIN)/ruff check .

@@ -1,0 +1,225 @@
+"""The Lipschitz estimate of a whole net: T = 5 with its gradient, and to convergence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from benchmarks import compiled, eager
+from benchmarks.conftest import Measure
+from benchmarks.interleaving import Job
+from benchmarks.networks import NETWORKS, NUM_CLASSES, Network
+from benchmarks.record import RATE, SPEEDUP, Comparison
+from gloro_fast import architectures, ops
+from gloro_fast.bounds import bound_network
+from gloro_fast.bounds.power import MAX_ITERATIONS, TOLERANCE
+from gloro_fast.nn.rules import LinearMap
+from gloro_fast.ops import Geometry
+from gloro_fast.plan import make_plan
+
+ITERATIONS = 5
+GOALS = {"2C2F": 10.0, "4C3F": 4.0, "6C2F": 3.0}
+BLOCKS, WIDTH, SIDE = 12, 64, 16
+MATRIX = 1024
+SGEMM = f"torch.mm of {MATRIX} x {MATRIX} float32 matrices"
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_bound_with_gradient(name: str, measure: Measure, device: torch.device, quick: bool) -> None:
+    maps = _linear_maps(NETWORKS[name], device)
+    weights, geometries = [linear.weight for linear in maps], [linear.geometry for linear in maps]
+    contenders: dict[str, Job] = {
+        "gloro_fast": _ours(weights, geometries, weights),
+        "eager": _eager(weights, geometries, weights),
+        "sgemm": _sgemm(device),
+    }
+    left_out: dict[str, str] = {}
+    compiled.add_compiled(contenders, left_out, lambda: _eager(weights, geometries, weights, compile=True), quick)
+    measure(
+        f"bound with gradient, T = {ITERATIONS}",
+        f"{name}, {len(maps)} layers",
+        contenders,
+        [
+            Comparison("eager", SPEEDUP, GOALS[name]),
+            Comparison(compiled.NAME, SPEEDUP),
+            Comparison("sgemm", RATE),
+        ],
+        described={**_DESCRIBED, "sgemm": f"{SGEMM}, {torch.get_num_threads()} threads"},
+        seconds=5,
+        left_out=left_out,
+        work={"gloro_fast": _flops(maps), "eager": _flops(maps), "sgemm": 2.0 * MATRIX**3},
+    )
+
+
+def test_bound_of_equal_layers(measure: Measure, device: torch.device, quick: bool) -> None:
+    """The residual blocks x + conv(x) of a LiResNet: equal shapes, so that one grouped convolution does them all."""
+    geometry = Geometry((WIDTH, SIDE, SIDE), (1, 1), ((1, 1), (1, 1)), (1, 1))
+    convolutions = [nn.Conv2d(WIDTH, WIDTH, 3, padding=1, bias=False).to(device).weight for _ in range(BLOCKS)]
+    identity = nn.init.dirac_(torch.empty_like(convolutions[0]))
+    geometries = [geometry] * BLOCKS
+
+    def merged() -> list[Tensor]:
+        return [weight + identity for weight in convolutions]
+
+    iterates = torch.cat(eager.start(geometries, device), dim=1)
+
+    def grouped() -> None:
+        sigma = eager.grouped_spectral_norms(merged(), iterates, geometry, ITERATIONS)
+        torch.autograd.grad(sigma.prod(), convolutions)
+
+    maps = [LinearMap(weight, geometry) for weight in merged()]
+    contenders: dict[str, Job] = {
+        "gloro_fast": _ours(merged, geometries, convolutions),
+        "grouped": grouped,
+        "eager": _eager(merged, geometries, convolutions),
+        "sgemm": _sgemm(device),
+    }
+    left_out: dict[str, str] = {}
+    compiled.add_compiled(contenders, left_out, lambda: _eager(merged, geometries, convolutions, compile=True), quick)
+    flops = _flops(maps)
+    measure(
+        f"bound with gradient, T = {ITERATIONS}",
+        f"LiResNet stack, {BLOCKS} linear residual blocks, width {WIDTH}, {SIDE}x{SIDE}",
+        contenders,
+        [
+            Comparison("grouped", SPEEDUP, 1.0),
+            Comparison("eager", SPEEDUP),
+            Comparison(compiled.NAME, SPEEDUP),
+            Comparison("sgemm", RATE),
+        ],
+        described={
+            **_DESCRIBED,
+            "grouped": f"all blocks as one convolution of {BLOCKS} groups",
+            "sgemm": f"{SGEMM}, {torch.get_num_threads()} threads",
+        },
+        seconds=6,
+        left_out=left_out,
+        work={"gloro_fast": flops, "grouped": flops, "eager": flops, "sgemm": 2.0 * MATRIX**3},
+    )
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_bound_to_convergence(name: str, measure: Measure, device: torch.device, quick: bool) -> None:
+    if quick and name != "2C2F":
+        pytest.skip("left out of the quick run")
+    maps = _linear_maps(NETWORKS[name], device)
+    named = [(str(index), linear) for index, linear in enumerate(maps)]
+    iterations = [layer.iterations for layer in bound_network(named, "power").layers]
+
+    @torch.no_grad()
+    def loop() -> None:
+        for linear in maps:
+            generator = torch.Generator().manual_seed(0)
+            start = torch.randn(linear.geometry.input_shape, generator=generator, dtype=torch.float64)
+            start = (start / torch.linalg.vector_norm(start)).to(device)
+            eager.converged_norm(linear.weight.double(), linear.geometry, start, TOLERANCE, MAX_ITERATIONS)
+
+    measure(
+        "bound to convergence",
+        f"{name}, tolerance {TOLERANCE:g}",
+        {"gloro_fast": lambda: bound_network(named, "power"), "eager": loop},
+        [Comparison("eager", SPEEDUP)],
+        described={
+            "gloro_fast": f"bound_network(..., 'power'), {iterations} iterations",
+            "eager": "loop over layers in float64, same start and stopping rule",
+        },
+        seconds=10,
+    )
+
+
+def test_sgemm(measure: Measure, device: torch.device) -> None:
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or threads == 1:
+        pytest.skip("there is one number of threads only")
+    multiply = _sgemm(device)
+
+    def on_one_thread() -> None:
+        torch.set_num_threads(1)
+        multiply()
+        torch.set_num_threads(threads)
+
+    flops = 2.0 * MATRIX**3
+    measure(
+        "sgemm",
+        SGEMM,
+        {"all threads": multiply, "1 thread": on_one_thread},
+        [Comparison("1 thread", SPEEDUP)],
+        described={"all threads": f"{threads} threads", "1 thread": "1 thread"},
+        seconds=3,
+        work={"all threads": flops, "1 thread": flops},
+    )
+
+
+_DESCRIBED = {
+    "gloro_fast": "ops.power_iteration, all layers in one call",
+    "eager": "loop over layers: conv2d, conv_transpose2d, norm",
+    compiled.NAME: "that loop compiled",
+}
+_Weights = Sequence[Tensor] | Callable[[], Sequence[Tensor]]
+
+
+def _linear_maps(network: Network, device: torch.device) -> list[LinearMap]:
+    """Give the linear layers before the head, with Glorot's weights: orthogonal ones converge at once."""
+    module = architectures.build(
+        network.name,
+        input_shape=network.input_shape,
+        num_classes=NUM_CLASSES,
+        initialization="glorot_uniform",
+    )
+    return make_plan(module.to(device), network.input_shape).linear_maps()
+
+
+def _ours(weights: _Weights, geometries: Sequence[Geometry], parameters: Sequence[Tensor]) -> Job:
+    iterates = [v[0] for v in eager.start(geometries, parameters[0].device)]
+
+    def job() -> None:
+        sigma, v_new, _ = ops.power_iteration(_now(weights), iterates, geometries, ITERATIONS)
+        for iterate, vector in zip(iterates, v_new, strict=True):
+            iterate.copy_(vector)
+        torch.autograd.grad(sigma.prod(), parameters)
+
+    return job
+
+
+def _eager(
+    weights: _Weights, geometries: Sequence[Geometry], parameters: Sequence[Tensor], compile: bool = False
+) -> Job:
+    iterates = eager.start(geometries, parameters[0].device)
+
+    def product() -> Tensor:
+        return eager.spectral_norms(_now(weights), iterates, geometries, ITERATIONS).prod()
+
+    evaluate = torch.compile(product, fullgraph=True, dynamic=False) if compile else product
+    return lambda: torch.autograd.grad(evaluate(), parameters)
+
+
+def _now(weights: _Weights) -> Sequence[Tensor]:
+    return weights() if callable(weights) else weights
+
+
+def _sgemm(device: torch.device) -> Job:
+    a, b = torch.randn(2, MATRIX, MATRIX, device=device)
+    return lambda: torch.mm(a, b)
+
+
+def _flops(maps: Sequence[LinearMap]) -> float:
+    """Count the floating-point operations that T iterations, the last application and the gradient need.
+
+    A layer of ones applied to ones adds up one for each multiplication with a pixel that exists; padding is not
+    counted. Each iteration applies the layer and its transpose; the last application gives sigma and u, and the
+    gradient is one more pass.
+    """
+    products = sum(
+        float(
+            linear.geometry.apply(
+                torch.ones_like(linear.weight), torch.ones(linear.geometry.input_shape, device=linear.weight.device)
+            )
+            .double()
+            .sum()
+        )
+        for linear in maps
+    )
+    return 2.0 * products * (2 * ITERATIONS + 2)

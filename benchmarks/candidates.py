@@ -1,0 +1,37 @@
+"""Choosing the strongest form of a comparator before it is measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable, Mapping
+from statistics import median
+from typing import TypeVar
+
+from benchmarks.interleaving import Job
+
+_K = TypeVar("_K", bound=Hashable)
+_ROUNDS, _WARM_UP = 7, 2
+
+
+def fastest(candidates: Mapping[_K, Job], synchronize: Callable[[], None]) -> tuple[_K, dict[_K, float]]:
+    """Give the candidate with the smallest median over interleaved rounds.
+
+    The rounds that decide are not those that are reported: the winner is measured anew, so that it owes nothing to
+    luck.
+
+    Args:
+        candidates: name to job.
+        synchronize: waits for the device.
+
+    Returns:
+        Its name, and the median seconds of all.
+    """
+    seconds: dict[_K, list[float]] = {name: [] for name in candidates}
+    for _ in range(_WARM_UP + _ROUNDS):
+        for name, job in candidates.items():
+            start = time.perf_counter()
+            job()
+            synchronize()
+            seconds[name].append(time.perf_counter() - start)
+    medians = {name: median(values[_WARM_UP:]) for name, values in seconds.items()}
+    return min(medians, key=medians.__getitem__), medians
