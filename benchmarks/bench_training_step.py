@@ -27,13 +27,14 @@ def test_training_step(
     name: str, measure: Measure, device: torch.device, synchronize: Callable[[], None], quick: bool
 ) -> None:
     network = NETWORKS[name]
+    rounds = 3 if quick else 7
     ours = GloRoStep(network, device)
     images, labels, geometries = ours.images, ours.labels, ours.geometries()
 
     standard = {settings: StandardStep(network, settings, images, labels) for settings in CANDIDATES}
-    best, standard_medians = fastest(standard, synchronize)
+    best, standard_medians = fastest(standard, synchronize, rounds)
     eager = {settings: EagerStep(network, settings, images, labels, geometries) for settings in FORMATS}
-    eager_best, eager_medians = fastest(eager, synchronize)
+    eager_best, eager_medians = fastest(eager, synchronize, rounds)
 
     contenders: dict[str, Job] = {
         "gloro_fast": ours,

@@ -10,10 +10,10 @@ from typing import TypeVar
 from benchmarks.interleaving import Job
 
 _K = TypeVar("_K", bound=Hashable)
-_ROUNDS, _WARM_UP = 7, 2
+_WARM_UP = 2
 
 
-def fastest(candidates: Mapping[_K, Job], synchronize: Callable[[], None]) -> tuple[_K, dict[_K, float]]:
+def fastest(candidates: Mapping[_K, Job], synchronize: Callable[[], None], rounds: int) -> tuple[_K, dict[_K, float]]:
     """Give the candidate with the smallest median over interleaved rounds.
 
     The rounds that decide are not those that are reported: the winner is measured anew, so that it owes nothing to
@@ -22,12 +22,13 @@ def fastest(candidates: Mapping[_K, Job], synchronize: Callable[[], None]) -> tu
     Args:
         candidates: name to job.
         synchronize: waits for the device.
+        rounds: how many decide, after two of warm-up.
 
     Returns:
         Its name, and the median seconds of all.
     """
     seconds: dict[_K, list[float]] = {name: [] for name in candidates}
-    for _ in range(_WARM_UP + _ROUNDS):
+    for _ in range(_WARM_UP + rounds):
         for name, job in candidates.items():
             start = time.perf_counter()
             job()

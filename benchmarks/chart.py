@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from benchmarks.record import COST, RATE, Comparison, Record
+from benchmarks.record import COST, OURS, RATE, Comparison, Record
 from benchmarks.table import ratio_of
 from gloro_fast import atomic
 
@@ -35,6 +35,8 @@ def bars(records: Sequence[Record]) -> list[Bar]:
     """Give one bar a ratio, in the order of the records; shares of a peak are no comparison and are left out."""
     found = []
     for record in records:
+        if record.ours != OURS:
+            continue
         for comparison in record.comparisons:
             if comparison.kind == RATE and comparison.goal is None:
                 continue
@@ -84,7 +86,7 @@ def draw(records: Sequence[Record], path: Path) -> None:
 
 def _bar(record: Record, comparison: Comparison) -> Bar:
     ratio = ratio_of(record, comparison)
-    label = f"{record.case} — {comparison.against}"
+    label = f"{record.case} vs {comparison.against}"
     if comparison.kind == COST:
         return Bar(record.job, label, ratio.median, ratio.lower, ratio.upper, comparison.goal)
     goal = None if comparison.goal is None else 1 / comparison.goal

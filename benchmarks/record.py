@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+OURS = "gloro_fast"
 COST, SPEEDUP, RATE = "cost", "speedup", "rate"
 
 

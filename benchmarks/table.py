@@ -101,17 +101,21 @@ def _left_out(records: Sequence[Record]) -> list[str]:
 
 def _row(record: Record, comparison: Comparison) -> str:
     ratio = ratio_of(record, comparison)
-    interval = f" [{ratio.lower:.3g}, {ratio.upper:.3g}]" if ratio.rounds > 1 else " (exact count)"
+    scale, digits, unit = (100, "3g", " %") if comparison.kind == RATE else (1, "3g", "")
+    if comparison.kind == COST:
+        digits = "3f"
+    lower, median, upper = (f"{scale * value:.{digits}}" for value in (ratio.lower, ratio.median, ratio.upper))
+    interval = f" [{lower}, {upper}]" if ratio.rounds > 1 else " (exact count)"
     goal = ""
     if comparison.goal is not None:
-        goal = f"{'≤' if comparison.kind == COST else '≥'} {comparison.goal:.4g}"
+        goal = f"{'≤' if comparison.kind == COST else '≥'} {scale * comparison.goal:.4g}{unit}"
     cells = [
         record.case,
         _value(record, record.ours, comparison),
         comparison.against,
         _value(record, comparison.against, comparison),
         _MEANING[comparison.kind],
-        f"{ratio.median:.3f}{interval}" if comparison.kind == COST else f"{ratio.median:.3g}{interval}",
+        f"{median}{unit}{interval}",
         goal,
         verdict(comparison, ratio),
     ]
