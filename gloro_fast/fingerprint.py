@@ -11,11 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-# Large enough to keep an accelerator busy, small enough that the working set stays in a CPU's cache.
-_CHUNK = 1 << 16
-_INTEGER_OF_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-# Odd 64-bit constants of splitmix64's increment and finalizer, as signed integers.
-_STEP, _MULTIPLIER_1, _MULTIPLIER_2 = -7046029254386353131, -4658895280553007687, -7723592293110705685
+from gloro_fast import ops
 
 
 @dataclass(frozen=True)
@@ -48,8 +44,7 @@ def fingerprint(module: nn.Module) -> Fingerprint:
     changes the hash of its tensor; several changed together do so but for one chance in 2^64.
     """
     named = [*module.named_parameters(), *module.named_buffers()]
-    hashes = [_hash(tensor.detach()) for _, tensor in named]
-    values: list[int] = torch.stack([h.to(hashes[0].device) for h in hashes]).tolist() if hashes else []
+    values = _hashes([tensor for _, tensor in named])
     return Fingerprint(
         structure(module),
         tuple(
@@ -67,24 +62,11 @@ def structure(module: nn.Module) -> tuple[tuple[str, str, str], ...]:
     )
 
 
-def _hash(tensor: Tensor) -> Tensor:
-    """Hash the bits of ``tensor`` in logical order to one int64, with integer arithmetic that wraps."""
-    bits = tensor.contiguous().reshape(-1)
-    if bits.is_complex():
-        bits = torch.view_as_real(bits).reshape(-1)
-    bits = bits.view(_INTEGER_OF_SIZE[bits.itemsize])
-    total = torch.zeros((), dtype=torch.int64, device=tensor.device)
-    position = torch.arange(1, min(bits.numel(), _CHUNK) + 1, device=tensor.device).mul_(_STEP)
-    for start in range(0, bits.numel(), _CHUNK):
-        chunk = bits[start : start + _CHUNK].to(torch.int64)
-        # Each element and its place go through a bijective mixing; a sum has one order-free value.
-        mixed = chunk + position[: len(chunk)] + _wrap(start * _STEP)
-        mixed = (mixed ^ (mixed >> 32)) * _MULTIPLIER_1
-        mixed = (mixed ^ (mixed >> 29)) * _MULTIPLIER_2
-        total += (mixed ^ (mixed >> 32)).sum()
-    return total
-
-
-def _wrap(value: int) -> int:
-    """Reduce ``value`` to a signed 64-bit integer."""
-    return (value + 2**63) % 2**64 - 2**63
+def _hashes(tensors: list[Tensor]) -> list[int]:
+    """Hash every tensor, in one call a device."""
+    values = [0] * len(tensors)
+    for device in {tensor.device for tensor in tensors}:
+        places = [place for place, tensor in enumerate(tensors) if tensor.device == device]
+        for place, value in zip(places, ops.fingerprint([tensors[p] for p in places]).tolist(), strict=True):
+            values[place] = value
+    return values
