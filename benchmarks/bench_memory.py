@@ -24,7 +24,7 @@ DESCRIBED = {
     "stock": f"standard ReLU training, {SETTINGS}",
     "eager": "the same GloRo step in plain PyTorch",
 }
-_REPEATS = 5
+_REPEATS = 3
 
 
 class _Step(Protocol):
