@@ -4,6 +4,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include "glue/fingerprint.h"
+#include "glue/margin.h"
 #include "glue/minmax.h"
 #ifdef GLORO_FAST_WITH_CUDA
 #include "glue/cuda/architecture.h"
@@ -12,6 +13,21 @@
 STABLE_TORCH_LIBRARY(gloro_fast, m) {
   m.def("minmax(Tensor x, Tensor? bias=None) -> (Tensor y, Tensor mask)");
   m.def("minmax_backward(Tensor grad_y, Tensor mask, bool with_bias) -> (Tensor grad_x, Tensor grad_bias)");
+  m.def(
+      "margin(Tensor logits, Tensor differences, Tensor lipschitz, float epsilon)"
+      " -> (Tensor bottom, Tensor prediction, Tensor radius, Tensor runner_up)");
+  m.def(
+      "margin_backward(Tensor grad_bottom, Tensor prediction, Tensor runner_up, Tensor differences, Tensor lipschitz,"
+      " float epsilon, bool with_differences)"
+      " -> (Tensor grad_logits, Tensor grad_differences, Tensor grad_lipschitz)");
+  m.def(
+      "margin_loss(Tensor logits, Tensor differences, Tensor lipschitz, float epsilon, Tensor labels, int criterion,"
+      " float lam) -> (Tensor loss, Tensor prediction, Tensor certified, Tensor share_of_logits,"
+      " Tensor share_of_bottom, Tensor runner_up)");
+  m.def(
+      "margin_loss_backward(Tensor grad_loss, Tensor share_of_logits, Tensor share_of_bottom, Tensor prediction,"
+      " Tensor runner_up, Tensor differences, Tensor lipschitz, float epsilon, bool with_differences)"
+      " -> (Tensor grad_logits, Tensor grad_differences, Tensor grad_lipschitz)");
   m.def("fingerprint(Tensor[] tensors) -> Tensor");
   m.def("architecture(Tensor like) -> Tensor");
 }
@@ -19,6 +35,10 @@ STABLE_TORCH_LIBRARY(gloro_fast, m) {
 STABLE_TORCH_LIBRARY_IMPL(gloro_fast, CPU, m) {
   m.impl("minmax", TORCH_BOX(&gloro_fast::minmax_cpu));
   m.impl("minmax_backward", TORCH_BOX(&gloro_fast::minmax_backward_cpu));
+  m.impl("margin", TORCH_BOX(&gloro_fast::margin_cpu));
+  m.impl("margin_backward", TORCH_BOX(&gloro_fast::margin_backward_cpu));
+  m.impl("margin_loss", TORCH_BOX(&gloro_fast::margin_loss_cpu));
+  m.impl("margin_loss_backward", TORCH_BOX(&gloro_fast::margin_loss_backward_cpu));
   m.impl("fingerprint", TORCH_BOX(&gloro_fast::fingerprint_cpu));
 }
 

@@ -2,6 +2,10 @@
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include "../cpu/half.h"
 
 namespace gloro_fast {
 
@@ -13,6 +17,32 @@ const T* data(const torch::stable::Tensor& tensor) {
 template <typename T>
 T* mutable_data(const torch::stable::Tensor& tensor) {
   return static_cast<T*>(tensor.mutable_data_ptr());
+}
+
+// Calls function with a value of the C++ type that stands for `type` in the kernels; `op` names the caller.
+template <typename Function>
+void with_float_type(torch::headeronly::ScalarType type, const char* op, const Function& function) {
+  using torch::headeronly::ScalarType;
+  switch (type) {
+    case ScalarType::Float:
+      return function(float{});
+    case ScalarType::Double:
+      return function(double{});
+    case ScalarType::BFloat16:
+      return function(cpu::BFloat16{});
+    case ScalarType::Half:
+      return function(cpu::Half{});
+    default:
+      STD_TORCH_CHECK(false, op, ": expected float32, float64, bfloat16 or float16");
+  }
+}
+
+// The same for the two types that computations are done in.
+template <typename Function>
+void with_wide_type(torch::headeronly::ScalarType type, const char* op, const Function& function) {
+  using torch::headeronly::ScalarType;
+  STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double, op, ": expected float32 or float64");
+  return type == ScalarType::Float ? function(float{}) : function(double{});
 }
 
 }  // namespace gloro_fast

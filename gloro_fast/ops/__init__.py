@@ -5,6 +5,7 @@ from gloro_fast.ops.fingerprint import fingerprint, fingerprint_reference
 from gloro_fast.ops.geometry import Geometry
 from gloro_fast.ops.head_differences import head_differences, head_differences_reference
 from gloro_fast.ops.margin import margin, margin_reference
+from gloro_fast.ops.margin_loss import margin_loss, margin_loss_reference
 from gloro_fast.ops.minmax import minmax, minmax_reference
 from gloro_fast.ops.power_iteration import power_iteration, power_iteration_reference
 from gloro_fast.ops.trades import trades, trades_reference
@@ -18,6 +19,8 @@ __all__ = [
     "head_differences",
     "head_differences_reference",
     "margin",
+    "margin_loss",
+    "margin_loss_reference",
     "margin_reference",
     "minmax",
     "minmax_reference",

@@ -6,8 +6,13 @@ This is the differentiable form that training uses, rounded to nearest. Certific
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
+
+from gloro_fast import _extension
 
 
 def margin_reference(
@@ -52,8 +57,35 @@ def margin_reference(
 
 
 def margin(logits: Tensor, differences: Tensor, lipschitz: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Give (bottom, prediction, radius); see ``margin_reference``."""
+    """Give (bottom, prediction, radius); see :func:`margin_reference`, which it agrees with bit for bit.
+
+    Runs compiled on the CPU, in one pass over the logits; elsewhere, and within torch.func's transforms, as the
+    reference. Same bits at every number of threads.
+    """
+    if runs_compiled(logits, differences, lipschitz):
+        arguments = in_one_dtype(logits, differences, lipschitz)
+        bottom, prediction, radius, _ = torch.ops.gloro_fast.margin(*arguments, epsilon)
+        return bottom, prediction, radius
     return margin_reference(logits, differences, lipschitz, epsilon)
+
+
+def runs_compiled(logits: Tensor, differences: Tensor, lipschitz: Tensor) -> bool:
+    """Whether the compiled ops take these arguments; warns, once, if only the extension is missing."""
+    # torch.func (vmap, grad, jvp) does not differentiate ops of torch.library, but the reference it does.
+    if torch._C._are_functorch_transforms_active():
+        return False
+    if not all(tensor.device.type == "cpu" for tensor in (logits, differences, lipschitz)):
+        return False
+    _extension.warn_if_missing()
+    return _extension.available()
+
+
+def in_one_dtype(logits: Tensor, differences: Tensor, lipschitz: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Bring the arguments to the type that the reference computes in; logits that the kernels widen stay half."""
+    dtype = torch.promote_types(torch.promote_types(logits.dtype, differences.dtype), torch.float32)
+    if logits.itemsize != 2 or dtype != torch.float32:
+        logits = logits.to(dtype)
+    return logits, differences.to(dtype), lipschitz.to(dtype)
 
 
 def _reconcile(bottom: Tensor, top: Tensor, certified: Tensor) -> Tensor:
@@ -65,3 +97,71 @@ def _reconcile(bottom: Tensor, top: Tensor, certified: Tensor) -> Tensor:
         finite = bottom.isfinite()
     # The difference is 0: it carries the gradient, the value is the target's to the last bit.
     return target + torch.where(finite, bottom - bottom.detach(), 0.0)
+
+
+# What follows tells torch of the compiled op: shapes for tracing, and the gradient.
+
+
+def _fake_margin(
+    logits: Tensor, differences: Tensor, lipschitz: Tensor, epsilon: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    rows = logits.shape[0]
+    bottom, radius = differences.new_empty([rows]), differences.new_empty([rows])
+    prediction, runner_up = (differences.new_empty([rows], dtype=torch.int64) for _ in range(2))
+    return bottom, prediction, radius, runner_up
+
+
+def _fake_margin_backward(
+    grad_bottom: Tensor,
+    prediction: Tensor,
+    runner_up: Tensor,
+    differences: Tensor,
+    lipschitz: Tensor,
+    epsilon: float,
+    with_differences: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    classes = differences.shape[0]
+    size = classes if with_differences else 0
+    grad_logits = grad_bottom.new_empty([grad_bottom.shape[0], classes])
+    return grad_logits, differences.new_empty([size, size]), torch.empty_like(lipschitz)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    logits, differences, lipschitz, ctx.epsilon = inputs
+    _, prediction, radius, runner_up = output
+    ctx.mark_non_differentiable(prediction, radius, runner_up)
+    ctx.save_for_backward(logits, differences, lipschitz, prediction, runner_up)
+
+
+def _backward(ctx: Any, grad_bottom: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    *arguments, prediction, runner_up = ctx.saved_tensors
+    if torch.is_grad_enabled():
+        return *gradients_to_differentiate(margin_reference, arguments, grad_bottom, ctx, ctx.epsilon), None
+    logits, differences, lipschitz = arguments
+    with_differences = ctx.needs_input_grad[1]
+    grad_logits, grad_differences, grad_lipschitz = torch.ops.gloro_fast.margin_backward(
+        grad_bottom, prediction, runner_up, differences, lipschitz, ctx.epsilon, with_differences
+    )
+    return grad_logits.to(logits.dtype), grad_differences if with_differences else None, grad_lipschitz, None
+
+
+def gradients_to_differentiate(
+    reference: Callable[..., tuple[Tensor, ...]], arguments: Sequence[Tensor], grad: Tensor, ctx: Any, *rest: Any
+) -> list[Tensor | None]:
+    """Give the gradients of logits, D and K through the reference: for create_graph=True, in a backward pass.
+
+    The compiled backward passes leave no graph, which a gradient penalty would take for a constant.
+    """
+    needed = [place for place in range(3) if ctx.needs_input_grad[place]]
+    value = reference(*arguments, *rest)[0]
+    found = torch.autograd.grad(value, [arguments[place] for place in needed], grad, create_graph=True)
+    gradients: list[Tensor | None] = [None, None, None]
+    for place, gradient in zip(needed, found, strict=True):
+        gradients[place] = gradient
+    return gradients
+
+
+if _extension.available():
+    torch.library.register_fake("gloro_fast::margin", _fake_margin)
+    torch.library.register_fake("gloro_fast::margin_backward", _fake_margin_backward)
+    torch.library.register_autograd("gloro_fast::margin", _backward, setup_context=_save)

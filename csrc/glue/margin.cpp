@@ -1,0 +1,203 @@
+#include "margin.h"
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "../cpu/margin.h"
+#include "../cpu/margin_loss.h"
+#include "access.h"
+
+namespace gloro_fast {
+
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Logits below which handing work to another thread costs more than it saves.
+constexpr int64_t kGrain = 4096;
+
+int64_t rows_a_piece(int64_t classes) {
+  return std::max<int64_t>(1, kGrain / classes);
+}
+
+bool is_wide(const Tensor& tensor) {
+  return tensor.scalar_type() == ScalarType::Float || tensor.scalar_type() == ScalarType::Double;
+}
+
+// The arguments that both forms share, checked and contiguous.
+struct Problem {
+  Problem(const Tensor& logits_any, const Tensor& differences_any, const Tensor& lipschitz_any)
+      : logits(torch::stable::contiguous(logits_any)),
+        differences(torch::stable::contiguous(differences_any)),
+        lipschitz(lipschitz_any) {
+    STD_TORCH_CHECK(logits.dim() == 2 && logits.size(1) >= 2, "margin: logits must be (batch, classes), classes >= 2");
+    rows = logits.size(0);
+    classes = logits.size(1);
+    const ScalarType wide = is_wide(logits) ? logits.scalar_type() : ScalarType::Float;
+    STD_TORCH_CHECK(differences.is_cpu() && differences.dim() == 2 && differences.size(0) == classes &&
+                        differences.size(1) == classes && differences.scalar_type() == wide,
+                    "margin: differences must be (", classes, ", ", classes,
+                    ") of the type that the logits are computed in, on the CPU");
+    STD_TORCH_CHECK(lipschitz.is_cpu() && lipschitz.numel() == 1 && lipschitz.scalar_type() == wide,
+                    "margin: lipschitz must be one number of the type of differences, on the CPU");
+  }
+
+  Tensor of_rows() const { return torch::stable::new_empty(differences, {rows}); }
+  Tensor indices() const { return torch::stable::new_empty(differences, {rows}, ScalarType::Long); }
+
+  Tensor logits;
+  Tensor differences;
+  Tensor lipschitz;
+  int64_t rows;
+  int64_t classes;
+};
+
+// The gradients of D and K: `share` as in margin_backward_bounds.
+std::tuple<Tensor, Tensor> backward_bounds(const Tensor& grad, const Tensor* share, const Tensor& prediction,
+                                           const Tensor& runner_up, const Tensor& differences, const Tensor& lipschitz,
+                                           double epsilon, bool with_differences) {
+  const int64_t classes = differences.size(0);
+  const int64_t size = with_differences ? classes : 0;
+  const Tensor grad_differences = torch::stable::new_empty(differences, {size, size});
+  const Tensor grad_lipschitz = torch::stable::empty_like(lipschitz);
+  with_wide_type(differences.scalar_type(), "margin_backward", [&](auto element) {
+    using T = decltype(element);
+    cpu::margin_backward_bounds(
+        data<T>(grad), share != nullptr ? data<T>(*share) : nullptr, data<int64_t>(prediction),
+        data<int64_t>(runner_up), data<T>(differences), *data<T>(lipschitz), static_cast<T>(epsilon), grad.size(0),
+        classes, with_differences ? mutable_data<T>(grad_differences) : nullptr, mutable_data<T>(grad_lipschitz));
+  });
+  return {grad_differences, grad_lipschitz};
+}
+
+bool is_row_of(const Tensor& tensor, int64_t rows, ScalarType type) {
+  return tensor.is_cpu() && tensor.is_contiguous() && tensor.dim() == 1 && tensor.size(0) == rows &&
+         tensor.scalar_type() == type;
+}
+
+void check_saved(const Tensor& grad, const Tensor& prediction, const Tensor& runner_up, const Tensor& differences,
+                 const Tensor& lipschitz) {
+  const ScalarType type = differences.scalar_type();
+  const int64_t rows = grad.size(0);
+  STD_TORCH_CHECK(is_row_of(grad, rows, type) && is_row_of(prediction, rows, ScalarType::Long) &&
+                      is_row_of(runner_up, rows, ScalarType::Long) && differences.is_cpu() && differences.dim() == 2 &&
+                      differences.is_contiguous() && differences.size(0) == differences.size(1) && lipschitz.is_cpu() &&
+                      lipschitz.numel() == 1 && lipschitz.scalar_type() == type,
+                  "margin_backward: the arguments are not those of a margin");
+  const int64_t classes = differences.size(0);
+  for (int64_t r = 0; r < rows; ++r) {
+    const int64_t j = data<int64_t>(prediction)[r];
+    const int64_t i = data<int64_t>(runner_up)[r];
+    STD_TORCH_CHECK(j >= 0 && j < classes && i >= -1 && i < classes, "margin_backward: an index is out of range");
+  }
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> margin_cpu(const Tensor& logits, const Tensor& differences,
+                                                      const Tensor& lipschitz, double epsilon) {
+  const Problem problem(logits, differences, lipschitz);
+  const Tensor bottom = problem.of_rows();
+  const Tensor prediction = problem.indices();
+  const Tensor radius = problem.of_rows();
+  const Tensor runner_up = problem.indices();
+  with_float_type(logits.scalar_type(), "margin", [&](auto element) {
+    using T = decltype(element);
+    using C = cpu::Wide<T>;
+    torch::stable::parallel_for(0, problem.rows, rows_a_piece(problem.classes), [&](int64_t begin, int64_t end) {
+      cpu::margin(data<T>(problem.logits), data<C>(problem.differences), *data<C>(problem.lipschitz),
+                  static_cast<C>(epsilon), problem.classes, mutable_data<C>(bottom), mutable_data<int64_t>(prediction),
+                  mutable_data<C>(radius), mutable_data<int64_t>(runner_up), begin, end);
+    });
+  });
+  return {bottom, prediction, radius, runner_up};
+}
+
+std::tuple<Tensor, Tensor, Tensor> margin_backward_cpu(const Tensor& grad_any, const Tensor& prediction,
+                                                       const Tensor& runner_up, const Tensor& differences_any,
+                                                       const Tensor& lipschitz, double epsilon, bool with_differences) {
+  const Tensor grad = torch::stable::contiguous(grad_any);
+  const Tensor differences = torch::stable::contiguous(differences_any);
+  check_saved(grad, prediction, runner_up, differences, lipschitz);
+  const int64_t rows = grad.size(0);
+  const int64_t classes = differences.size(0);
+  const Tensor grad_logits = torch::stable::new_empty(grad, {rows, classes});
+  with_wide_type(grad.scalar_type(), "margin_backward", [&](auto element) {
+    using T = decltype(element);
+    torch::stable::parallel_for(0, rows, rows_a_piece(classes), [&](int64_t begin, int64_t end) {
+      cpu::margin_backward(data<T>(grad), data<int64_t>(runner_up), classes, mutable_data<T>(grad_logits), begin, end);
+    });
+  });
+  const auto [grad_differences, grad_lipschitz] =
+      backward_bounds(grad, nullptr, prediction, runner_up, differences, lipschitz, epsilon, with_differences);
+  return {grad_logits, grad_differences, grad_lipschitz};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> margin_loss_cpu(const Tensor& logits,
+                                                                           const Tensor& differences,
+                                                                           const Tensor& lipschitz, double epsilon,
+                                                                           const Tensor& labels_any, int64_t criterion,
+                                                                           double lam) {
+  const Problem problem(logits, differences, lipschitz);
+  const Tensor labels = torch::stable::contiguous(labels_any);
+  STD_TORCH_CHECK(is_row_of(labels, problem.rows, ScalarType::Long),
+                  "margin_loss: labels must be int64, one a row, on the CPU");
+  for (int64_t r = 0; r < problem.rows; ++r) {
+    const int64_t label = data<int64_t>(labels)[r];
+    STD_TORCH_CHECK(label >= 0 && label < problem.classes, "margin_loss: labels must lie in [0, ", problem.classes,
+                    "), got ", label);
+  }
+  STD_TORCH_CHECK(criterion >= 0 && criterion <= 2, "margin_loss: there is no criterion ", criterion);
+  const Tensor loss = problem.of_rows();
+  const Tensor prediction = problem.indices();
+  const Tensor certified = torch::stable::new_empty(problem.differences, {problem.rows}, ScalarType::Bool);
+  const Tensor share_of_logits = torch::stable::new_empty(problem.differences, {problem.rows, problem.classes});
+  const Tensor share_of_bottom = problem.of_rows();
+  const Tensor runner_up = problem.indices();
+  with_float_type(logits.scalar_type(), "margin_loss", [&](auto element) {
+    using T = decltype(element);
+    using C = cpu::Wide<T>;
+    torch::stable::parallel_for(0, problem.rows, rows_a_piece(problem.classes), [&](int64_t begin, int64_t end) {
+      cpu::margin_loss(data<T>(problem.logits), data<C>(problem.differences), *data<C>(problem.lipschitz),
+                       static_cast<C>(epsilon), data<int64_t>(labels), static_cast<cpu::Criterion>(criterion),
+                       static_cast<C>(lam), problem.classes, mutable_data<C>(loss), mutable_data<int64_t>(prediction),
+                       mutable_data<bool>(certified), mutable_data<C>(share_of_logits),
+                       mutable_data<C>(share_of_bottom), mutable_data<int64_t>(runner_up), begin, end);
+    });
+  });
+  return {loss, prediction, certified, share_of_logits, share_of_bottom, runner_up};
+}
+
+std::tuple<Tensor, Tensor, Tensor> margin_loss_backward_cpu(const Tensor& grad_any, const Tensor& share_of_logits_any,
+                                                            const Tensor& share_of_bottom, const Tensor& prediction,
+                                                            const Tensor& runner_up, const Tensor& differences_any,
+                                                            const Tensor& lipschitz, double epsilon,
+                                                            bool with_differences) {
+  const Tensor grad = torch::stable::contiguous(grad_any);
+  const Tensor share_of_logits = torch::stable::contiguous(share_of_logits_any);
+  const Tensor differences = torch::stable::contiguous(differences_any);
+  check_saved(grad, prediction, runner_up, differences, lipschitz);
+  const int64_t rows = grad.size(0);
+  const int64_t classes = differences.size(0);
+  STD_TORCH_CHECK(is_row_of(share_of_bottom, rows, grad.scalar_type()) && share_of_logits.is_cpu() &&
+                      share_of_logits.dim() == 2 && share_of_logits.size(0) == rows &&
+                      share_of_logits.size(1) == classes && share_of_logits.scalar_type() == grad.scalar_type(),
+                  "margin_loss_backward: the arguments are not those of a loss");
+  const Tensor grad_logits = torch::stable::empty_like(share_of_logits);
+  with_wide_type(grad.scalar_type(), "margin_loss_backward", [&](auto element) {
+    using T = decltype(element);
+    torch::stable::parallel_for(0, rows, 8 * rows_a_piece(classes), [&](int64_t begin, int64_t end) {
+      cpu::scale_rows(data<T>(grad), data<T>(share_of_logits), classes, mutable_data<T>(grad_logits), begin, end);
+    });
+  });
+  const auto [grad_differences, grad_lipschitz] =
+      backward_bounds(grad, &share_of_bottom, prediction, runner_up, differences, lipschitz, epsilon, with_differences);
+  return {grad_logits, grad_differences, grad_lipschitz};
+}
+
+}  // namespace gloro_fast
