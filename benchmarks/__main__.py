@@ -31,7 +31,8 @@ def main(arguments: list[str]) -> int:
     output.unlink(missing_ok=True)
     quick = ["--quick"] if options.quick else []
     pytest_arguments = [*quick, *options.pytest_arguments]
-    code = pytest.main([str(_HERE), "--benchmark-quiet", f"--benchmark-json={output}", *pytest_arguments])
+    fixed = [str(_HERE), "--benchmark-quiet", f"--benchmark-json={output}", "--timeout=600"]
+    code = pytest.main([*fixed, *pytest_arguments])
     if output.exists() and output.stat().st_size:
         print(report(output, shlex.join(["python", "-m", "benchmarks", *arguments])))
         print(f"Written: {', '.join(f'benchmarks/results/{output.stem}.{kind}' for kind in ('json', 'md', 'png'))}")
