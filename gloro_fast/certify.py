@@ -21,7 +21,7 @@ class Certificate:
         certified: (B,) bool, ``radius > epsilon``, strictly.
         radius: (B,) float64, in units of the input; 0 for ties and non-finite logits.
         epsilon: the l2 radius asked for.
-        lipschitz: K of everything before the last layer.
+        lipschitz: K of everything before the last layer, or of all if that is not dense.
         method: the method that found K, with "(estimate)" where it is none but that.
     """
 
@@ -95,6 +95,21 @@ def bottom_logit(
     return torch.where(finite | (radius > epsilon), bottom, torch.inf)
 
 
+def check_batch(images: Tensor, input_shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Refuse a batch of another type or shape than the net's; under autocast any floating type will do.
+
+    Raises:
+        DataError: names what is wrong.
+    """
+    if not isinstance(images, Tensor):
+        raise DataError(f"images are a {type(images).__name__}; give a tensor")
+    if not images.is_floating_point():
+        raise DataError(f"images are {images.dtype}; scale them to [0, 1] with gloro_fast.data.to_float(images)")
+    if images.dtype != dtype and not torch.is_autocast_enabled(images.device.type):
+        raise DataError(f"images are {images.dtype} but the net is {dtype}; convert one of them")
+    check_shape(images, input_shape)
+
+
 def check_images(images: Tensor, input_shape: tuple[int, ...], dtype: torch.dtype) -> None:
     """Refuse what cannot be certified: another type or shape than the net's, no images, NaN or infinite pixels.
 
@@ -104,11 +119,8 @@ def check_images(images: Tensor, input_shape: tuple[int, ...], dtype: torch.dtyp
     Warns:
         UserWarning: pixels outside [0, 1], which a net may well take.
     """
-    if not images.is_floating_point():
-        raise DataError(f"images are {images.dtype}; scale them to [0, 1] with gloro_fast.data.to_float(images)")
-    if images.dtype != dtype:
-        raise DataError(f"images are {images.dtype} but the net is {dtype}; convert one of them")
-    check_shape(images, input_shape)
+    with torch.autocast(images.device.type if isinstance(images, Tensor) else "cpu", enabled=False):
+        check_batch(images, input_shape, dtype)
     if len(images) == 0:
         raise DataError("the batch is empty; give at least one image")
     check_floats(images, "images")

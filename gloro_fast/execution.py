@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gloro_fast.nn.conv import Conv2d
 from gloro_fast.nn.minmax import MinMax
+from gloro_fast.nn.rules import known_type
 from gloro_fast.ops.minmax import minmax
 
 Step = Callable[[Tensor], Tensor]
@@ -59,7 +60,11 @@ def fuse(modules: Sequence[nn.Module], output_ranks: Sequence[int]) -> tuple[Ste
 
 
 def _has_channel_bias(module: nn.Module, output_rank: int) -> bool:
-    """Whether ``module`` adds a bias along dimension 1, where MinMax finds its channels."""
-    if isinstance(module, nn.Conv2d):
+    """Whether ``module`` adds a bias along dimension 1, where MinMax finds its channels.
+
+    Exactly these types: a subclass with a rule of its own may do more than convolve.
+    """
+    kind = known_type(module)
+    if kind in (nn.Conv2d, Conv2d):
         return module.bias is not None
-    return isinstance(module, nn.Linear) and module.bias is not None and output_rank == 2
+    return kind is nn.Linear and module.bias is not None and output_rank == 2

@@ -1,4 +1,4 @@
-"""A fingerprint of a network: the bits of all its parameters and buffers, and its structure.
+"""A fingerprint of a network: the bits of all its parameters and buffers, its structure, and what its rules say.
 
 A frozen Lipschitz bound holds for one set of weights. Version counters do not show every change of them (fused
 optimizers, ``.data``, NumPy views and ``vector_to_parameters`` leave them alone), so the bits themselves are read.
@@ -6,12 +6,15 @@ optimizers, ``.data``, NumPy views and ``vector_to_parameters`` leave them alone
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from gloro_fast import ops
+from gloro_fast.nn.rules import LinearMap, LipschitzConstant
+from gloro_fast.ops.geometry import Geometry
 
 
 @dataclass(frozen=True)
@@ -20,10 +23,14 @@ class Fingerprint:
 
     Attributes:
         structure: name, type and settings of every module.
-        tensors: name, shape, dtype and 64-bit hash of every parameter and buffer.
+        rules: name and geometry or constant of every layer, as its rule gives them: they may depend on more than
+            parameters, buffers and printed settings.
+        tensors: name, shape, dtype and 64-bit hash of every parameter and buffer, and of every effective weight
+            that is neither.
     """
 
     structure: tuple[tuple[str, str, str], ...]
+    rules: tuple[tuple[str, Geometry | LipschitzConstant], ...]
     tensors: tuple[tuple[str, tuple[int, ...], torch.dtype, int], ...]
 
     def difference(self, other: Fingerprint) -> str:
@@ -31,22 +38,40 @@ class Fingerprint:
         for mine, its in zip(self.structure, other.structure, strict=False):
             if mine != its:
                 return f"module {its[0] or '(top)'} is now {its[1]}({its[2]})"
+        for my_rule, its_rule in zip(self.rules, other.rules, strict=False):
+            if my_rule != its_rule:
+                return f"the rule of {its_rule[0] or 'the module'} now gives {its_rule[1]}"
         for mine_tensor, its_tensor in zip(self.tensors, other.tensors, strict=False):
             if mine_tensor != its_tensor:
                 return f"{its_tensor[0]} has changed"
         return "modules, parameters or buffers were added or removed"
 
 
-def fingerprint(module: nn.Module) -> Fingerprint:
+def fingerprint(module: nn.Module, rules: Sequence[tuple[str, LinearMap | LipschitzConstant]] = ()) -> Fingerprint:
     """Take the fingerprint of ``module`` on its device, with one wait for that device.
 
     Moving the module to another device, or to another memory format, changes nothing. Any single changed element
     changes the hash of its tensor; several changed together do so but for one chance in 2^64.
+
+    Args:
+        module: the network.
+        rules: name of every layer and what its rule says of its present weights.
     """
-    named = [*module.named_parameters(), *module.named_buffers()]
+    # Duplicates stay: which layers share a parameter is part of what the network is.
+    named = [
+        *module.named_parameters(remove_duplicate=False),
+        *module.named_buffers(remove_duplicate=False),
+    ]
+    registered = {id(tensor) for _, tensor in named}
+    named += [
+        (f"the effective weight of {name}", rule.weight)
+        for name, rule in rules
+        if isinstance(rule, LinearMap) and id(rule.weight) not in registered
+    ]
     values = _hashes([tensor for _, tensor in named])
     return Fingerprint(
         structure(module),
+        tuple((name, rule.geometry if isinstance(rule, LinearMap) else rule) for name, rule in rules),
         tuple(
             (name, tuple(tensor.shape), tensor.dtype, value)
             for (name, tensor), value in zip(named, values, strict=True)
@@ -58,7 +83,7 @@ def structure(module: nn.Module) -> tuple[tuple[str, str, str], ...]:
     """List name, type and settings of every module; the device is no part of it."""
     return tuple(
         (name, f"{type(child).__module__}.{type(child).__qualname__}", child.extra_repr())
-        for name, child in module.named_modules()
+        for name, child in module.named_modules(remove_duplicate=False)
     )
 
 

@@ -58,6 +58,8 @@ class Iterates(nn.Module):
 def _start(index: int, linear: LinearMap) -> Tensor:
     """Draw a starting vector from a generator of its own, so that the global one is left alone."""
     generator = torch.Generator().manual_seed(index)
-    vector = normalize(torch.randn(linear.geometry.input_shape, generator=generator), otherwise=None)
     dtype = torch.float64 if linear.weight.dtype == torch.float64 else torch.float32
-    return vector.to(linear.weight.device, dtype)
+    # A tensor made in inference mode could never be written to in training.
+    with torch.inference_mode(False), torch.no_grad():
+        vector = normalize(torch.randn(linear.geometry.input_shape, generator=generator), otherwise=None)
+        return vector.to(linear.weight.device, dtype)

@@ -12,7 +12,33 @@ from gloro_fast.ops.cross_entropy import cross_entropy
 from gloro_fast.ops.trades import trades
 
 
-class CrossEntropyLoss(nn.Module):
+class MarginCriterion(nn.Module):
+    """A criterion that a GloRo net can compute together with its margin, in one pass over the logits.
+
+    Attributes:
+        name: what ``gloro_fast.ops.margin_loss`` calls it.
+        lam: weight of the robust term.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"`` over the batch.
+    """
+
+    name: str
+    lam: float
+    reduction: str
+
+    def __init__(self, reduction: str) -> None:
+        super().__init__()
+        if reduction not in ("mean", "sum", "none"):
+            raise ConfigError(f"reduction is {reduction!r}; choose 'mean', 'sum' or 'none'")
+        self.reduction = reduction
+
+    def reduce(self, losses: Tensor) -> Tensor:
+        """Reduce the losses (B,) of a batch as ``reduction`` says."""
+        if self.reduction == "mean":
+            return losses.mean()
+        return losses.sum() if self.reduction == "sum" else losses
+
+
+class CrossEntropyLoss(MarginCriterion):
     """Cross entropy over m + 1 logits with bottom never the label.
 
     It penalizes every point unless it is both classified correctly and certified at the net's epsilon.
@@ -21,9 +47,11 @@ class CrossEntropyLoss(nn.Module):
         reduction: ``"mean"``, ``"sum"`` or ``"none"`` over the batch.
     """
 
+    name = "ce"
+    lam = 0.0
+
     def __init__(self, reduction: str = "mean") -> None:
-        super().__init__()
-        self.reduction = _checked_reduction(reduction)
+        super().__init__(reduction)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Give the loss.
@@ -35,15 +63,15 @@ class CrossEntropyLoss(nn.Module):
         Raises:
             DataError: labels of another type or shape, or (checked on the CPU) out of range.
         """
-        check_labels(labels, logits)
-        return _reduce(cross_entropy(logits, labels), self.reduction)
+        check_labels(labels, len(logits), logits.shape[-1] - 1)
+        return self.reduce(cross_entropy(logits, labels))
 
     def extra_repr(self) -> str:
         """Show the reduction."""
         return f"reduction={self.reduction!r}"
 
 
-class TradesLoss(nn.Module):
+class TradesLoss(MarginCriterion):
     """TRADES for GloRo nets (Definition 3): cross entropy of f plus ``lam`` times a robust term.
 
     Args:
@@ -54,56 +82,48 @@ class TradesLoss(nn.Module):
     """
 
     def __init__(self, lam: float, robust: str = "kl", reduction: str = "mean") -> None:
-        super().__init__()
-        if not (math.isfinite(lam) and lam >= 0):
-            raise ConfigError(f"lam is {lam}; the weight of the robust term must be a number >= 0")
+        super().__init__(reduction)
+        if not (isinstance(lam, int | float) and math.isfinite(lam) and lam >= 0):
+            raise ConfigError(f"lam is {lam!r}; the weight of the robust term must be a number >= 0")
         if robust not in ("kl", "ce"):
             raise ConfigError(f"robust is {robust!r}; choose 'kl' or 'ce'")
         self.lam = float(lam)
         self.robust = robust
-        self.reduction = _checked_reduction(reduction)
+        self.name = f"trades-{robust}"
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Give the loss; arguments and errors as for ``CrossEntropyLoss``."""
-        check_labels(labels, logits)
-        return _reduce(trades(logits, labels, self.lam, self.robust), self.reduction)
+        check_labels(labels, len(logits), logits.shape[-1] - 1)
+        return self.reduce(trades(logits, labels, self.lam, self.robust))
 
     def extra_repr(self) -> str:
         """Show lambda, the robust term and the reduction."""
         return f"lam={self.lam:g}, robust={self.robust!r}, reduction={self.reduction!r}"
 
 
-def check_labels(labels: Tensor, logits: Tensor) -> None:
-    """Refuse labels that cannot be classes of ``logits`` (B, m + 1); bottom is no label.
+def check_labels(labels: Tensor, rows: int, classes: int) -> None:
+    """Refuse labels that cannot be the classes of a batch; bottom is no label.
 
-    The range is read on the CPU only: on an accelerator that would wait for the device at every step, so
-    there the device itself asserts it.
+    On an accelerator the range is asserted by the device itself: reading it here would wait for the device at
+    every step.
+
+    Args:
+        labels: what was given.
+        rows: images in the batch.
+        classes: m.
 
     Raises:
         DataError: names what is wrong with the labels.
     """
-    classes = logits.shape[-1] - 1
+    if not isinstance(labels, Tensor):
+        raise DataError(f"labels are a {type(labels).__name__}; give a tensor of class indices")
     if labels.dtype != torch.int64:
         raise DataError(f"labels are {labels.dtype}; convert them to class indices with labels.long()")
-    if labels.shape != logits.shape[:1]:
-        raise DataError(
-            f"labels have shape {tuple(labels.shape)} but the logits {tuple(logits.shape)}; give one label a row"
-        )
+    if labels.shape != (rows,):
+        raise DataError(f"labels have shape {tuple(labels.shape)}; give one label for each of the {rows} images")
     out_of_range = ((labels < 0) | (labels >= classes)).any()
     message = f"labels must lie in [0, {classes})"
     if torch.compiler.is_compiling() or labels.device.type != "cpu":
         torch._assert_async(~out_of_range, f"{message}; bottom is never a label")
     elif out_of_range:
         raise DataError(f"{message} but go from {int(labels.min())} to {int(labels.max())}; bottom is never a label")
-
-
-def _checked_reduction(reduction: str) -> str:
-    if reduction not in ("mean", "sum", "none"):
-        raise ConfigError(f"reduction is {reduction!r}; choose 'mean', 'sum' or 'none'")
-    return reduction
-
-
-def _reduce(loss: Tensor, reduction: str) -> Tensor:
-    if reduction == "mean":
-        return loss.mean()
-    return loss.sum() if reduction == "sum" else loss

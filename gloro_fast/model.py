@@ -6,20 +6,20 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from gloro_fast import ops
 from gloro_fast.bounds import DEFAULT_METHOD, NetworkBound, check_method, general_difference_bounds
-from gloro_fast.certify import Certificate, bottom_logit, certified_radius, check_images
+from gloro_fast.certify import Certificate, bottom_logit, certified_radius, check_batch, check_images
 from gloro_fast.errors import ConfigError, FrozenError, StaleBoundError
-from gloro_fast.fingerprint import fingerprint
 from gloro_fast.iterates import Iterates
-from gloro_fast.pixels import check_shape
+from gloro_fast.losses import CrossEntropyLoss, MarginCriterion, TradesLoss, check_labels
+from gloro_fast.nn.rules import LinearMap, LipschitzConstant
 from gloro_fast.plan import evaluation_mode, floating_dtype, make_plan
-from gloro_fast.signed_bound import SignedBound, sign
+from gloro_fast.signed_bound import SignedBound, present_fingerprint, sign
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
@@ -36,6 +36,15 @@ class BatchStatistics:
 
     correct: Tensor
     verified: Tensor
+    lipschitz: Tensor
+
+
+class _Logits(NamedTuple):
+    """m + 1 logits (B, m + 1), predictions (B,), certified or not (B,), and the K they rest on."""
+
+    output: Tensor
+    prediction: Tensor
+    certified: Tensor
     lipschitz: Tensor
 
 
@@ -70,10 +79,10 @@ class GloRoNet(nn.Module):
         self, module: nn.Module, epsilon: float, input_shape: tuple[int, ...], power_iterations: int = 5
     ) -> None:
         super().__init__()
-        if power_iterations < 1:
-            raise ConfigError(f"power_iterations is {power_iterations}; at least 1 is needed a step")
+        if not isinstance(power_iterations, int) or power_iterations < 1:
+            raise ConfigError(f"power_iterations is {power_iterations}; give a whole number of at least 1")
         self.module = module
-        self.input_shape = tuple(input_shape)
+        self._input_shape = _checked_shape(input_shape)
         self.power_iterations = power_iterations
         self._epsilon = _checked_epsilon(epsilon)
         self._plan = make_plan(module, self.input_shape)
@@ -104,13 +113,18 @@ class GloRoNet(nn.Module):
         self._epsilon = checked
 
     @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one input. The bound holds for it, so that it cannot be changed."""
+        return self._input_shape
+
+    @property
     def num_classes(self) -> int:
         """The number m of classes, bottom not among them."""
         return self._plan.num_classes
 
     @property
     def lipschitz(self) -> float:
-        """K: the Lipschitz constant of everything before the last layer, by the net's method."""
+        """K of everything before the last layer, or of all layers if that is not dense; see ``bound``."""
         return self.bound.lipschitz
 
     @property
@@ -168,7 +182,7 @@ class GloRoNet(nn.Module):
             StaleBoundError: the net is frozen and its weights have changed.
         """
         epsilon = self._epsilon if epsilon is None else _checked_epsilon(epsilon)
-        check_images(x, self.input_shape, floating_dtype(self.module))
+        check_images(x, self._input_shape, floating_dtype(self.module))
         with torch.no_grad():
             signed, _, prediction, radius = self._evaluate(x)
         bound = signed.network
@@ -177,31 +191,36 @@ class GloRoNet(nn.Module):
     def forward(self, x: Tensor, labels: Tensor | None = None, criterion: Criterion | None = None) -> Tensor:
         """Give the m + 1 logits, bottom last, or with ``labels`` and ``criterion`` the loss.
 
+        In evaluation bottom is a constant to autograd, and the class logits of an image that is not finite, or gives
+        logits that are not, are -inf beside a bottom of +inf.
+
         Args:
             x: (B, *input_shape).
             labels: (B,) int64 in [0, m).
-            criterion: called as ``criterion(logits, labels)``; counts of the batch are then left in
+            criterion: called as ``criterion(logits, labels)``, or, if it is one of this package's and the net is
+                in training, computed together with the margin; counts of the batch are then left in
                 ``batch_statistics``.
 
         Returns:
             (B, m + 1) of the logits' dtype, at least float32; or what the criterion returns.
 
         Raises:
-            DataError: images of another shape.
+            DataError: images of another shape or type, or labels that are no classes.
             ConfigError: only one of ``labels`` and ``criterion`` is given.
             StaleBoundError: in evaluation, the net is frozen and its weights have changed.
         """
         if (labels is None) != (criterion is None):
             raise ConfigError("labels and criterion go together; give both for a loss, neither for logits")
-        check_shape(x, self.input_shape)
-        if self.training:
-            logits, prediction, certified, lipschitz = self._training_logits(x)
-        else:
-            logits, prediction, certified, lipschitz = self._evaluation_logits(x)
+        check_batch(x, self._input_shape, floating_dtype(self.module))
         if labels is None or criterion is None:
-            return logits
-        self._count(labels, prediction, certified, lipschitz)
-        return criterion(logits, labels)
+            return self._training_logits(x).output if self.training else self._evaluation_logits(x).output
+        check_labels(labels, len(x), self.num_classes)
+        if self.training and type(criterion) in (CrossEntropyLoss, TradesLoss):
+            assert isinstance(criterion, MarginCriterion)
+            return self._fused_loss(x, labels, criterion)
+        logits = self._training_logits(x) if self.training else self._evaluation_logits(x)
+        self._count(labels, logits.prediction, logits.certified, logits.lipschitz)
+        return criterion(logits.output, labels)
 
     def loss(self, x: Tensor, labels: Tensor, criterion: Criterion) -> Tensor:
         """Give the loss of a batch: the same as ``net(x, labels, criterion)``."""
@@ -213,21 +232,42 @@ class GloRoNet(nn.Module):
         state = f", frozen by {self._method}" if self._frozen else ""
         return f"epsilon={self._epsilon:g}, input_shape={self.input_shape}{state}"
 
-    def _training_logits(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        # A traced graph holds the layers it was traced with; looking at the module again would break it.
-        if not (torch.compiler.is_compiling() or self._plan.fits(self.module)):
+    def _training_logits(self, x: Tensor) -> _Logits:
+        logits, lipschitz, differences = self._training_margin(x)
+        with torch.autocast(x.device.type, enabled=False):
+            bottom, prediction, radius = ops.margin(logits, differences, lipschitz, self._epsilon)
+        output = torch.cat([logits.to(bottom.dtype), bottom[:, None]], dim=1)
+        return _Logits(output, prediction, radius > self._epsilon, lipschitz)
+
+    def _fused_loss(self, x: Tensor, labels: Tensor, criterion: MarginCriterion) -> Tensor:
+        """Give what ``criterion(net(x), labels)`` gives, in one pass over the class logits."""
+        logits, lipschitz, differences = self._training_margin(x)
+        with torch.autocast(x.device.type, enabled=False):
+            losses, prediction, certified = ops.margin_loss(
+                logits, differences, lipschitz, self._epsilon, labels, criterion.name, criterion.lam
+            )
+            self._count(labels, prediction, certified, lipschitz)
+            return criterion.reduce(losses)
+
+    def _training_margin(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Give the class logits (B, m), the estimate of K and the head's differences (m, m), all differentiable."""
+        if not self._plan.fits(self.module):
             self._replan()
         logits = self._plan.run(x)
         with torch.autocast(x.device.type, enabled=False):
             lipschitz = self._training_lipschitz()
-            differences = self._training_differences(lipschitz)
-            bottom, prediction, radius = ops.margin(logits, differences, lipschitz, self._epsilon)
-        output = torch.cat([logits.to(bottom.dtype), bottom[:, None]], dim=1)
-        return output, prediction, radius > self._epsilon, lipschitz
+            return logits, lipschitz, self._training_differences(lipschitz)
 
     def _training_lipschitz(self) -> Tensor:
         """Give the differentiable estimate of K and move the iterates on."""
-        maps = self._plan.linear_maps()
+        rules = [layer.rule() for layer in self._plan.body]
+        maps = [rule for rule in rules if isinstance(rule, LinearMap)]
+        constant = 1.0
+        for rule in rules:
+            if isinstance(rule, LipschitzConstant):
+                constant *= rule.value
+        if not maps:
+            return torch.tensor(constant, device=self._plan.device)
         sigma, v_new, _ = ops.power_iteration(
             [linear.weight for linear in maps],
             self.iterates.vectors(),
@@ -235,24 +275,25 @@ class GloRoNet(nn.Module):
             self.power_iterations,
         )
         self.iterates.move_to(v_new)
-        if not maps:
-            return torch.tensor(self._plan.constant, device=self._plan.device)
-        return sigma.prod() * self._plan.constant
+        return sigma.prod() * constant
 
     def _training_differences(self, like: Tensor) -> Tensor:
         if self._plan.head is not None:
             return ops.head_differences(self._plan.head.weight)
         return general_difference_bounds(self.num_classes, like.device).to(like.dtype)
 
-    def _evaluation_logits(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _evaluation_logits(self, x: Tensor) -> _Logits:
         signed, logits, prediction, radius = self._evaluate(x)
         bound = signed.network.lipschitz
         with torch.no_grad():
             bottom = bottom_logit(logits, prediction, radius, signed.differences, bound, self._epsilon)
         # A NaN or +inf among the class logits would win an argmax against any bottom.
-        finite = logits.isfinite().all(dim=1, keepdim=True)
-        output = torch.cat([torch.where(finite, logits, -torch.inf), bottom[:, None]], dim=1)
-        return output, prediction, radius > self._epsilon, logits.new_tensor(bound)
+        # An infinite pixel may leave finite logits behind a ReLU; a sum tells of it in one pass.
+        finite = logits.isfinite().all(dim=1) & x.detach().flatten(1).sum(dim=1).isfinite()
+        bottom = torch.where(finite, bottom, torch.inf)
+        radius = torch.where(finite, radius, 0.0)
+        output = torch.cat([torch.where(finite[:, None], logits, -torch.inf), bottom[:, None]], dim=1)
+        return _Logits(output, prediction, radius > self._epsilon, logits.new_tensor(bound))
 
     def _evaluate(self, x: Tensor) -> tuple[SignedBound, Tensor, Tensor, Tensor]:
         """Give the bound in force, the class logits (at least float32), the predictions and the radii."""
@@ -270,13 +311,12 @@ class GloRoNet(nn.Module):
         if signed is None:
             signed = self._signed = self._sign()
             return signed
-        now = fingerprint(self.module)
-        if signed.fingerprint == now and self._plan.fits(self.module):
+        now = present_fingerprint(self.module, self._plan) if self._plan.fits(self.module) else None
+        if signed.fingerprint == now:
             return signed
         if self._frozen:
-            raise StaleBoundError(
-                f"the net was frozen and {signed.fingerprint.difference(now)}; call freeze() again or unfreeze()"
-            )
+            change = signed.fingerprint.difference(now) if now else "a layer was replaced"
+            raise StaleBoundError(f"the net was frozen and {change}; call freeze() again or unfreeze()")
         signed = self._signed = self._sign()
         return signed
 
@@ -304,7 +344,20 @@ class GloRoNet(nn.Module):
 
 
 def _checked_epsilon(epsilon: float) -> float:
-    value = float(epsilon)
+    try:
+        value = float(epsilon)
+    except (TypeError, ValueError):
+        value = math.nan
     if not (math.isfinite(value) and value >= 0):
-        raise ConfigError(f"epsilon is {value:g}; the l2 radius must be a finite number >= 0")
+        raise ConfigError(f"epsilon is {epsilon!r}; the l2 radius must be a finite number >= 0")
     return value
+
+
+def _checked_shape(input_shape: tuple[int, ...]) -> tuple[int, ...]:
+    try:
+        shape = tuple(int(size) for size in input_shape)
+    except (TypeError, ValueError):
+        shape = ()
+    if not shape or min(shape) < 1:
+        raise ConfigError(f"input_shape is {input_shape!r}; give the shape of one input, such as (1, 28, 28)")
+    return shape

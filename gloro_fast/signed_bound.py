@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +12,8 @@ from torch import Tensor, nn
 
 from gloro_fast.bounds import NetworkBound, bound_network, general_difference_bounds, head_difference_bounds
 from gloro_fast.fingerprint import Fingerprint, fingerprint
-from gloro_fast.plan import Plan, evaluation_mode
+from gloro_fast.nn.rules import LinearMap
+from gloro_fast.plan import Plan, check_integrity, evaluation_mode
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,31 @@ def sign(module: nn.Module, plan: Plan, method: str) -> SignedBound:
         plan: its layers.
         method: a name in ``gloro_fast.bounds.METHODS``.
     """
-    with evaluation_mode(module), torch.no_grad():
-        network = bound_network([(layer.name, layer.rule()) for layer in plan.body], method)
+    with as_evaluated(module, plan.device):
+        rules = [(layer.name, layer.rule()) for layer in plan.layers]
+        network = bound_network(rules[: len(plan.body)], method)
         if plan.head is not None:
-            differences = head_difference_bounds(plan.head.weight)
+            head = rules[-1][1]
+            assert isinstance(head, LinearMap)
+            differences = head_difference_bounds(head.weight)
         else:
             differences = general_difference_bounds(plan.num_classes, plan.device)
-        return SignedBound(network, differences, fingerprint(module))
+        return SignedBound(network, differences, fingerprint(module, rules))
+
+
+def present_fingerprint(module: nn.Module, plan: Plan) -> Fingerprint:
+    """Take the fingerprint of ``module`` as it is now, to compare with the one that was signed.
+
+    Raises:
+        UnknownLayerError, ArchitectureError: a layer has become unknown, or something may change its values.
+    """
+    check_integrity(module)
+    with as_evaluated(module, plan.device):
+        return fingerprint(module, [(layer.name, layer.rule()) for layer in plan.layers])
+
+
+@contextmanager
+def as_evaluated(module: nn.Module, device: torch.device) -> Iterator[None]:
+    """Compute as certificates are computed: evaluation mode, no autocast, no gradients."""
+    with evaluation_mode(module), torch.autocast(device.type, enabled=False), torch.no_grad():
+        yield

@@ -12,6 +12,7 @@ from gloro_fast.bounds.rounding import positive_up
 _UNIT_ROUNDOFF = 2.0**-53
 # Below this a sum of squares may have lost terms to underflow (smallest normal float64: 2.2e-308).
 _SAFE_SQUARE = 1e-280
+_INTEGER_OF_SIZE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def head_difference_bounds(weight: Tensor) -> Tensor:
@@ -20,8 +21,9 @@ def head_difference_bounds(weight: Tensor) -> Tensor:
     Derivation, with u = 2^-53: each difference is computed within a factor 1 + u (subtraction never underflows
     with gradual underflow), its square within (1 + u)^3, the sum of d of them, in any order, within
     (1 + u)^(d + 2), the root within (1 + u)^(d/2 + 2). The result is enlarged by 1 + 2 (d + 8) u, which is more.
-    Where squares may have underflowed, sqrt(d) * max_k |w_ik - w_jk| is used, enlarged likewise. Nothing but
-    equal rows gives 0.
+    Where squares may have underflowed, sqrt(d) * max_k |w_ik - w_jk| is used, enlarged likewise. A processor
+    that flushes subnormals to zero changes each entry by less than the smallest normal number s of its type (of
+    float32 for half types), each difference by less than 3 s: sqrt(d) * 4 s is added. Rows of equal bits give 0.
 
     Args:
         weight: (m, d) of any floating dtype.
@@ -30,16 +32,19 @@ def head_difference_bounds(weight: Tensor) -> Tensor:
         (m, m) float64 on the weight's device, symmetric; inf or NaN where the weight holds them.
     """
     rows = weight.detach().double()
+    bits = weight.detach().contiguous().view(_INTEGER_OF_SIZE[weight.itemsize])
     enlarge = 1 + 2 * (rows.shape[1] + 8) * _UNIT_ROUNDOFF
+    smallest = torch.finfo(torch.promote_types(weight.dtype, torch.float32)).tiny
+    flushed = rows.shape[1] ** 0.5 * 4 * smallest
     bounds = torch.empty(len(rows), len(rows), dtype=torch.float64, device=rows.device)
     for index, row in enumerate(rows):
         # One row at a time: an (m, m, d) tensor of a 1,000-class head would take gigabytes.
         difference = (rows - row).abs()
         squares = difference.square().sum(dim=1)
-        largest = difference.amax(dim=1)
-        fallback = largest * rows.shape[1] ** 0.5
+        fallback = difference.amax(dim=1) * rows.shape[1] ** 0.5
         distance = torch.where(squares < _SAFE_SQUARE, fallback, squares.sqrt()) * enlarge
-        bounds[index] = torch.where(largest > 0, positive_up(distance), distance)
+        differ = (bits != bits[index]).any(dim=1) | distance.isnan()
+        bounds[index] = torch.where(differ, positive_up(distance + flushed), 0.0)
     return bounds
 
 

@@ -26,9 +26,11 @@ def product_up(factors: Iterable[float]) -> float:
         return 0.0
     total = 1.0
     for value in values:
-        # Each float64 product is within one rounding of the real one: the next float up is above it.
-        total = total * value if value == 1.0 else math.nextafter(total * value, math.inf)
-    return max(total, SMALLEST)
+        # Each float64 product is within one rounding of the real one: the next float up is above it. A factor of 1
+        # is exact. What underflows is raised to a normal number at once, before it could be taken for 0.
+        product = total * value if 1.0 in (total, value) else math.nextafter(total * value, math.inf)
+        total = max(product, SMALLEST)
+    return total
 
 
 def up(x: Tensor) -> Tensor:

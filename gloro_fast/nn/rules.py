@@ -6,6 +6,7 @@ would certify what is not robust.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -13,7 +14,7 @@ from typing import TypeVar
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from gloro_fast.errors import ArchitectureError, UnknownLayerError
+from gloro_fast.errors import ArchitectureError, ConfigError, UnknownLayerError, nearest
 from gloro_fast.nn.conv import Conv2d
 from gloro_fast.nn.minmax import MinMax
 from gloro_fast.ops.geometry import Geometry
@@ -34,17 +35,30 @@ class LipschitzConstant:
     """A layer whose Lipschitz constant is known beforehand.
 
     Attributes:
-        value: the constant, finite and >= 0.
+        value: the constant, finite and >= 0; a one-element tensor is taken as a float64 number.
         kind: ``"exact"`` (the smallest), ``"upper bound"``, or ``"estimate"`` (may be too small).
+
+    Raises:
+        ConfigError: the value is no such number, or there is no such kind.
     """
 
     value: float
     kind: str = "exact"
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "value", float(self.value))
+        if not (math.isfinite(self.value) and self.value >= 0):
+            raise ConfigError(f"a Lipschitz constant is {self.value}; it must be a finite number >= 0")
+        if self.kind not in KINDS:
+            raise ConfigError(f"a Lipschitz constant cannot be {self.kind!r}{nearest(self.kind, KINDS)}")
+
 
 Rule = Callable[[nn.Module, tuple[int, ...]], LinearMap | LipschitzConstant]
 _RULES: dict[type[nn.Module], Rule] = {}
 _R = TypeVar("_R", bound=Rule)
+_ONE = LipschitzConstant(1.0)
+# The Jacobian diag(p) - p p^T has row sums 2 p_i (1 - p_i) of absolute values, so that Gershgorin gives 1/2.
+_SOFTMAX = LipschitzConstant(0.5, kind="upper bound")
 
 
 def register_lipschitz_rule(*types: type[nn.Module]) -> Callable[[_R], _R]:
@@ -66,37 +80,48 @@ def register_lipschitz_rule(*types: type[nn.Module]) -> Callable[[_R], _R]:
     return register
 
 
-def check_known(name: str, module: nn.Module) -> None:
-    """Refuse a module whose Lipschitz constant is unknown or whose values something else may change.
-
-    Raises:
-        UnknownLayerError: there is no rule for its type.
-        ArchitectureError: it has forward hooks, or its ``forward`` was replaced on the instance.
-    """
-    kind = parametrize.type_before_parametrizations(module)
-    if kind not in _RULES:
-        raise UnknownLayerError(
-            f"{name or 'the module'} is a {kind.__name__}, whose Lipschitz constant is unknown; register a rule "
-            f"with @gloro_fast.nn.register_lipschitz_rule({kind.__name__})"
-        )
-    if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
-        raise ArchitectureError(
-            f"{name or 'the module'} ({kind.__name__}) has a forward hook or a replaced forward, which may change "
-            "its values unseen; remove it"
-        )
-
-
 def lipschitz_rule(name: str, module: nn.Module, input_shape: tuple[int, ...]) -> LinearMap | LipschitzConstant:
     """Apply the rule of ``module`` for an input of ``input_shape`` (without the batch).
 
     Raises:
-        UnknownLayerError, ArchitectureError: as ``check_known``, or the rule refuses the module's settings.
+        UnknownLayerError: there is no rule for its type.
+        ArchitectureError: the rule refuses the module's settings.
+        ConfigError: the rule gives something else than it should.
     """
-    check_known(name, module)
+    rule = _RULES.get(known_type(module))
+    if rule is None:
+        raise unknown(name, module)
     try:
-        return _RULES[parametrize.type_before_parametrizations(module)](module, input_shape)
-    except ArchitectureError as error:
-        raise ArchitectureError(f"{name or 'the module'}: {error}") from None
+        result = rule(module, input_shape)
+    except (ArchitectureError, ConfigError) as error:
+        raise type(error)(f"{name or 'the module'}: {error}") from None
+    if not isinstance(result, LinearMap | LipschitzConstant):
+        raise ConfigError(f"the rule of {name} ({known_type(module).__name__}) gave {result!r}; see LipschitzConstant")
+    return result
+
+
+def has_rule(module: nn.Module) -> bool:
+    """Whether there is a rule for the type of ``module``."""
+    return known_type(module) in _RULES
+
+
+def known_type(module: nn.Module) -> type[nn.Module]:
+    """Give the type by which rules are found: the module's own, or the one that was parametrized."""
+    return parametrize.type_before_parametrizations(module)
+
+
+def is_dense(module: nn.Module) -> bool:
+    """Whether ``module`` is exactly a dense layer (parametrized or not), so that it can be a head."""
+    return known_type(module) is nn.Linear
+
+
+def unknown(name: str, module: nn.Module) -> UnknownLayerError:
+    """Make the error for a module without a rule, with the remedy."""
+    kind = type(module).__name__
+    return UnknownLayerError(
+        f"{name or 'the module'} is a {kind}, whose Lipschitz constant is unknown; register a rule with "
+        f"@gloro_fast.nn.register_lipschitz_rule({kind})"
+    )
 
 
 @register_lipschitz_rule(nn.Linear)
@@ -109,6 +134,7 @@ def _linear(module: nn.Module, input_shape: tuple[int, ...]) -> LinearMap:
 @register_lipschitz_rule(nn.Conv2d, Conv2d)
 def _conv2d(module: nn.Module, input_shape: tuple[int, ...]) -> LinearMap:
     assert isinstance(module, nn.Conv2d)
+    _require_images(module, input_shape)
     if module.padding_mode != "zeros":
         raise ArchitectureError(f"padding_mode is {module.padding_mode!r}; use 'zeros'")
     height, width = input_shape[-2:]
@@ -126,10 +152,17 @@ def _conv2d(module: nn.Module, input_shape: tuple[int, ...]) -> LinearMap:
     return LinearMap(module.weight, geometry)
 
 
-@register_lipschitz_rule(MinMax, nn.ReLU, nn.Tanh, nn.Identity, nn.ZeroPad2d)
+@register_lipschitz_rule(MinMax, nn.ReLU, nn.Tanh, nn.Identity)
 def _one(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
-    # MinMax permutes its input; ReLU and tanh have slopes in [0, 1]; the others copy.
-    return LipschitzConstant(1.0)
+    # MinMax permutes its input; ReLU and tanh have slopes in [0, 1]; Identity copies.
+    return _ONE
+
+
+@register_lipschitz_rule(nn.ZeroPad2d)
+def _zero_pad(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
+    # With fewer dimensions it would pad the batch.
+    _require_images(module, input_shape)
+    return _ONE
 
 
 @register_lipschitz_rule(nn.Flatten, nn.Unflatten)
@@ -138,7 +171,7 @@ def _reshape(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConsta
     # The input has a batch dimension in front, so that dim = -k counts from len(input_shape) + 1.
     if not isinstance(first, int) or first % (len(input_shape) + 1) == 0:
         raise ArchitectureError(f"{module} mixes the images of a batch; start at dimension 1")
-    return LipschitzConstant(1.0)
+    return _ONE
 
 
 @register_lipschitz_rule(nn.Softmax)
@@ -146,10 +179,9 @@ def _softmax(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConsta
     assert isinstance(module, nn.Softmax)
     if len(input_shape) != 1 or module.dim not in (1, -1):
         raise ArchitectureError(f"{module} must act on the last dimension of (B, m); set dim=1")
-    # The Jacobian diag(p) - p p^T has row sums 2 p_i (1 - p_i) of absolute values, so that Gershgorin gives 1/2.
-    return LipschitzConstant(0.5, kind="upper bound")
+    return _SOFTMAX
 
 
-def is_linear(module: nn.Module) -> bool:
-    """Whether ``module`` is exactly a dense layer (parametrized or not), so that it can be a head."""
-    return parametrize.type_before_parametrizations(module) is nn.Linear
+def _require_images(module: nn.Module, input_shape: tuple[int, ...]) -> None:
+    if len(input_shape) != 3:
+        raise ArchitectureError(f"{module} gets inputs of shape {input_shape}; it needs (channels, height, width)")

@@ -3,6 +3,7 @@
 import math
 from fractions import Fraction
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,3 +61,23 @@ def test_float32_rows_are_taken_as_they_are():
     assert (bounds >= exact).all()
     assert torch.equal(bounds, bounds.T)
     torch.testing.assert_close(bounds, exact, rtol=1e-12, atol=0)
+
+
+@pytest.fixture
+def _flushing():
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor does not flush subnormals")
+    yield
+    torch.set_flush_denormal(False)
+
+
+@pytest.mark.usefixtures("_flushing")
+def test_flushed_products_are_not_lost():
+    assert product_up([1e-200, 1e-200, 1e300]) >= 1e-100
+
+
+@pytest.mark.usefixtures("_flushing")
+def test_flushed_rows_are_still_apart():
+    weight = torch.zeros(2, 3)
+    weight.view(torch.int32)[0, 0] = 1 << 20  # A subnormal, 1.5e-39.
+    assert head_difference_bounds(weight)[0, 1] >= 1.5e-39

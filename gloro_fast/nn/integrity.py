@@ -1,0 +1,59 @@
+"""Refusing modules that may compute something else than their type says, unseen by the rule of that type."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from gloro_fast.errors import ArchitectureError
+from gloro_fast.nn.rules import LinearMap, LipschitzConstant, has_rule, known_type, unknown
+
+
+def check_module(name: str, module: nn.Module) -> None:
+    """Refuse a layer that is unknown or whose values something else may change.
+
+    Raises:
+        UnknownLayerError: there is no rule for its type.
+        ArchitectureError: it has hooks, or a method was replaced on the instance or in its parametrized class.
+    """
+    if not has_rule(module):
+        raise unknown(name, module)
+    check_calls(name, module)
+    if known_type(module) is not type(module) and _methods(type(module)):
+        raise unknown(name, module)
+
+
+def check_calls(name: str, module: nn.Module) -> None:
+    """Refuse a module whose call does not simply run the ``forward`` of its class.
+
+    Raises:
+        ArchitectureError: it, or all modules, have forward hooks, or a method was replaced on the instance.
+    """
+    everywhere = torch.nn.modules.module
+    if everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks:
+        raise ArchitectureError(
+            "a forward hook is registered for all modules, which may change values unseen; remove it"
+        )
+    replaced = [key for key in vars(module) if callable(getattr(type(module), key, None))]
+    if module._forward_hooks or module._forward_pre_hooks or replaced:
+        what = f"its own {replaced[0]}()" if replaced else "a forward hook"
+        raise ArchitectureError(
+            f"{name or 'the module'} ({type(module).__name__}) has {what}, which may change values unseen; remove it"
+        )
+
+
+def check_weight(name: str, rule: LinearMap | LipschitzConstant) -> None:
+    """Refuse a weight of a tensor subclass, which may compute anything when it is used.
+
+    Raises:
+        ArchitectureError: names the layer and the subclass.
+    """
+    if isinstance(rule, LinearMap) and type(rule.weight) not in (Tensor, nn.Parameter):
+        raise ArchitectureError(
+            f"the weight of {name or 'the module'} is a {type(rule.weight).__name__}; use a plain tensor"
+        )
+
+
+def _methods(kind: type) -> list[str]:
+    """List what a class of torch's parametrization may not bring along: methods of its own."""
+    return [key for key, value in vars(kind).items() if callable(value) and not key.startswith("__")]
