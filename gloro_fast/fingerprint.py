@@ -57,17 +57,7 @@ def fingerprint(module: nn.Module, rules: Sequence[tuple[str, LinearMap | Lipsch
         module: the network.
         rules: name of every layer and what its rule says of its present weights.
     """
-    # Duplicates stay: which layers share a parameter is part of what the network is.
-    named = [
-        *module.named_parameters(remove_duplicate=False),
-        *module.named_buffers(remove_duplicate=False),
-    ]
-    registered = {id(tensor) for _, tensor in named}
-    named += [
-        (f"the effective weight of {name}", rule.weight)
-        for name, rule in rules
-        if isinstance(rule, LinearMap) and id(rule.weight) not in registered
-    ]
+    named = watched(module, rules)
     values = _hashes([tensor for _, tensor in named])
     return Fingerprint(
         structure(module),
@@ -77,6 +67,22 @@ def fingerprint(module: nn.Module, rules: Sequence[tuple[str, LinearMap | Lipsch
             for (name, tensor), value in zip(named, values, strict=True)
         ),
     )
+
+
+def watched(module: nn.Module, rules: Sequence[tuple[str, LinearMap | LipschitzConstant]]) -> list[tuple[str, Tensor]]:
+    """List every tensor that a fingerprint hashes, with its name: arguments as for :func:`fingerprint`."""
+    # Duplicates stay: which layers share a parameter is part of what the network is.
+    named = [
+        *module.named_parameters(remove_duplicate=False),
+        *module.named_buffers(remove_duplicate=False),
+    ]
+    registered = {id(tensor) for _, tensor in named}
+    effective = [
+        (f"the effective weight of {name}", rule.weight)
+        for name, rule in rules
+        if isinstance(rule, LinearMap) and id(rule.weight) not in registered
+    ]
+    return [*named, *effective]
 
 
 def structure(module: nn.Module) -> tuple[tuple[str, str, str], ...]:

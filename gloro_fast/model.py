@@ -19,7 +19,7 @@ from gloro_fast.iterates import Iterates
 from gloro_fast.losses import CrossEntropyLoss, MarginCriterion, TradesLoss, check_labels
 from gloro_fast.nn.rules import LinearMap, LipschitzConstant
 from gloro_fast.plan import evaluation_mode, floating_dtype, make_plan
-from gloro_fast.signed_bound import SignedBound, present_fingerprint, sign
+from gloro_fast.signed_bound import SignedBound, present_fingerprint, sign, weights_are_signed
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
@@ -283,17 +283,25 @@ class GloRoNet(nn.Module):
         return general_difference_bounds(self.num_classes, like.device).to(like.dtype)
 
     def _evaluation_logits(self, x: Tensor) -> _Logits:
+        if torch.compiler.is_compiling() and not self._frozen:
+            outside: _Logits = self._untraced_evaluation_logits(x)
+            return outside
         signed, logits, prediction, radius = self._evaluate(x)
         bound = signed.network.lipschitz
         with torch.no_grad():
             bottom = bottom_logit(logits, prediction, radius, signed.differences, bound, self._epsilon)
-        # A NaN or +inf among the class logits would win an argmax against any bottom.
-        # An infinite pixel may leave finite logits behind a ReLU; a sum tells of it in one pass.
-        finite = logits.isfinite().all(dim=1) & x.detach().flatten(1).sum(dim=1).isfinite()
-        bottom = torch.where(finite, bottom, torch.inf)
-        radius = torch.where(finite, radius, 0.0)
+            # A NaN or +inf among the class logits would win an argmax against any bottom. An infinite pixel may
+            # leave finite logits behind a ReLU; a sum tells of it in one pass.
+            finite = logits.isfinite().all(dim=1) & x.flatten(1).sum(dim=1).isfinite()
+            bottom = torch.where(finite, bottom, torch.inf)
+            radius = torch.where(finite, radius, 0.0)
         output = torch.cat([torch.where(finite[:, None], logits, -torch.inf), bottom[:, None]], dim=1)
         return _Logits(output, prediction, radius > self._epsilon, logits.new_tensor(bound))
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _untraced_evaluation_logits(self, x: Tensor) -> _Logits:
+        """Look at the weights, and bound them anew if they changed: nothing that a graph could hold."""
+        return self._evaluation_logits(x)
 
     def _evaluate(self, x: Tensor) -> tuple[SignedBound, Tensor, Tensor, Tensor]:
         """Give the bound in force, the class logits (at least float32), the predictions and the radii."""
@@ -303,6 +311,8 @@ class GloRoNet(nn.Module):
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         with torch.no_grad():
             prediction, radius = certified_radius(logits, signed.differences, signed.network.lipschitz)
+            if torch.compiler.is_compiling():
+                radius = torch.where(weights_are_signed(self.module, self._plan, signed), radius, 0.0)
         return signed, logits, prediction, radius
 
     def _current(self) -> SignedBound:
@@ -310,6 +320,9 @@ class GloRoNet(nn.Module):
         signed = self._signed
         if signed is None:
             signed = self._signed = self._sign()
+            return signed
+        if torch.compiler.is_compiling():
+            # In a graph the weights are compared by the graph itself.
             return signed
         now = present_fingerprint(self.module, self._plan) if self._plan.fits(self.module) else None
         if signed.fingerprint == now:
@@ -324,6 +337,7 @@ class GloRoNet(nn.Module):
         self._replan()
         return sign(self.module, self._plan, self._method)
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _replan(self) -> None:
         """Look at the module anew: layers may have been replaced."""
         self._plan = make_plan(self.module, self.input_shape)

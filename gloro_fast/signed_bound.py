@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from gloro_fast import ops
 from gloro_fast.bounds import NetworkBound, bound_network, general_difference_bounds, head_difference_bounds
-from gloro_fast.fingerprint import Fingerprint, fingerprint
+from gloro_fast.fingerprint import Fingerprint, fingerprint, watched
 from gloro_fast.nn.rules import LinearMap
 from gloro_fast.plan import Plan, check_integrity, evaluation_mode
 
@@ -24,15 +25,17 @@ class SignedBound:
         network: the Lipschitz constant K of everything before the last layer, by a named method.
         differences: (m, m) float64 upper bounds on ||w_i - w_j||_2.
         fingerprint: of the module whose weights these are.
+        hashes: (n,) int64, the hashes in it, for a graph to compare with.
     """
 
     network: NetworkBound
     differences: Tensor
     fingerprint: Fingerprint
+    hashes: Tensor
 
     def to(self, device: torch.device) -> SignedBound:
-        """Give the same bound with its tensor on ``device``: a move changes no weight."""
-        return dataclasses.replace(self, differences=self.differences.to(device))
+        """Give the same bound with its tensors on ``device``: a move changes no weight."""
+        return dataclasses.replace(self, differences=self.differences.to(device), hashes=self.hashes.to(device))
 
 
 def sign(module: nn.Module, plan: Plan, method: str) -> SignedBound:
@@ -52,7 +55,9 @@ def sign(module: nn.Module, plan: Plan, method: str) -> SignedBound:
             differences = head_difference_bounds(head.weight)
         else:
             differences = general_difference_bounds(plan.num_classes, plan.device)
-        return SignedBound(network, differences, fingerprint(module, rules))
+        signature = fingerprint(module, rules)
+        hashes = torch.tensor([value for *_, value in signature.tensors], dtype=torch.int64, device=plan.device)
+        return SignedBound(network, differences, signature, hashes)
 
 
 def present_fingerprint(module: nn.Module, plan: Plan) -> Fingerprint:
@@ -64,6 +69,16 @@ def present_fingerprint(module: nn.Module, plan: Plan) -> Fingerprint:
     check_integrity(module)
     with as_evaluated(module, plan.device):
         return fingerprint(module, [(layer.name, layer.rule()) for layer in plan.layers])
+
+
+def weights_are_signed(module: nn.Module, plan: Plan, signed: SignedBound) -> Tensor:
+    """Compare the weights with the signed ones inside a graph, where Python cannot look at them.
+
+    Returns:
+        scalar bool tensor. The structure is not compared: the graph is the structure.
+    """
+    named = watched(module, [(layer.name, layer.rule()) for layer in plan.layers])
+    return (ops.fingerprint([tensor for _, tensor in named]) == signed.hashes).all()
 
 
 @contextmanager

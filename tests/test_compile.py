@@ -1,0 +1,100 @@
+"""GloRoNet under torch.compile and torch.export. The backend "aot_eager" traces as any other but compiles nothing."""
+
+import copy
+
+import pytest
+import torch
+
+from gloro_fast import GloRoNet, architectures
+from gloro_fast.losses import CrossEntropyLoss, TradesLoss
+
+SHAPE = (1, 8, 8)
+
+
+@pytest.fixture(autouse=True)
+def _fresh():
+    torch._dynamo.reset()
+
+
+def glorot_net():
+    return GloRoNet(architectures.build("2C2F", input_shape=SHAPE, num_classes=5), 0.02, SHAPE)
+
+
+def batch():
+    return torch.rand(16, *SHAPE), torch.randint(5, (16,))
+
+
+@pytest.mark.parametrize("criterion", [CrossEntropyLoss(), TradesLoss(1.5), TradesLoss(1.5, robust="ce")])
+def test_a_training_step_is_one_graph(criterion):
+    net = glorot_net()
+    twin = copy.deepcopy(net)
+    compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
+    for _ in range(2):
+        x, y = batch()
+        loss, expected = compiled(x, y, criterion), twin(x, y, criterion)
+        loss.backward()
+        expected.backward()
+        torch.testing.assert_close(loss, expected)
+        assert torch.equal(net.batch_statistics.verified, twin.batch_statistics.verified)
+    for mine, its in zip(net.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, its.grad)
+    for mine, its in zip(net.iterates.vectors(), twin.iterates.vectors(), strict=True):
+        torch.testing.assert_close(mine, its)
+
+
+def test_a_layer_replaced_after_compiling_is_seen():
+    net = glorot_net()
+    compiled = torch.compile(net, backend="aot_eager")
+    x, _ = batch()
+    compiled(x)
+    net.module[0] = type(net.module[0])(1, 16, 4, 2, padding="same")
+    torch.testing.assert_close(compiled(x)[:, :5], net.module(x))
+
+
+def test_training_and_evaluation_in_turn():
+    net = glorot_net()
+    compiled = torch.compile(net, backend="aot_eager")
+    x, y = batch()
+    for _ in range(2):
+        compiled.train()
+        compiled(x, y, CrossEntropyLoss()).backward()
+        net.module[0].weight.data.mul_(1.1)
+        compiled.eval()
+        torch.testing.assert_close(compiled(x), copy.deepcopy(net)(x))
+
+
+def frozen():
+    return glorot_net().eval().freeze()
+
+
+def compiled_whole(net, x):
+    return torch.compile(net, fullgraph=True, backend="aot_eager")
+
+
+def exported(net, x):
+    return torch.export.export(net, (x,)).module()
+
+
+@pytest.mark.parametrize("trace", [compiled_whole, exported])
+def test_a_frozen_net_is_one_graph(trace):
+    net = frozen()
+    x, _ = batch()
+    with torch.no_grad():
+        expected = net(x)
+        torch.testing.assert_close(trace(net, x)(x), expected)
+    assert 0 < (expected.argmax(1) != 5).sum() < 16
+
+
+def test_a_graph_signs_no_changed_weights():
+    net = frozen()
+    x, _ = batch()
+    with torch.no_grad():
+        graph = exported(copy.deepcopy(net), x)
+        assert (graph(x).argmax(1) != 5).any()
+        weight = next(p for n, p in graph.named_parameters() if n.endswith("0.weight"))
+        weight.mul_(1.5)
+        assert (graph(x).argmax(1) == 5).all()
+        compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
+        assert (compiled(x).argmax(1) != 5).any()
+        net.module[0].weight.data.mul_(1.5)
+        assert (compiled(x).argmax(1) == 5).all()
