@@ -6,6 +6,7 @@
 #include "glue/fingerprint.h"
 #include "glue/margin.h"
 #include "glue/minmax.h"
+#include "glue/power_iteration.h"
 #ifdef GLORO_FAST_WITH_CUDA
 #include "glue/cuda/architecture.h"
 #endif
@@ -29,6 +30,10 @@ STABLE_TORCH_LIBRARY(gloro_fast, m) {
       " Tensor runner_up, Tensor differences, Tensor lipschitz, float epsilon, bool with_differences)"
       " -> (Tensor grad_logits, Tensor grad_differences, Tensor grad_lipschitz)");
   m.def("fingerprint(Tensor[] tensors) -> Tensor");
+  m.def(
+      "power_iteration(Tensor[] weights, Tensor[] v, int[] layers, int iterations) -> (Tensor sigma, Tensor v_new, "
+      "Tensor u)");
+  m.def("power_iteration_backward(Tensor grad_sigma, Tensor v, Tensor u, int[] layers) -> Tensor[]");
   m.def("architecture(Tensor like) -> Tensor");
 }
 
@@ -40,6 +45,8 @@ STABLE_TORCH_LIBRARY_IMPL(gloro_fast, CPU, m) {
   m.impl("margin_loss", TORCH_BOX(&gloro_fast::margin_loss_cpu));
   m.impl("margin_loss_backward", TORCH_BOX(&gloro_fast::margin_loss_backward_cpu));
   m.impl("fingerprint", TORCH_BOX(&gloro_fast::fingerprint_cpu));
+  m.impl("power_iteration", TORCH_BOX(&gloro_fast::power_iteration_cpu));
+  m.impl("power_iteration_backward", TORCH_BOX(&gloro_fast::power_iteration_backward_cpu));
 }
 
 #ifdef GLORO_FAST_WITH_CUDA

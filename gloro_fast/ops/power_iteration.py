@@ -5,12 +5,18 @@ It approaches each spectral norm from below: an estimate to train with, never a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from gloro_fast import _extension
 from gloro_fast.ops.geometry import Geometry
+
+_CPU_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_ITERATE_DTYPES = (torch.float32, torch.float64)
 
 
 def power_iteration_reference(
@@ -57,7 +63,20 @@ def power_iteration(
     geometries: Sequence[Geometry],
     iterations: int,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """Run the power iteration of every layer; see ``power_iteration_reference``."""
+    """Run the power iteration of every layer in one call; arguments and results as for the reference.
+
+    Runs compiled on the CPU, for dense layers and convolutions in one or two dimensions, and saves u and v alone
+    for the backward pass; elsewhere, and within torch.func's transforms, as :func:`power_iteration_reference`. Same
+    bits at every number of threads.
+    """
+    if _runs_compiled(weights, v, geometries):
+        if _extension.available():
+            layers = _describe(weights, geometries)
+            sigma, v_flat, u_flat = torch.ops.gloro_fast.power_iteration(list(weights), list(v), layers, iterations)
+            v_new = _split(v_flat.detach(), [geometry.input_shape for geometry in geometries])
+            outputs = [_output_shape(w, geometry) for w, geometry in zip(weights, geometries, strict=True)]
+            return sigma, v_new, _split(u_flat.detach(), outputs)
+        _extension.warn_if_missing()
     return power_iteration_reference(weights, v, geometries, iterations)
 
 
@@ -72,3 +91,135 @@ def normalize(x: Tensor, otherwise: Tensor | None) -> Tensor:
     scaled = x / torch.where(nonzero, largest, 1.0)
     unit = scaled / torch.where(nonzero, torch.linalg.vector_norm(scaled), 1.0)
     return unit if otherwise is None else torch.where(nonzero, unit, otherwise)
+
+
+def _runs_compiled(weights: Sequence[Tensor], v: Sequence[Tensor], geometries: Sequence[Geometry]) -> bool:
+    """Whether the compiled op handles these layers."""
+    # torch.func (vmap, grad, jvp) does not differentiate ops of torch.library, but the reference it does.
+    if torch._C._are_functorch_transforms_active():
+        return False
+    return 0 < len(weights) == len(v) == len(geometries) and all(
+        w.device.type == start.device.type == "cpu"
+        and w.dtype in _CPU_DTYPES
+        and start.dtype == v[0].dtype
+        and start.dtype in _ITERATE_DTYPES
+        and len(geometry.stride) <= 2
+        and w.numel() > 0
+        and start.shape == geometry.input_shape
+        and start.numel() > 0
+        for w, start, geometry in zip(weights, v, geometries, strict=True)
+    )
+
+
+def _output_shape(weight: Tensor, geometry: Geometry) -> tuple[int, ...]:
+    """The shape of the layer's output, without a batch."""
+    axes = zip(
+        geometry.input_shape[1:], weight.shape[2:], geometry.stride, geometry.padding, geometry.dilation, strict=True
+    )
+    spatial = ((n + sum(pads) - gap * (taps - 1) - 1) // step + 1 for n, taps, step, pads, gap in axes)
+    return (weight.shape[0], *spatial)
+
+
+def _split(flat: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
+    """Views of a flat tensor, one for each shape."""
+    parts = flat.split([math.prod(shape) for shape in shapes])
+    return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+# What follows tells torch of the compiled ops: the layers as integers (csrc/glue/power_iteration.h gives their
+# order), shapes for tracing, and the gradient.
+
+
+def _describe(weights: Sequence[Tensor], geometries: Sequence[Geometry]) -> list[int]:
+    numbers: list[int] = []
+    for weight, geometry in zip(weights, geometries, strict=True):
+        channels_last = weight.dim() == 4 and not weight.is_contiguous()
+        channels_last = channels_last and weight.is_contiguous(memory_format=torch.channels_last)
+        numbers += [len(geometry.stride), _CPU_DTYPES.index(weight.dtype), int(channels_last)]
+        numbers += [weight.shape[0], geometry.input_shape[0], geometry.groups]
+        for axis, (before, after) in enumerate(geometry.padding):
+            numbers += [geometry.input_shape[1 + axis], weight.shape[2 + axis], geometry.stride[axis]]
+            numbers += [before, after, geometry.dilation[axis]]
+    return numbers
+
+
+class _Layer(NamedTuple):
+    """A layer read back from the integers."""
+
+    geometry: Geometry
+    weight_shape: tuple[int, ...]
+    dtype: torch.dtype
+    memory_format: torch.memory_format
+
+    def new_weight(self) -> Tensor:
+        return torch.empty(self.weight_shape, dtype=self.dtype, memory_format=self.memory_format)
+
+
+def _read(numbers: Sequence[int]) -> list[_Layer]:
+    layers = []
+    rest = list(numbers)
+    while rest:
+        spatial, dtype, channels_last, outputs, inputs, groups = rest[:6]
+        axes = [rest[6 + 6 * axis : 12 + 6 * axis] for axis in range(spatial)]
+        geometry = Geometry(
+            (inputs, *(axis[0] for axis in axes)),
+            tuple(axis[2] for axis in axes),
+            tuple((axis[3], axis[4]) for axis in axes),
+            tuple(axis[5] for axis in axes),
+            groups,
+        )
+        weight_shape = (outputs, inputs // groups, *(axis[1] for axis in axes))
+        memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        layers.append(_Layer(geometry, weight_shape, _CPU_DTYPES[dtype], memory_format))
+        rest = rest[6 + 6 * spatial :]
+    return layers
+
+
+def _fake(weights: list[Tensor], v: list[Tensor], layers: list[int], iterations: int) -> tuple[Tensor, Tensor, Tensor]:
+    geometries = [layer.geometry for layer in _read(layers)]
+    outputs = [_output_shape(weight, geometry) for weight, geometry in zip(weights, geometries, strict=True)]
+    size = sum(start.numel() for start in v)
+    return v[0].new_empty(len(weights)), v[0].new_empty(size), v[0].new_empty(sum(map(math.prod, outputs)))
+
+
+def _fake_backward(grad_sigma: Tensor, v: Tensor, u: Tensor, layers: list[int]) -> list[Tensor]:
+    return [layer.new_weight() for layer in _read(layers)]
+
+
+def _save_iterates(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    ctx.layers = inputs[2]
+    ctx.save_for_backward(*output[1:])
+    ctx.mark_non_differentiable(*output[1:])
+
+
+def _backward(ctx: Any, grad_sigma: Tensor, _: Any, __: Any) -> tuple[list[Tensor], list[None], None, None]:
+    v, u = ctx.saved_tensors
+    grads = torch.ops.gloro_fast.power_iteration_backward(grad_sigma, v, u, ctx.layers)
+    return grads, [None] * len(grads), None, None
+
+
+def _save_iterates_of_backward(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    _, v, u, ctx.layers = inputs
+    ctx.save_for_backward(v, u)
+
+
+def _backward_of_backward(ctx: Any, grads: list[Tensor]) -> tuple[Tensor, None, None, None]:
+    """The gradient is linear in sigma's, with u_l v_l^T of layer l as its factor."""
+    layers = _read(ctx.layers)
+    v, u = ctx.saved_tensors
+    right = _split(v, [layer.geometry.input_shape for layer in layers])
+    left = _split(u, [_output_shape(grad, layer.geometry) for grad, layer in zip(grads, layers, strict=True)])
+    factors = [
+        (after * layer.geometry.apply(grad.to(before.dtype), before)).sum()
+        for grad, layer, before, after in zip(grads, layers, right, left, strict=True)
+    ]
+    return torch.stack(factors), None, None, None
+
+
+if _extension.available():
+    torch.library.register_fake("gloro_fast::power_iteration", _fake)
+    torch.library.register_fake("gloro_fast::power_iteration_backward", _fake_backward)
+    torch.library.register_autograd("gloro_fast::power_iteration", _backward, setup_context=_save_iterates)
+    torch.library.register_autograd(
+        "gloro_fast::power_iteration_backward", _backward_of_backward, setup_context=_save_iterates_of_backward
+    )

@@ -1,0 +1,221 @@
+#include "power_iteration.h"
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <algorithm>
+
+#include "../cpu/power_iteration.h"
+
+namespace gloro_fast {
+
+namespace {
+
+using cpu::Axis;
+using cpu::Element;
+using cpu::LinearLayer;
+using torch::headeronly::MemoryFormat;
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Work below which a second thread costs more than it saves: about as many multiplications as 20 microseconds hold.
+constexpr double kWorthThreads = 1e6;
+
+constexpr ScalarType kTypes[] = {ScalarType::Float, ScalarType::Double, ScalarType::BFloat16, ScalarType::Half};
+
+struct Description {
+  LinearLayer layer;
+  std::vector<int64_t> weight_size;
+  bool channels_last;
+};
+
+// Reads the integers in order, and refuses to read past their end.
+class Reader {
+ public:
+  explicit Reader(const std::vector<int64_t>& numbers) : numbers_(numbers) {}
+  bool at_end() const { return at_ == numbers_.size(); }
+  int64_t next(int64_t least) {
+    STD_TORCH_CHECK(!at_end(), "power_iteration: the description of the layers is cut short");
+    const int64_t number = numbers_[at_++];
+    STD_TORCH_CHECK(number >= least, "power_iteration: expected at least ", least, ", got ", number);
+    return number;
+  }
+
+ private:
+  const std::vector<int64_t>& numbers_;
+  size_t at_ = 0;
+};
+
+Axis read_axis(Reader& numbers) {
+  Axis axis;
+  axis.input = numbers.next(1);
+  axis.kernel = numbers.next(1);
+  axis.stride = numbers.next(1);
+  axis.padding = numbers.next(0);
+  const int64_t padding_after = numbers.next(0);
+  axis.dilation = numbers.next(1);
+  const int64_t room = axis.input + axis.padding + padding_after - axis.dilation * (axis.kernel - 1) - 1;
+  STD_TORCH_CHECK(room >= 0, "power_iteration: a kernel of ", axis.kernel, " is larger than its padded input of ",
+                  axis.input + axis.padding + padding_after);
+  axis.output = room / axis.stride + 1;
+  return axis;
+}
+
+Description read_layer(Reader& numbers) {
+  Description read;
+  LinearLayer& layer = read.layer;
+  const int64_t spatial = numbers.next(0);
+  STD_TORCH_CHECK(spatial <= 2, "power_iteration: convolutions have 1 or 2 spatial dimensions here, got ", spatial);
+  const int64_t type = numbers.next(0);
+  STD_TORCH_CHECK(type < 4, "power_iteration: there is no weight type ", type);
+  layer.weight.element = static_cast<Element>(type);
+  read.channels_last = numbers.next(0) != 0;
+  layer.outputs = numbers.next(1);
+  layer.inputs = numbers.next(1);
+  layer.groups = numbers.next(1);
+  STD_TORCH_CHECK(layer.outputs % layer.groups == 0 && layer.inputs % layer.groups == 0,
+                  "power_iteration: ", layer.groups, " groups do not divide ", layer.inputs, " inputs and ",
+                  layer.outputs, " outputs");
+  layer.dense = spatial == 0;
+  read.weight_size = {layer.outputs, layer.group_inputs()};
+  if (spatial == 2) layer.height = read_axis(numbers);
+  if (spatial >= 1) layer.width = read_axis(numbers);
+  if (spatial == 2) read.weight_size.push_back(layer.height.kernel);
+  if (spatial >= 1) read.weight_size.push_back(layer.width.kernel);
+  return read;
+}
+
+std::vector<Description> read_layers(const std::vector<int64_t>& numbers) {
+  Reader reader(numbers);
+  std::vector<Description> layers;
+  while (!reader.at_end()) layers.push_back(read_layer(reader));
+  return layers;
+}
+
+// Points the layer to the weight's memory, whatever its strides.
+void attach(Description& description, const Tensor& weight, void* data) {
+  LinearLayer& layer = description.layer;
+  const auto dimensions = static_cast<int64_t>(description.weight_size.size());
+  bool fits = weight.is_cpu() && weight.dim() == dimensions &&
+              weight.scalar_type() == kTypes[static_cast<int>(layer.weight.element)];
+  for (int64_t d = 0; fits && d < dimensions; ++d)
+    fits = weight.size(d) == description.weight_size[static_cast<size_t>(d)];
+  STD_TORCH_CHECK(fits, "power_iteration: a weight on the CPU does not have the type or shape of its description");
+  layer.weight.data = data;
+  layer.weight.strides[0] = weight.stride(0);
+  layer.weight.strides[1] = weight.stride(1);
+  layer.weight.strides[2] = dimensions == 4 ? weight.stride(2) : 0;
+  layer.weight.strides[3] = dimensions >= 3 ? weight.stride(dimensions - 1) : 0;
+}
+
+void work(cpu::Schedule schedule) {
+  const int64_t threads = schedule.cost() < kWorthThreads ? 1 : torch::stable::get_num_threads();
+  if (threads == 1) return schedule.work();
+  torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) { schedule.work(); });
+}
+
+template <typename T>
+T* pointer(const Tensor& tensor) {
+  return static_cast<T*>(tensor.mutable_data_ptr());
+}
+
+struct Sizes {
+  int64_t v = 0;
+  int64_t u = 0;
+};
+
+Sizes sizes_of(const std::vector<LinearLayer>& layers) {
+  Sizes sizes;
+  for (const LinearLayer& layer : layers) {
+    sizes.v += layer.input_size();
+    sizes.u += layer.output_size();
+  }
+  return sizes;
+}
+
+bool is_float_or_double(const Tensor& tensor) {
+  return tensor.scalar_type() == ScalarType::Float || tensor.scalar_type() == ScalarType::Double;
+}
+
+Tensor new_gradient(const Tensor& like, const Description& description) {
+  const MemoryFormat format = description.channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
+  return torch::stable::empty(description.weight_size, kTypes[static_cast<int>(description.layer.weight.element)],
+                              std::nullopt, like.device(), std::nullopt, format);
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor, Tensor> power_iteration_cpu(const std::vector<Tensor>& weights,
+                                                       const std::vector<Tensor>& v_any,
+                                                       const std::vector<int64_t>& numbers, int64_t iterations) {
+  std::vector<Description> descriptions = read_layers(numbers);
+  STD_TORCH_CHECK(!weights.empty() && weights.size() == v_any.size() && weights.size() == descriptions.size(),
+                  "power_iteration: got ", weights.size(), " weights, ", v_any.size(), " iterates and ",
+                  descriptions.size(), " layers; expected as many of each, and at least one");
+  STD_TORCH_CHECK(iterations >= 0, "power_iteration: expected 0 iterations or more, got ", iterations);
+  const ScalarType type = v_any[0].scalar_type();
+  std::vector<LinearLayer> layers;
+  std::vector<Tensor> v;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    attach(descriptions[i], weights[i], const_cast<void*>(weights[i].const_data_ptr()));
+    layers.push_back(descriptions[i].layer);
+    STD_TORCH_CHECK(v_any[i].is_cpu() && v_any[i].scalar_type() == type && is_float_or_double(v_any[i]) &&
+                        v_any[i].numel() == layers[i].input_size(),
+                    "power_iteration: the iterates must have the layers' input sizes and be on the CPU, all float32 "
+                    "or all float64");
+    v.push_back(torch::stable::contiguous(v_any[i]));
+  }
+  const Sizes sizes = sizes_of(layers);
+  const Tensor sigma = torch::stable::new_empty(v[0], std::vector<int64_t>{static_cast<int64_t>(layers.size())});
+  const Tensor v_new = torch::stable::new_empty(v[0], std::vector<int64_t>{sizes.v});
+  const Tensor u = torch::stable::new_empty(v[0], std::vector<int64_t>{sizes.u});
+  const auto iterate = [&](auto element) {
+    using T = decltype(element);
+    std::vector<const T*> starts;
+    for (const Tensor& start : v) starts.push_back(static_cast<const T*>(start.const_data_ptr()));
+    work(cpu::power_iteration<T>(layers, starts, iterations, cpu::simd_level(), pointer<T>(sigma), pointer<T>(v_new),
+                                 pointer<T>(u)));
+  };
+  if (type == ScalarType::Double) {
+    iterate(double{});
+  } else {
+    iterate(float{});
+  }
+  return {sigma, v_new, u};
+}
+
+std::vector<Tensor> power_iteration_backward_cpu(const Tensor& grad_sigma_any, const Tensor& v_any, const Tensor& u_any,
+                                                 const std::vector<int64_t>& numbers) {
+  const Tensor grad_sigma = torch::stable::contiguous(grad_sigma_any);
+  const Tensor v = torch::stable::contiguous(v_any);
+  const Tensor u = torch::stable::contiguous(u_any);
+  std::vector<Tensor> gradients;
+  std::vector<LinearLayer> layers;
+  for (Description& description : read_layers(numbers)) {
+    gradients.push_back(new_gradient(v, description));
+    attach(description, gradients.back(), gradients.back().mutable_data_ptr());
+    layers.push_back(description.layer);
+  }
+  const Sizes sizes = sizes_of(layers);
+  bool fits = is_float_or_double(v) && v.numel() == sizes.v && u.numel() == sizes.u &&
+              grad_sigma.numel() == static_cast<int64_t>(layers.size());
+  for (const Tensor& tensor : {grad_sigma, v, u})
+    fits = fits && tensor.is_cpu() && tensor.scalar_type() == v.scalar_type();
+  STD_TORCH_CHECK(fits,
+                  "power_iteration_backward: sigma's gradient, v and u must be on the CPU, of one type and have "
+                  "the sizes of the layers");
+  const auto differentiate = [&](auto element) {
+    using T = decltype(element);
+    work(cpu::power_iteration_gradient<T>(layers, pointer<T>(grad_sigma), pointer<T>(v), pointer<T>(u),
+                                          cpu::simd_level()));
+  };
+  if (v.scalar_type() == ScalarType::Double) {
+    differentiate(double{});
+  } else {
+    differentiate(float{});
+  }
+  return gradients;
+}
+
+}  // namespace gloro_fast
