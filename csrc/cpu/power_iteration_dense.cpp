@@ -11,7 +11,6 @@ namespace gloro_fast::cpu {
 
 namespace {
 
-constexpr int64_t kRowsAtOnce = 4;
 // Rows are cut into at most so many chunks, each with a sum of its own, of at least so many elements.
 constexpr int64_t kMostChunks = 16;
 constexpr int64_t kElementsPerChunk = 65536;
@@ -65,7 +64,7 @@ class DenseIteration final : public Job {
       if (iterations_ == 0) continue;
       T factors[kRowsAtOnce];
       for (int64_t i = 0; i < rows; ++i) factors[i] = static_cast<T>(u_.data()[row + i] * scale_);
-      kernels_.accumulate(matrix, row_step_, rows, layer_.inputs, factors, sums, row + 2 * kRowsAtOnce <= end);
+      kernels_.accumulate(matrix, row_step_, rows, layer_.inputs, factors, sums);
     }
     squares_.data()[chunk] = kernels_.squares(u_.data() + begin, end - begin);
   }

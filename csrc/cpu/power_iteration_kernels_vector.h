@@ -172,42 +172,39 @@ inline T sum_of_lanes(Vector<T> x) {
 template <typename T, int kRows>
 void dots_of_rows(const T* matrix, int64_t stride, int64_t columns, const T* v, T* u) {
   constexpr int kLanes = Vectors<T>::lanes;
-  Vector<T> sums[kRows][2];
+  constexpr int kVectors = GLORO_FAST_ROWS == 8 ? 2 : 1;  // as the registers allow
+  Vector<T> sums[kRows][kVectors];
   clear(sums);
   int64_t j = 0;
-  for (; j + 2 * kLanes <= columns; j += 2 * kLanes)
-    for (int n = 0; n < 2; ++n) {
+  for (; j + kVectors * kLanes <= columns; j += kVectors * kLanes)
+    for (int n = 0; n < kVectors; ++n) {
       const Vector<T> x = load(v + j + n * kLanes);
       for (int i = 0; i < kRows; ++i) sums[i][n] += x * load(matrix + i * stride + j + n * kLanes);
     }
   for (int i = 0; i < kRows; ++i) {
     T rest = 0;
     for (int64_t last = j; last < columns; ++last) rest += matrix[i * stride + last] * v[last];
-    u[i] = sum_of_lanes<T>(sums[i][0] + sums[i][1]) + rest;
+    for (int n = 1; n < kVectors; ++n) sums[i][0] += sums[i][n];
+    u[i] = sum_of_lanes<T>(sums[i][0]) + rest;
   }
 }
 
 template <typename T>
 void dots(const T* matrix, int64_t stride, int64_t rows, int64_t columns, const T* v, T* u) {
-  if (rows == 4) return dots_of_rows<T, 4>(matrix, stride, columns, v, u);
+  if (rows == kRowsAtOnce) return dots_of_rows<T, kRowsAtOnce>(matrix, stride, columns, v, u);
   for (int64_t i = 0; i < rows; ++i) dots_of_rows<T, 1>(matrix + i * stride, stride, columns, v, u + i);
 }
 
 template <typename T, int kRows>
-void accumulate_rows(const T* matrix, int64_t stride, int64_t columns, const T* u, T* sums, bool more) {
+void accumulate_rows(const T* matrix, int64_t stride, int64_t columns, const T* u, T* sums) {
   constexpr int kLanes = Vectors<T>::lanes;
-  constexpr int kCacheLine = 64 / static_cast<int>(sizeof(T));
-  const T* next = matrix + (more ? kRows * stride : 0);
   Vector<T> factor[kRows];
   for (int i = 0; i < kRows; ++i) factor[i] = splat(u[i]);
   int64_t j = 0;
-  for (; j + kCacheLine <= columns; j += kCacheLine) {
-    for (int i = 0; i < kRows; ++i) __builtin_prefetch(next + i * stride + j, 0, 2);
-    for (int n = 0; n < kCacheLine; n += kLanes) {
-      Vector<T> sum = load(sums + j + n);
-      for (int i = 0; i < kRows; ++i) sum += factor[i] * load(matrix + i * stride + j + n);
-      store(sums + j + n, sum);
-    }
+  for (; j + kLanes <= columns; j += kLanes) {
+    Vector<T> sum = load(sums + j);
+    for (int i = 0; i < kRows; ++i) sum += factor[i] * load(matrix + i * stride + j);
+    store(sums + j, sum);
   }
   for (; j < columns; ++j) {
     T sum = sums[j];
@@ -217,10 +214,9 @@ void accumulate_rows(const T* matrix, int64_t stride, int64_t columns, const T* 
 }
 
 template <typename T>
-void accumulate(const T* matrix, int64_t stride, int64_t rows, int64_t columns, const T* u, T* sums, bool more) {
-  if (rows == 4) return accumulate_rows<T, 4>(matrix, stride, columns, u, sums, more);
-  for (int64_t i = 0; i < rows; ++i)
-    accumulate_rows<T, 1>(matrix + i * stride, stride, columns, u + i, sums, more || i + 1 < rows);
+void accumulate(const T* matrix, int64_t stride, int64_t rows, int64_t columns, const T* u, T* sums) {
+  if (rows == kRowsAtOnce) return accumulate_rows<T, kRowsAtOnce>(matrix, stride, columns, u, sums);
+  for (int64_t i = 0; i < rows; ++i) accumulate_rows<T, 1>(matrix + i * stride, stride, columns, u + i, sums);
 }
 
 template <typename T>
