@@ -3,6 +3,7 @@
 // functional. Only the stable ABI of torch is used, so that one binary serves every torch from 2.13 on.
 #include <torch/csrc/stable/library.h>
 
+#include "glue/certify.h"
 #include "glue/fingerprint.h"
 #include "glue/margin.h"
 #include "glue/minmax.h"
@@ -29,6 +30,9 @@ STABLE_TORCH_LIBRARY(gloro_fast, m) {
       "margin_loss_backward(Tensor grad_loss, Tensor share_of_logits, Tensor share_of_bottom, Tensor prediction,"
       " Tensor runner_up, Tensor differences, Tensor lipschitz, float epsilon, bool with_differences)"
       " -> (Tensor grad_logits, Tensor grad_differences, Tensor grad_lipschitz)");
+  m.def(
+      "certify(Tensor logits, Tensor differences, float lipschitz, float epsilon)"
+      " -> (Tensor prediction, Tensor radius, Tensor bottom)");
   m.def("fingerprint(Tensor[] tensors) -> Tensor");
   m.def(
       "power_iteration(Tensor[] weights, Tensor[] v, int[] layers, int iterations) -> (Tensor sigma, Tensor v_new, "
@@ -44,6 +48,7 @@ STABLE_TORCH_LIBRARY_IMPL(gloro_fast, CPU, m) {
   m.impl("margin_backward", TORCH_BOX(&gloro_fast::margin_backward_cpu));
   m.impl("margin_loss", TORCH_BOX(&gloro_fast::margin_loss_cpu));
   m.impl("margin_loss_backward", TORCH_BOX(&gloro_fast::margin_loss_backward_cpu));
+  m.impl("certify", TORCH_BOX(&gloro_fast::certify_cpu));
   m.impl("fingerprint", TORCH_BOX(&gloro_fast::fingerprint_cpu));
   m.impl("power_iteration", TORCH_BOX(&gloro_fast::power_iteration_cpu));
   m.impl("power_iteration_backward", TORCH_BOX(&gloro_fast::power_iteration_backward_cpu));

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gloro_fast import _extension
 from gloro_fast.bounds.rounding import down, positive_up, up
 from gloro_fast.errors import DataError
 from gloro_fast.pixels import check_floats, check_shape
@@ -31,6 +32,48 @@ class Certificate:
     epsilon: float
     lipschitz: float
     method: str
+
+
+def certify_logits(
+    logits: Tensor, differences: Tensor, lipschitz: float, epsilon: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sign a batch of logits; see :func:`certify_logits_reference`, which it agrees with bit for bit.
+
+    Runs compiled on the CPU, in one pass over the logits; elsewhere as the reference. Nothing has a gradient.
+    """
+    if logits.device.type == "cpu" and differences.device.type == "cpu":
+        if _extension.available():
+            if logits.dtype != torch.float64:
+                logits = logits.float()
+            prediction, radius, bottom = torch.ops.gloro_fast.certify(
+                logits.detach(), differences.detach(), lipschitz, epsilon
+            )
+            return prediction, radius, bottom
+        _extension.warn_if_missing()
+    return certify_logits_reference(logits, differences, lipschitz, epsilon)
+
+
+@torch.no_grad()
+def certify_logits_reference(
+    logits: Tensor, differences: Tensor, lipschitz: float, epsilon: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compose :func:`certified_radius` and :func:`bottom_logit`, in plain PyTorch.
+
+    Args:
+        logits: (B, m) of a floating dtype; half types are signed as the float32 numbers that they are.
+        differences: (m, m) float64, upper bounds on ||w_i - w_j||_2.
+        lipschitz: K >= 0.
+        epsilon: l2 radius, >= 0.
+
+    Returns:
+        prediction: (B,) int64, the first index of the largest logit.
+        radius: (B,) float64.
+        bottom: (B,) of the logits' dtype, at least float32; below the largest logit exactly where
+            ``radius > epsilon``.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    prediction, radius = certified_radius(logits, differences, lipschitz)
+    return prediction, radius, bottom_logit(logits, prediction, radius, differences, lipschitz, epsilon)
 
 
 def certified_radius(logits: Tensor, differences: Tensor, lipschitz: float) -> tuple[Tensor, Tensor]:
@@ -130,3 +173,18 @@ def _pair_bounds(differences: Tensor, lipschitz: float) -> Tensor:
     """Give K_ij = K D_ij rounded up, exactly 0 only where a factor is, NaN or inf where one is not finite."""
     product = differences * lipschitz
     return torch.where((differences > 0) & (lipschitz > 0), positive_up(product), product)
+
+
+# What follows tells torch of the compiled op.
+
+
+def _fake_certify(
+    logits: Tensor, differences: Tensor, lipschitz: float, epsilon: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    rows = logits.shape[0]
+    prediction = logits.new_empty([rows], dtype=torch.int64)
+    return prediction, logits.new_empty([rows], dtype=torch.float64), logits.new_empty([rows])
+
+
+if _extension.available():
+    torch.library.register_fake("gloro_fast::certify", _fake_certify)

@@ -8,7 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gloro_fast.certify import bottom_logit, certified_radius
+from gloro_fast import _extension
+from gloro_fast.certify import bottom_logit, certified_radius, certify_logits, certify_logits_reference
+
+compiled = pytest.mark.skipif(not _extension.available(), reason=f"compiled ops: {_extension.why_not()}")
 
 
 def exact_radius(logits, differences, lipschitz):
@@ -114,3 +117,84 @@ def test_flushing_subnormals_to_zero_does_not_certify_everything():
         assert certified_radius(torch.tensor([[1.0, 0.0]]), differences, 1e-200)[1].item() < math.inf
     finally:
         torch.set_flush_denormal(False)
+
+
+def assert_same_bits(actual, expected):
+    for a, e in zip(actual, expected, strict=True):
+        assert a.dtype == e.dtype
+        torch.testing.assert_close(a, e, rtol=0, atol=0, equal_nan=True)
+
+
+def random_problem(seed, rows, classes, dtype):
+    """Logits and differences over the whole range of the type, with ties and what is not finite among them."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(rows, classes, generator=generator, dtype=torch.float64)
+    scale = torch.randint(-300, 300, (rows, 1), generator=generator) if seed % 2 else torch.zeros(rows, 1)
+    logits = (logits * 10.0**scale).to(dtype)
+    big = torch.finfo(dtype).max
+    special = torch.tensor([0.0, -0.0, 9.0, 9.0, big, -big, 5e-324, torch.inf, -torch.inf, torch.nan]).to(dtype)
+    which = torch.randint(len(special), logits.shape, generator=generator)
+    rate = torch.rand(rows, 1, generator=generator) ** 2
+    logits = torch.where(torch.rand(logits.shape, generator=generator) < rate, special[which], logits)
+    differences = torch.rand(classes, classes, generator=generator, dtype=torch.float64).fill_diagonal_(0)
+    if seed % 3 == 0:
+        odd = torch.tensor([0.0, 5e-324, 1e-200, 1e200, 1e308, math.inf, math.nan], dtype=torch.float64)
+        which = torch.randint(len(odd), differences.shape, generator=generator)
+        differences = torch.where(torch.rand(differences.shape, generator=generator) < 0.2, odd[which], differences)
+    return logits, differences
+
+
+@compiled
+@settings(max_examples=300, deadline=None)
+@given(
+    st.integers(0, 10**6),
+    st.integers(0, 20),
+    st.integers(2, 20),
+    st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16]),
+    st.sampled_from([0.0, 5e-324, 1e-200, 0.7, 1.3, 1e300, math.inf, math.nan]),
+    st.sampled_from([0.0, 1e-320, 0.3, 1e300, "a radius"]),
+)
+def test_compiled_has_the_bits_of_the_reference(seed, rows, classes, dtype, lipschitz, epsilon):
+    logits, differences = random_problem(seed, rows, classes, dtype)
+    if epsilon == "a radius":
+        finite = [r for r in certified_radius(logits, differences, lipschitz)[1].tolist() if r < math.inf]
+        epsilon = max(finite, default=0.3)
+    expected = certify_logits_reference(logits, differences, lipschitz, epsilon)
+    assert_same_bits(certify_logits(logits, differences, lipschitz, epsilon), expected)
+    assert_same_bits(certify_logits(logits.t().contiguous().t(), differences, lipschitz, epsilon), expected)
+
+
+@compiled
+def test_compiled_has_the_same_bits_at_every_number_of_threads():
+    logits, differences = random_problem(1, 3000, 10, torch.float32)
+    before = torch.get_num_threads()
+    results = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        results.append(certify_logits(logits, differences, 1.3, 0.2))
+    torch.set_num_threads(before)
+    assert_same_bits(*results)
+    assert_same_bits(results[0], certify_logits_reference(logits, differences, 1.3, 0.2))
+
+
+@compiled
+def test_compiled_certifies_not_everything_where_subnormals_are_flushed():
+    differences = torch.full((2, 2), 1e-200, dtype=torch.float64)
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor does not flush subnormals")
+    try:
+        assert certify_logits(torch.tensor([[1.0, 0.0]]), differences, 1e-200, 0.1)[1].item() < math.inf
+    finally:
+        torch.set_flush_denormal(False)
+
+
+@compiled
+def test_opcheck():
+    logits, differences = random_problem(2, 5, 4, torch.float32)
+    torch.library.opcheck(torch.ops.gloro_fast.certify, (logits, differences, 1.3, 0.2))
+
+
+def test_signing_leaves_no_graph():
+    logits = torch.randn(3, 4, requires_grad=True)
+    for function in (certify_logits, certify_logits_reference):
+        assert not any(t.requires_grad for t in function(logits, torch.ones(4, 4, dtype=torch.float64), 1.0, 0.1))

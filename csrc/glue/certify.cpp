@@ -1,0 +1,42 @@
+#include "certify.h"
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <algorithm>
+
+#include "../cpu/certify.h"
+#include "access.h"
+
+namespace gloro_fast {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+std::tuple<Tensor, Tensor, Tensor> certify_cpu(const Tensor& logits_any, const Tensor& differences_any,
+                                               double lipschitz, double epsilon) {
+  const Tensor logits = torch::stable::contiguous(logits_any);
+  const Tensor differences = torch::stable::contiguous(differences_any);
+  STD_TORCH_CHECK(logits.dim() == 2 && logits.size(1) >= 2, "certify: logits must be (batch, classes), classes >= 2");
+  const int64_t rows = logits.size(0);
+  const int64_t classes = logits.size(1);
+  STD_TORCH_CHECK(differences.is_cpu() && differences.scalar_type() == ScalarType::Double && differences.dim() == 2 &&
+                      differences.size(0) == classes && differences.size(1) == classes,
+                  "certify: differences must be (", classes, ", ", classes, ") float64, on the CPU");
+  const Tensor prediction = torch::stable::new_empty(logits, {rows}, ScalarType::Long);
+  const Tensor radius = torch::stable::new_empty(logits, {rows}, ScalarType::Double);
+  const Tensor bottom = torch::stable::new_empty(logits, {rows});
+  with_wide_type(logits.scalar_type(), "certify", [&](auto element) {
+    using T = decltype(element);
+    const int64_t grain = std::max<int64_t>(1, 4096 / classes);
+    torch::stable::parallel_for(0, rows, grain, [&](int64_t begin, int64_t end) {
+      cpu::certify(data<T>(logits), data<double>(differences), lipschitz, epsilon, classes,
+                   mutable_data<int64_t>(prediction), mutable_data<double>(radius), mutable_data<T>(bottom), begin,
+                   end);
+    });
+  });
+  return {prediction, radius, bottom};
+}
+
+}  // namespace gloro_fast
