@@ -48,7 +48,8 @@ uint64_t fingerprint(const uint8_t* data, int64_t bytes, int64_t word_begin, int
   }
 #endif
   sum += full_words(data, begin, full_end);
-  if (full_end < word_end) sum += mixed(word_at(data + 8 * full_end, bytes - 8 * full_end), full_end);
+  if (word_begin <= full_end && full_end < word_end)
+    sum += mixed(word_at(data + 8 * full_end, bytes - 8 * full_end), full_end);
   return sum;
 }
 
