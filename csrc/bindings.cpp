@@ -5,6 +5,7 @@
 
 #include "glue/certify.h"
 #include "glue/fingerprint.h"
+#include "glue/head_differences.h"
 #include "glue/margin.h"
 #include "glue/minmax.h"
 #include "glue/power_iteration.h"
@@ -30,6 +31,8 @@ STABLE_TORCH_LIBRARY(gloro_fast, m) {
       "margin_loss_backward(Tensor grad_loss, Tensor share_of_logits, Tensor share_of_bottom, Tensor prediction,"
       " Tensor runner_up, Tensor differences, Tensor lipschitz, float epsilon, bool with_differences)"
       " -> (Tensor grad_logits, Tensor grad_differences, Tensor grad_lipschitz)");
+  m.def("head_differences(Tensor weight) -> Tensor");
+  m.def("head_differences_backward(Tensor grad, Tensor weight, Tensor differences) -> Tensor");
   m.def(
       "certify(Tensor logits, Tensor differences, float lipschitz, float epsilon)"
       " -> (Tensor prediction, Tensor radius, Tensor bottom)");
@@ -48,6 +51,8 @@ STABLE_TORCH_LIBRARY_IMPL(gloro_fast, CPU, m) {
   m.impl("margin_backward", TORCH_BOX(&gloro_fast::margin_backward_cpu));
   m.impl("margin_loss", TORCH_BOX(&gloro_fast::margin_loss_cpu));
   m.impl("margin_loss_backward", TORCH_BOX(&gloro_fast::margin_loss_backward_cpu));
+  m.impl("head_differences", TORCH_BOX(&gloro_fast::head_differences_cpu));
+  m.impl("head_differences_backward", TORCH_BOX(&gloro_fast::head_differences_backward_cpu));
   m.impl("certify", TORCH_BOX(&gloro_fast::certify_cpu));
   m.impl("fingerprint", TORCH_BOX(&gloro_fast::fingerprint_cpu));
   m.impl("power_iteration", TORCH_BOX(&gloro_fast::power_iteration_cpu));

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+
+from gloro_fast import _extension
 
 
 def head_differences_reference(weight: Tensor) -> Tensor:
@@ -24,8 +28,49 @@ def head_differences_reference(weight: Tensor) -> Tensor:
 def head_differences(weight: Tensor) -> Tensor:
     """Give D by direct differences without an (m, m, d) tensor; arguments as for the reference.
 
-    The other mode of ``torch.cdist``, which it picks by itself above 25 rows, goes through w_i . w_j and loses
-    all digits where rows are close.
+    Runs compiled on the CPU: half of the symmetric D forward, and only the pairs that a gradient reaches backward.
+    Elsewhere, and within torch.func's transforms, through ``torch.cdist`` in the mode that takes differences; the
+    other, which it picks by itself above 25 rows, goes through w_i . w_j and loses all digits where rows are close.
+    Same bits at every number of threads.
     """
     weight = weight if weight.itemsize >= 4 else weight.float()
+    if weight.device.type == "cpu" and not torch._C._are_functorch_transforms_active():
+        if _extension.available():
+            differences: Tensor = torch.ops.gloro_fast.head_differences(weight)
+            return differences
+        _extension.warn_if_missing()
     return torch.cdist(weight, weight, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+# What follows tells torch of the compiled op: shapes for tracing, and the gradient.
+
+
+def _fake_head_differences(weight: Tensor) -> Tensor:
+    differences: Tensor = weight.new_empty([weight.shape[0], weight.shape[0]])
+    return differences
+
+
+def _fake_head_differences_backward(grad: Tensor, weight: Tensor, differences: Tensor) -> Tensor:
+    grad_weight: Tensor = torch.empty_like(weight, memory_format=torch.contiguous_format)
+    return grad_weight
+
+
+def _save(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs, output)
+
+
+def _backward(ctx: Any, grad: Tensor) -> Tensor:
+    grad_weight: Tensor
+    weight, differences = ctx.saved_tensors
+    if torch.is_grad_enabled():  # create_graph: the gradient is to be differentiated, so it needs a graph
+        value = head_differences_reference(weight)
+        (grad_weight,) = torch.autograd.grad(value, weight, grad, create_graph=True)
+    else:
+        grad_weight = torch.ops.gloro_fast.head_differences_backward(grad, weight, differences)
+    return grad_weight
+
+
+if _extension.available():
+    torch.library.register_fake("gloro_fast::head_differences", _fake_head_differences)
+    torch.library.register_fake("gloro_fast::head_differences_backward", _fake_head_differences_backward)
+    torch.library.register_autograd("gloro_fast::head_differences", _backward, setup_context=_save)

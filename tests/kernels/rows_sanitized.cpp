@@ -10,6 +10,7 @@
 
 #include "../../csrc/cpu/certify.h"
 #include "../../csrc/cpu/fingerprint.h"
+#include "../../csrc/cpu/head_differences.h"
 #include "../../csrc/cpu/margin.h"
 #include "../../csrc/cpu/margin_loss.h"
 
@@ -171,6 +172,30 @@ void run_certify(int64_t rows, int64_t classes, std::mt19937& random) {
   }
 }
 
+template <typename T>
+void run_head_differences(int64_t rows, int64_t columns, std::mt19937& random) {
+  const double rounding = sizeof(T) == 8 ? 1e-12 : 1e-4;
+  std::normal_distribution<double> normal;
+  Buffer<T> weight(rows * columns), differences(rows * rows), grad(rows * rows), grad_weight(rows * columns);
+  for (int64_t i = 0; i < rows * columns; ++i) weight[i] = static_cast<T>(normal(random));
+  for (int64_t i = 0; i < rows * rows; ++i) grad[i] = static_cast<T>(random() % 2 == 0 ? 0 : normal(random));
+  for (int64_t i = 0; i < rows; ++i) head_differences(weight.data, rows, columns, differences.data, i, i + 1);
+  for (int64_t i = 0; i < rows; ++i) {
+    head_differences_backward(grad.data, weight.data, differences.data, rows, columns, grad_weight.data, i, i + 1);
+    for (int64_t k = 0; k < columns; ++k) {
+      double expected = 0;
+      for (int64_t j = 0; j < rows; ++j) {
+        double square = 0;
+        for (int64_t l = 0; l < columns; ++l) square += std::pow(weight[i * columns + l] - weight[j * columns + l], 2);
+        require(close(differences[i * rows + j], std::sqrt(square), rounding), "distance", rows, columns);
+        const double both = static_cast<double>(grad[i * rows + j]) + static_cast<double>(grad[j * rows + i]);
+        if (i != j) expected += both * (weight[i * columns + k] - weight[j * columns + k]) / std::sqrt(square);
+      }
+      require(close(grad_weight[i * columns + k], expected, 10 * rounding), "gradient of a row", rows, columns);
+    }
+  }
+}
+
 void run_fingerprint(int64_t bytes, int64_t offset, std::mt19937& random) {
   Buffer<uint8_t> memory(bytes + offset);
   for (int64_t i = 0; i < bytes + offset; ++i) memory[i] = static_cast<uint8_t>(random());
@@ -210,6 +235,12 @@ int main() {
       }
       run_certify<float>(rows, classes, random);
       run_certify<double>(rows, classes, random);
+      cases += 2;
+    }
+  for (const int64_t rows : {1, 2, 18})
+    for (const int64_t columns : {1, 16, 35}) {
+      run_head_differences<float>(rows, columns, random);
+      run_head_differences<double>(rows, columns, random);
       cases += 2;
     }
   for (const int64_t bytes : {0, 1, 7, 8, 9, 63, 64, 65, 500, 5000})

@@ -11,7 +11,7 @@ from test_sanitized import CPU, FLAGS, HERE, SANITIZERS, compiler, run
 
 __all__ = ["compiler"]  # a fixture
 
-KERNELS = ["margin.cpp", "margin_loss.cpp", "certify.cpp", "fingerprint.cpp", "simd.cpp"]
+KERNELS = ["head_differences.cpp", "margin.cpp", "margin_loss.cpp", "certify.cpp", "fingerprint.cpp", "simd.cpp"]
 AVX512 = [f"-mavx512{part}" for part in ("f", "bw", "dq", "vl")]
 if platform.machine() in ("x86_64", "AMD64"):
     KERNELS.append("fingerprint_avx512.cpp")
@@ -36,7 +36,7 @@ def objects(compiler: list[str], tmp_path_factory: pytest.TempPathFactory) -> di
 def test_rows(compiler: list[str], objects: dict[str, Path], tmp_path: Path) -> None:
     result = run(compiler, list(objects.values()), tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert result.stdout == "180 cases\n"
+    assert result.stdout == "198 cases\n"
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,8 @@ def test_rows(compiler: list[str], objects: dict[str, Path], tmp_path: Path) -> 
         pytest.param("margin_loss.cpp", "i < row.padded", "i < row.padded + kLanes", id="loss writes past the end"),
         pytest.param("margin_loss.cpp", "grad[label] -= 1;", "", id="forgets the label"),
         pytest.param("margin.cpp", "* classes, T{0})", "* classes + 1, T{0})", id="clears past the end"),
+        pytest.param("head_differences.cpp", "k + kLanes <=", "k + kLanes <= kLanes +", id="reads past the last row"),
+        pytest.param("head_differences.cpp", "[j * rows + i];\n", "[i * rows + j];\n", id="one half of the gradient"),
         pytest.param("certify.cpp", "if (i == j) continue;", "", id="takes the top for its own rival"),
         pytest.param("certify.cpp", "i < classes; ++i", "i <= classes; ++i", id="reads past the row"),
         pytest.param("fingerprint.cpp", "bytes - 8 * full_end)", "8)", id="reads past the last word"),
