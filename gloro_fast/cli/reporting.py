@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, TextIO
 
 import typer
@@ -19,22 +19,27 @@ from gloro_fast.errors import GloroFastError
 BAD_INPUT = 2
 _PIPED_WIDTH = 160
 
+# What parsing the arguments raises; Typer exports only this descendant of it, and newer ones bring their own Click.
+_UsageError: Any = typer.BadParameter.__base__
+
 
 class Commands(TyperGroup):
     """The commands, with one rule for what goes wrong in any of them.
 
-    What the package raises on purpose is one line on stderr and exit code 2, as for usage errors. An interrupted
-    training exits with 128 + the signal's number. Anything else is a fault of the program: its traceback shows.
+    What the package raises on purpose is one line on stderr and exit code 2, and so are options that do not exist
+    or cannot be read. An interrupted training exits with 128 + the signal's number. Anything else is a fault of
+    the program: its traceback shows.
     """
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Read the arguments that come before the command; without any, the help shows."""
+        with _errors_in_one_line() if args else nullcontext():
+            return super().make_context(info_name, args, parent, **extra)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that ``ctx`` holds."""
-        with _warnings_in_one_line():
-            try:
-                return super().invoke(ctx)
-            except GloroFastError as error:
-                typer.echo(f"error: {_one_line(error)}", err=True)
-                raise typer.Exit(BAD_INPUT) from error
+        with _warnings_in_one_line(), _errors_in_one_line():
+            return super().invoke(ctx)
 
 
 def console() -> Console:
@@ -70,6 +75,16 @@ def facts(rows: Iterable[tuple[str, str]], title: str) -> Table:
 def percent(share: float) -> str:
     """Write a share in [0, 1] as a percentage."""
     return f"{share:.2%}"
+
+
+@contextmanager
+def _errors_in_one_line() -> Iterator[None]:
+    try:
+        yield
+    except (GloroFastError, _UsageError) as error:
+        reason = error.format_message() if isinstance(error, _UsageError) else error
+        typer.echo(f"error: {_one_line(reason)}", err=True)
+        raise typer.Exit(BAD_INPUT) from error
 
 
 @contextmanager

@@ -39,20 +39,34 @@ DIGITS = ("--recipe", "digits", "--threads", 1, "--device", "cpu")
         (("--recipe", "mnist-2c2f"), "--data-dir"),
         (("--recipe", "mnist-2c2f", "--data-dir", "nowhere"), "nowhere"),
         (("--recipe", "cifar10-6c2f", "--data-dir", "."), "cifar-10-batches-py"),
-        ((*DIGITS, "--learning-rate", "1e30", "--epochs", "1"), "NaN"),
+        ((*DIGITS, "--device", "meta"), "device 'meta' cannot be used"),
+        ((*DIGITS, "--epochs", "two"), "'--epochs'"),
+        ((*DIGITS, "--threads", "0"), "'--threads'"),
+        ((*DIGITS, "--batch-size", "0"), "batch_size is 0"),
+        ((*DIGITS, "--epohcs", "3"), "--epochs"),
+        ((*DIGITS, "extra"), "extra"),
     ],
 )
 def test_bad_input(refused, tmp_path, monkeypatch, arguments, says):
     monkeypatch.chdir(tmp_path)
-    assert says in refused("train", *arguments, "--out", "run")
-    if "--learning-rate" not in arguments:
-        assert list(tmp_path.iterdir()) == []
+    assert says in refused("train", "--out", "run", *arguments)
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_a_wrong_option_is_a_usage_error(invoke):
-    result = invoke("train", "--recipe", "digits", "--epohcs", "3")
-    assert result.exit_code == 2
-    assert "--epochs" in result.stderr
+def test_divergence(refused, tmp_path):
+    arguments = (*DIGITS, "--learning-rate", "1e30", "--epochs", "1")
+    assert "NaN" in refused("train", *arguments, "--out", tmp_path / "run", announced=("training digits",))
+
+
+@pytest.mark.parametrize("arguments", [("--nonsense",), ("trian",)])
+def test_usage_errors_before_the_command(refused, arguments):
+    assert arguments[0] in refused(*arguments)
+
+
+@pytest.mark.parametrize("device", ["meta", "tpu9"])
+def test_resume_on_a_device_that_cannot_be_used(refused, run, device):
+    (run / "result.json").unlink()
+    assert f"device '{device}' cannot be used" in refused("train", "--resume", "--out", run, "--device", device)
 
 
 def test_damaged_data(refused, tmp_path):
@@ -98,7 +112,8 @@ def test_a_full_disk_is_one_line(refused, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(atomic.os, "fsync", full)
-    assert "No space left" in refused("train", *DIGITS, "--epochs", 1, "--out", tmp_path / "run")
+    arguments = (*DIGITS, "--epochs", 1, "--out", tmp_path / "run")
+    assert "No space left" in refused("train", *arguments, announced=("training digits",))
     assert not list((tmp_path / "run").glob("*"))
     assert not list((tmp_path / "run").glob(".*"))
 
