@@ -61,9 +61,12 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
     except DataError:
         raise
     except Exception as error:  # zipfile, zlib and NumPy's parser raise a dozen kinds for damaged files.
-        raise DataError(
-            f"{path} cannot be read as a .npz archive ({cause(error)}); save it again without objects"
-        ) from error
+        if "allow_pickle" in str(error):  # NumPy's advice for pickles, which it takes any unknown bytes for.
+            raise DataError(
+                f"{path} cannot be read as a .npz archive: it holds objects, or is none at all; save it again with "
+                "numpy.savez, without objects"
+            ) from None
+        raise DataError(f"{path} cannot be read as a .npz archive ({cause(error)}); save it again") from error
 
 
 def _paired(path: Path, arrays: dict[str, NDArray[Any]], x_key: str, y_key: str) -> tuple[Tensor, Tensor]:

@@ -113,9 +113,23 @@ class Trap:
 def test_objects_are_never_loaded(tmp_path):
     trace = tmp_path / "ran"
     trap = np.array([Trap(trace)] * 6, dtype=object)
-    with pytest.raises(DataError, match="without objects"):
-        load("npz", save(tmp_path / "toy.npz", y_train=trap))
+    assert_no_advice_to_unpickle(save(tmp_path / "toy.npz", y_train=trap))
     assert not trace.exists()
+
+
+def test_bytes_of_unknown_kind_bring_no_advice_to_unpickle(tmp_path):
+    path = tmp_path / "toy.npz"
+    path.write_bytes(b"neither an archive nor an array")
+    assert_no_advice_to_unpickle(path)
+
+
+def assert_no_advice_to_unpickle(path: Path) -> None:
+    with pytest.raises(DataError, match=r"cannot be read as a \.npz archive.* without objects") as caught:
+        load("npz", path)
+    assert "pickle" not in str(caught.value)
+    assert "unsafe" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
 
 
 @pytest.mark.parametrize("size", [0, 10, 500, -1])
