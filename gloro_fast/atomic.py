@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ def replacing(path: Path) -> Iterator[Path]:
         The temporary path to write to. On an exception (a full disk, say) it is removed and ``path``
         stays as it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(_temporary_name(path, os.getpid()))
     try:
         yield temporary
         with open(temporary, "rb") as written:
@@ -40,6 +41,15 @@ def write_with(path: Path, writer: Callable[[Path], object]) -> None:
     """Let ``writer`` write a file (a picture, a tensor file) that then takes the place of ``path``."""
     with replacing(path) as temporary:
         writer(temporary)
+
+
+def leftovers(path: Path) -> list[Path]:
+    """Give the temporary files of ``path`` that a process killed while it wrote has left behind."""
+    return sorted(path.parent.glob(_temporary_name(Path(glob.escape(path.name)), "*")))
+
+
+def _temporary_name(path: Path, process: int | str) -> str:
+    return f".{path.name}.{process}.tmp"
 
 
 def _sync_folder(folder: Path) -> None:

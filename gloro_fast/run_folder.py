@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from gloro_fast import tensor_file
+from gloro_fast import atomic, tensor_file
 from gloro_fast.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from gloro_fast.model import GloRoNet
     from gloro_fast.train.config import RunConfig
@@ -48,13 +49,13 @@ class RunFolder:
         return self.result.is_file()
 
     def check_free(self) -> None:
-        """Refuse a folder that already holds something.
+        """Refuse a folder that already holds something besides what a killed process left half-written.
 
         Raises:
             ConfigError: it does, or it is a file.
         """
         if self.path.is_dir():
-            if any(self.path.iterdir()):
+            if set(self.path.iterdir()) - set(self._leftovers()):
                 raise ConfigError(
                     f"run folder {self.path} exists; choose another --out, or --resume it, or --overwrite"
                 )
@@ -67,12 +68,32 @@ class RunFolder:
         Raises:
             ConfigError: the folder cannot be made or written to.
         """
-        # The result goes first: without it, what is left counts as unfinished.
-        stale = [self.result, self.model, self.checkpoint, self.metrics, self.curves, self.config]
-        try:
+        with self._used():
             self.path.mkdir(parents=True, exist_ok=True)
-            for file in [*stale, *self.tensorboard.glob("events.out.tfevents.*")]:
+            for file in [*self._files(), *self.tensorboard.glob("events.out.tfevents.*"), *self._leftovers()]:
                 file.unlink(missing_ok=True)
+
+    def remove_leftovers(self) -> None:
+        """Remove what a process that was killed while it wrote one of the run's files has left half-written.
+
+        Raises:
+            ConfigError: the folder cannot be written to.
+        """
+        with self._used():
+            for file in self._leftovers():
+                file.unlink(missing_ok=True)
+
+    def _files(self) -> list[Path]:
+        # The result goes first: without it, what is left counts as unfinished.
+        return [self.result, self.model, self.checkpoint, self.metrics, self.curves, self.config]
+
+    def _leftovers(self) -> list[Path]:
+        return [left for file in self._files() for left in atomic.leftovers(file)]
+
+    @contextmanager
+    def _used(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise ConfigError(f"cannot use run folder {self.path} ({error.strerror}); choose another --out") from None
 
@@ -85,16 +106,16 @@ def load_net(run: Path | str, device: str = "cpu") -> tuple[GloRoNet, RunConfig]
         device: where the net is wanted.
 
     Returns:
-        The net in evaluation mode, its epsilon the certified one, and the configuration of the run.
+        The net in evaluation mode, its epsilon the certified one, and the configuration of the run, both as the
+        model's own document has them; of config.toml only ``data_dir`` counts, since data may move.
 
     Raises:
-        CheckpointError: the folder is missing, the run is not finished, the model is truncated or damaged, or
-            it does not fit the architecture that config.toml names.
-        ConfigError: config.toml cannot be read, or there is no such device.
+        CheckpointError: the folder is missing, the run is not finished, or the model is truncated or damaged.
+        ConfigError: config.toml cannot be read or is not that of the model, or there is no such device.
     """
     # Here, since gloro_fast.train itself stands on this module.
     from gloro_fast.train.build import build_net
-    from gloro_fast.train.config import read_config
+    from gloro_fast.train.config import read_config_of
 
     folder = RunFolder(run)
     if not folder.path.is_dir():
@@ -103,9 +124,9 @@ def load_net(run: Path | str, device: str = "cpu") -> tuple[GloRoNet, RunConfig]
         if folder.checkpoint.is_file():
             raise CheckpointError(f"run {folder.path} is not finished; finish it with: train --resume")
         raise CheckpointError(f"{folder.path} holds no finished run ({folder.result.name} is missing)")
-    config = read_config(folder.config)
+    tensors, document = tensor_file.read(folder.model, "model")
+    config = read_config_of(folder.model, document, folder.config)
     net = build_net(config, device)
-    tensors, _ = tensor_file.read(folder.model, "model")
     load_tensors(net, tensors, f"{folder.model} does not fit architecture {config.recipe.architecture}")
     net.epsilon = config.recipe.epsilon
     net.eval()

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from gloro_fast import tensor_file
 from gloro_fast.errors import CheckpointError, ConfigError
 from gloro_fast.run_folder import RunFolder, load_net, load_tensors
 from gloro_fast.train import Trainer
@@ -91,17 +92,75 @@ def test_damaged_model(run):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('architecture = "2C2F"', 'architecture = "4C3F"', r"4C3F: module\.0\.weight is .*16, 1, 4, 4.* instead of"),
-        (
-            "num_classes = 4",
-            "num_classes = 5",
-            r"module\.7\.weight is float32 \(4, 100\) instead of float32 \(5, 100\)",
-        ),
+        ('architecture = "2C2F"', 'architecture = "4C3F"', "architecture from '2C2F' to '4C3F'"),
+        ("num_classes = 4", "num_classes = 5", "num_classes from 4 to 5"),
+        ("epsilon = 0.1", "epsilon = 0.2", r"epsilon from 0\.1 to 0\.2"),
+        ("seed = 0", "seed = 1", "seed from 0 to 1"),
     ],
 )
-def test_another_architecture_names_the_first_tensor(run, old, new, message):
-    run.config.write_text(run.config.read_text().replace(old, new))
-    refused(run.path, message)
+def test_an_edited_configuration_is_refused_by_field(run, old, new, message):
+    text = run.config.read_text()
+    assert old in text
+    run.config.write_text(text.replace(old, new))
+    refused(
+        run.path,
+        rf"config\.toml differs from what model\.safetensors was written under: {message}; change",
+        ConfigError,
+    )
+
+
+def test_the_configuration_is_that_of_the_model(run):
+    run.config.write_text(run.config.read_text().replace('data_dir = ""', 'data_dir = "moved"'))
+    _, config = load_net(run.path)
+    assert config.data_dir == "moved"
+    run.config.unlink()
+    net, config = load_net(run.path)
+    assert (net.epsilon, config.recipe.epsilon, config.data_dir) == (0.1, 0.1, "")
+
+
+def test_a_model_of_another_architecture_names_the_first_tensor(run):
+    tensors, document = tensor_file.read(run.model, "model")
+    tensors["module.0.weight"] = torch.zeros(16, 1, 3, 3)
+    tensor_file.write(run.model, "model", tensors, document)
+    refused(run.path, r"2C2F: module\.0\.weight is float32 \(16, 1, 3, 3\) instead of float32 \(16, 1, 4, 4\)")
+
+
+def test_a_model_without_a_configuration(run):
+    tensors, _ = tensor_file.read(run.model, "model")
+    tensor_file.write(run.model, "model", tensors, {"epsilon": 0.1})
+    refused(run.path, r"model\.safetensors cannot be used \('config'\)")
+
+
+class TestLeftovers:
+    """What a process killed while it wrote leaves behind."""
+
+    def leave(self, run):
+        left = [path.with_name(f".{path.name}.123.tmp") for path in (run.checkpoint, run.config, run.result)]
+        others = [run.path / ".notes.txt.123.tmp", run.path / ".checkpoint.safetensors.bak"]
+        for path in (*left, *others):
+            path.write_bytes(b"half")
+        return left, others
+
+    def test_a_new_run_removes_them(self, run):
+        left, others = self.leave(run)
+        run.create()
+        assert not any(path.exists() for path in left)
+        assert all(path.exists() for path in others)
+
+    def test_a_resumed_run_removes_them(self, run):
+        left, others = self.leave(run)
+        run.result.unlink()
+        Trainer.resume(run.path, tiny_data()).fit()
+        assert not any(path.exists() for path in left)
+        assert all(path.exists() for path in others)
+
+    def test_a_folder_with_nothing_else_is_free(self, tmp_path):
+        folder = RunFolder(tmp_path)
+        (tmp_path / ".checkpoint.safetensors.123.tmp").write_bytes(b"half")
+        folder.check_free()
+        (tmp_path / ".notes.txt.123.tmp").write_bytes(b"mine")
+        with pytest.raises(ConfigError, match="exists"):
+            folder.check_free()
 
 
 def test_unknown_field(run):

@@ -15,7 +15,16 @@ from gloro_fast.data import DataSet, load
 from gloro_fast.errors import ConfigError
 from gloro_fast.recipes import Recipe, get
 from gloro_fast.run_folder import RunFolder
-from gloro_fast.train import Observer, ProgressBar, RunConfig, TensorBoard, Trainer, check_unchanged, read_config
+from gloro_fast.train import (
+    Observer,
+    ProgressBar,
+    RunConfig,
+    TensorBoard,
+    Trainer,
+    check_unchanged,
+    read_config,
+    saved_config,
+)
 
 RUNS = Path("runs")
 
@@ -73,8 +82,7 @@ def begin(request: RunRequest, *, overwrite: bool) -> Trainer:
     same_data = origin is not None and origin.recipe.data == recipe.data
     data, place = request.load_data(recipe.data, origin.data_dir if origin is not None and same_data else "")
     seed = request.seed if request.seed is not None else origin.seed if origin is not None else 0
-    _announce(f"training {recipe.name}", data, out, device)
-    return Trainer(
+    trainer = Trainer(
         recipe,
         data,
         out,
@@ -84,10 +92,12 @@ def begin(request: RunRequest, *, overwrite: bool) -> Trainer:
         observers=observers,
         overwrite=overwrite,
     )
+    _announce(f"training {recipe.name}", data, out, device)
+    return trainer
 
 
 def go_on(request: RunRequest) -> Trainer:
-    """Take up a run; what was not asked for is as its config.toml says, the number of threads too.
+    """Take up a run; what was not asked for is as its configuration says, the number of threads too.
 
     Raises:
         GloroFastError: there is no such run, something asked for differs from it, or its data are elsewhere.
@@ -97,14 +107,15 @@ def go_on(request: RunRequest) -> Trainer:
         raise ConfigError("--resume needs the run folder; give it with --out")
     out = RUNS / recipe.name if request.out is None and recipe is not None else request.out
     assert out is not None
-    saved = read_config(RunFolder(out).config)
+    saved = saved_config(RunFolder(out))
     by_name = None if recipe is None else recipe.name if recipe.name == request.recipe else recipe
     check_unchanged(saved, {**request.fields, "recipe": by_name, "seed": request.seed})
     observers = request.observers()
     use_threads(request.threads or saved.threads or None)
     data, _ = request.load_data(saved.recipe.data, saved.data_dir)
-    _announce(f"going on with {saved.recipe.name}", data, out, request.device or saved.device)
-    return Trainer.resume(out, data, observers=observers, device=request.device)
+    trainer = Trainer.resume(out, data, observers=observers, device=request.device)
+    _announce(f"going on with {saved.recipe.name}", data, out, trainer.config.device)
+    return trainer
 
 
 def _recipe(name: str | None) -> tuple[Recipe, RunConfig | None]:

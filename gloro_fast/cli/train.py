@@ -44,7 +44,8 @@ def train(
         typer.Option("--set", help="Any field of the recipe; may be repeated.", metavar="FIELD=VALUE"),
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(help="Robust epochs; schedules stretch with them.", rich_help_panel=_TRAINING)
+        int | None,
+        typer.Option(help="Robust epochs; the recipe's schedules stretch with them.", rich_help_panel=_TRAINING),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images a step.", rich_help_panel=_TRAINING)] = None,
     epsilon: Annotated[float | None, typer.Option(help="The certified l2 radius.", rich_help_panel=_TRAINING)] = None,
@@ -53,10 +54,19 @@ def train(
         typer.Option(help="The radius trained with; keeps its ratio to --epsilon.", rich_help_panel=_TRAINING),
     ] = None,
     epsilon_schedule: Annotated[
-        str | None, typer.Option(help="single, log or x,y,e.", rich_help_panel=_TRAINING)
+        str | None,
+        typer.Option(
+            help="single, log or x,y,e; --epochs does not stretch what is given here.", rich_help_panel=_TRAINING
+        ),
     ] = None,
     loss: Annotated[str | None, typer.Option(help="ce, trades-kl or trades-ce.", rich_help_panel=_TRAINING)] = None,
-    lam: Annotated[str | None, typer.Option(help="The TRADES weight: x or x,y,e.", rich_help_panel=_TRAINING)] = None,
+    lam: Annotated[
+        str | None,
+        typer.Option(
+            help="The TRADES weight: x or x,y,e; --epochs does not stretch what is given here.",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None,
     learning_rate: Annotated[
         float | None, typer.Option(help="Adam's, for the first half.", rich_help_panel=_TRAINING)
     ] = None,

@@ -1,5 +1,6 @@
 """Training a GloRo net so that it can be stopped anywhere and gone on with, bit for bit."""
 
+from gloro_fast.train.checkpoint import saved_config
 from gloro_fast.train.config import RunConfig, check_unchanged, read_config
 from gloro_fast.train.epochs import EpochMetrics, EpochSettings, epoch_settings
 from gloro_fast.train.observers import (
@@ -34,4 +35,5 @@ __all__ = [
     "check_unchanged",
     "epoch_settings",
     "read_config",
+    "saved_config",
 ]

@@ -41,6 +41,16 @@ def build_net(config: RunConfig, device: str = "cpu") -> GloRoNet:
     return GloRoNet(module, recipe.epsilon, config.input_shape, recipe.power_iterations).to(place)
 
 
+def memory_format(net: nn.Module, device: torch.device) -> torch.memory_format:
+    """Say how weights and batches lie in memory while training; files have them row by row in any case.
+
+    Args:
+        net: the net to be trained.
+        device: where.
+    """
+    return torch.contiguous_format
+
+
 def build_criterion(recipe: Recipe) -> CrossEntropyLoss | TradesLoss:
     """Give the criterion of the robust epochs; lambda is set epoch by epoch."""
     if recipe.loss == "ce":
@@ -62,7 +72,10 @@ def usable_device(name: str) -> torch.device:
         ConfigError: torch does not know it or cannot use it here.
     """
     try:
-        return torch.empty(0, device=name).device
+        # Reading a value back: the meta device makes tensors but holds no numbers.
+        probe = torch.zeros((), device=name)
+        probe.item()
+        return probe.device
     except (RuntimeError, AssertionError, ImportError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise ConfigError(f"device {name!r} cannot be used ({reason}); use --device cpu or one that is there") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from gloro_fast import tensor_file
 from gloro_fast.data import DataSet
 from gloro_fast.errors import CheckpointError, ConfigError
 from gloro_fast.run_folder import RunFolder
-from gloro_fast.train.config import RunConfig, check_unchanged, read_config, warn_threads
+from gloro_fast.train.config import RunConfig, read_config, read_config_of, warn_threads
 from gloro_fast.train.result import versions
 from gloro_fast.train.state import TrainingState
 
@@ -27,12 +28,14 @@ class Checkpoint:
     Attributes:
         config: the configuration of the run.
         data_sha256: digest of its data set.
+        versions: what it was written with.
         tensors: for ``TrainingState.restore``.
         document: for the same.
     """
 
     config: RunConfig
     data_sha256: str
+    versions: dict[str, str]
     tensors: dict[str, Tensor]
     document: dict[str, Any]
 
@@ -58,6 +61,18 @@ def save(folder: RunFolder, state: TrainingState, config: RunConfig, data_sha256
     tensor_file.write(folder.checkpoint, "checkpoint", state.tensors(), document)
 
 
+def saved_config(folder: RunFolder) -> RunConfig:
+    """Give the configuration of a run, from its checkpoint where it was killed before config.toml was written.
+
+    Raises:
+        CheckpointError: there is neither, or the checkpoint cannot be used.
+        ConfigError: config.toml cannot be used.
+    """
+    if folder.config.exists() or not folder.checkpoint.is_file():
+        return read_config(folder.config)
+    return _read(folder).config
+
+
 def load(folder: RunFolder, data: DataSet, device: str | None = None) -> Checkpoint:
     """Read the checkpoint of a run that is to go on, and check that it can.
 
@@ -74,7 +89,7 @@ def load(folder: RunFolder, data: DataSet, device: str | None = None) -> Checkpo
         CheckpointError: there is none, or it is damaged, of another format version or of other data.
 
     Warns:
-        UserWarning: another version of torch, number of threads or device, so that the last bits will differ.
+        UserWarning: other versions or kernels, another number of threads or device: the last bits will differ.
     """
     if not folder.path.is_dir():
         raise CheckpointError(f"there is no run folder {folder.path} to go on with; check --out")
@@ -82,22 +97,9 @@ def load(folder: RunFolder, data: DataSet, device: str | None = None) -> Checkpo
         raise ConfigError(f"run {folder.path} is already finished; choose another --out for a new one")
     if not folder.checkpoint.is_file():
         raise CheckpointError(f"{folder.path} holds no checkpoint to go on with; start it anew with --overwrite")
-    tensors, document = tensor_file.read(folder.checkpoint, "checkpoint")
-    try:
-        config = RunConfig.from_dict(document["config"])
-        found = Checkpoint(config, document["data_sha256"], tensors, document["state"])
-        written_by = document["versions"]["torch"]
-    except (KeyError, TypeError, ConfigError) as error:
-        raise CheckpointError(f"{folder.checkpoint} cannot be used ({error}); train the run again") from None
-    if folder.config.is_file():
-        edited = read_config(folder.config).to_dict()
-        check_unchanged(config, {**edited.pop("recipe"), **edited})
-    if written_by != torch.__version__:
-        warnings.warn(
-            f"the run was started under torch {written_by} and goes on under {torch.__version__}: the result may "
-            "differ in its last bits",
-            stacklevel=3,
-        )
+    found = _read(folder)
+    config = found.config
+    _warn_versions(found.versions)
     warn_threads(config.threads, torch.get_num_threads())
     if digest(data) != found.data_sha256:
         raise CheckpointError(f"{data.name} is not the data that run {folder.path} began with; give it the same")
@@ -108,6 +110,30 @@ def load(folder: RunFolder, data: DataSet, device: str | None = None) -> Checkpo
         stacklevel=3,
     )
     return dataclasses.replace(found, config=dataclasses.replace(config, device=device))
+
+
+def _read(folder: RunFolder) -> Checkpoint:
+    tensors, document = tensor_file.read(folder.checkpoint, "checkpoint")
+    config = read_config_of(folder.checkpoint, document, folder.config)
+    try:
+        return Checkpoint(config, document["data_sha256"], document["versions"], tensors, document["state"])
+    except KeyError as error:
+        raise CheckpointError(f"{folder.checkpoint} cannot be used ({error}); train the run again") from None
+
+
+def _warn_versions(saved: Mapping[str, str]) -> None:
+    """Warn if anything that the bits of a result depend on is not what the checkpoint was written with."""
+    now = versions()
+    changes = [
+        f"{name} {saved.get(name, 'unknown')} (now {now.get(name, 'none')})"
+        for name in {**now, **saved}
+        if saved.get(name) != now.get(name)
+    ]
+    if changes:
+        warnings.warn(
+            f"the checkpoint was written with {', '.join(changes)}: the result may differ in its last bits",
+            stacklevel=4,
+        )
 
 
 def digest(data: DataSet) -> str:

@@ -16,6 +16,9 @@ import tomli_w
 from gloro_fast.errors import CheckpointError, ConfigError, nearest
 from gloro_fast.recipes import Recipe
 
+# Data are recognized by their contents, wherever they are now, and threads change no more than the last bits.
+_MAY_DIFFER = ("data_dir", "data_note", "threads")
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -94,6 +97,33 @@ def read_config(path: Path) -> RunConfig:
         raise ConfigError(f"{path}: {error}") from None
 
 
+def read_config_of(file: Path, document: Mapping[str, Any], beside: Path) -> RunConfig:
+    """Give the configuration that a file of the run was written under.
+
+    Args:
+        file: the file, for messages.
+        document: what it holds beside its tensors; its ``config`` counts.
+        beside: the config.toml beside it, which must say the same if it is there, but for ``data_dir``.
+
+    Raises:
+        CheckpointError: ``document`` has no configuration that can be used.
+        ConfigError: config.toml cannot be read, or differs; every field that does is named.
+    """
+    try:
+        config = RunConfig.from_dict(document["config"])
+    except (KeyError, TypeError, ConfigError) as error:
+        raise CheckpointError(f"{file} cannot be used ({error}); train the run again") from None
+    if not beside.exists():
+        return config
+    edited = read_config(beside)
+    changes = _changes(_flat(config), _flat(edited))
+    if changes:
+        raise ConfigError(
+            f"{beside} differs from what {file.name} was written under: {changes}; change it back, or start a new run"
+        )
+    return dataclasses.replace(config, data_dir=edited.data_dir)
+
+
 def check_unchanged(saved: RunConfig, requested: Mapping[str, Any]) -> None:
     """Refuse to go on with a run under another configuration.
 
@@ -109,29 +139,37 @@ def check_unchanged(saved: RunConfig, requested: Mapping[str, Any]) -> None:
     Warns:
         UserWarning: another number of threads, which changes the last bits of the result.
     """
-    known = saved.to_dict()
-    known = {**known.pop("recipe"), **known}
     fields = dict(requested)
     recipe = fields.pop("recipe", None)
     if isinstance(recipe, str):
         fields.setdefault("name", recipe)
     elif recipe is not None:
         fields = {**dataclasses.asdict(recipe), **fields}
-    changes = []
-    for name, value in fields.items():
+    known = _flat(saved)
+    for name in fields:
         if name not in known:
             raise ConfigError(f"runs have no field {name!r}{nearest(name, known)}")
-        new: Any = list(value) if isinstance(value, tuple) else value
-        if new is None or new == known[name] or name in ("data_dir", "data_note"):
-            continue
-        if name == "threads":
-            warn_threads(saved.threads, new)
-        else:
-            changes.append(f"{'recipe' if name == 'name' else name} from {known[name]!r} to {new!r}")
+    changes = _changes(known, fields)
     if changes:
-        raise ConfigError(
-            f"--resume cannot change {', '.join(changes)}; leave that out, or start a new run in another --out"
-        )
+        raise ConfigError(f"--resume cannot change {changes}; leave that out, or start a new run in another --out")
+    if fields.get("threads") is not None:
+        warn_threads(saved.threads, fields["threads"])
+
+
+def _flat(config: RunConfig) -> dict[str, Any]:
+    """Give the fields of the configuration and of its recipe side by side."""
+    fields = config.to_dict()
+    return {**fields.pop("recipe"), **fields}
+
+
+def _changes(known: Mapping[str, Any], fields: Mapping[str, Any]) -> str:
+    """Name the fields that differ, with both values; None, and what may differ, counts as no change."""
+    changes = []
+    for name, value in fields.items():
+        new: Any = list(value) if isinstance(value, tuple) else value
+        if new is not None and new != known[name] and name not in _MAY_DIFFER:
+            changes.append(f"{'recipe' if name == 'name' else name} from {known[name]!r} to {new!r}")
+    return ", ".join(changes)
 
 
 def warn_threads(saved: int, now: int) -> None:

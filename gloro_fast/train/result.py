@@ -12,6 +12,7 @@ from typing import Any
 import numpy
 import torch
 
+from gloro_fast import _extension
 from gloro_fast._version import __version__
 from gloro_fast.data import DataSet
 from gloro_fast.evaluate import evaluate
@@ -45,7 +46,7 @@ class Result:
         seed: of the run.
         device: where it ran.
         threads: CPU threads of torch.
-        versions: of this package, torch, numpy and Python.
+        versions: of this package, torch, numpy and Python, and the kernels and vector instructions in use.
     """
 
     recipe: str
@@ -116,12 +117,21 @@ def measure(state: TrainingState, config: RunConfig, data: DataSet, seconds: flo
 
 
 def versions() -> dict[str, str]:
-    """Give the versions of what a result depends on."""
+    """Give what the last bits of a result depend on, besides device and threads.
+
+    Returns:
+        The versions of this package, torch, numpy and Python; ``extension``, the vector instructions of its
+        kernels (avx512, avx2 or portable) and their compiler, or "not loaded"; ``cpu``, those that torch uses.
+    """
+    facts = _extension.facts()
+    built = f"{facts.get('simd', 'loaded')}, {facts.get('compiler', 'unknown compiler')}"
     return {
         "gloro_fast": __version__,
         "torch": torch.__version__,
         "numpy": numpy.__version__,
         "python": platform.python_version(),
+        "extension": built if _extension.available() else "not loaded",
+        "cpu": torch.backends.cpu.get_cpu_capability(),
     }
 
 

@@ -120,8 +120,12 @@ class TrainingState:
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         for place, own in moments.items():
             for key, tensor in own.items():
-                if tensor.shape not in (parameters[place].shape, torch.Size([])):
+                parameter = parameters[place]
+                if tensor.shape not in (parameter.shape, torch.Size([])):
                     raise ValueError(f"optimizer.{place}.{key} of shape {tuple(tensor.shape)}")
+                if tensor.shape == parameter.shape:
+                    # Fused Adam goes through memory as it lies, so moments lie as their parameter does.
+                    moments[place][key] = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
         state = self.optimizer.state_dict()
         self.optimizer.load_state_dict({**state, "state": moments})
 

@@ -15,7 +15,7 @@ from gloro_fast.model import GloRoNet
 from gloro_fast.recipes import Recipe
 from gloro_fast.run_folder import RunFolder
 from gloro_fast.train import checkpoint
-from gloro_fast.train.build import build_criterion, build_net, build_optimizer, usable_device
+from gloro_fast.train.build import build_criterion, build_net, build_optimizer, memory_format, usable_device
 from gloro_fast.train.config import RunConfig
 from gloro_fast.train.divergence import check_finite_loss, check_finite_weights, steps_between_checks
 from gloro_fast.train.epochs import EpochMetrics, EpochSettings, epoch_settings
@@ -73,16 +73,8 @@ class Trainer:
         self._overwrite = overwrite
         if not overwrite:
             self.folder.check_free()
-        self.config = RunConfig(
-            recipe,
-            data.input_shape,
-            data.num_classes,
-            seed,
-            device,
-            data_dir,
-            torch.get_num_threads(),
-            data.note,
-        )
+        threads = torch.get_num_threads()
+        self.config = RunConfig(recipe, data.input_shape, data.num_classes, seed, device, data_dir, threads, data.note)
         self._data = data
         self._data_sha256 = checkpoint.digest(data)
         self._device = usable_device(device)
@@ -93,6 +85,8 @@ class Trainer:
         self._augment = augmentation(recipe.augmentation)
         self.criterion = build_criterion(recipe)
         net = build_net(self.config, device)
+        self._memory_format = memory_format(net, self._device)
+        net.to(memory_format=self._memory_format)  # type: ignore[call-overload]
         self.state = TrainingState(
             net, build_optimizer(net, recipe), Randomness(seed, self._device), RunningSums(self._device)
         )
@@ -125,7 +119,7 @@ class Trainer:
                 data are not those that the run began with.
 
         Warns:
-            UserWarning: another number of threads, device or torch, so that the last bits will differ.
+            UserWarning: other versions, kernels, threads or device, so that the last bits will differ.
         """
         saved = checkpoint.load(RunFolder(out), data, device)
         config = saved.config
@@ -182,7 +176,7 @@ class Trainer:
             labels: (B,) int64.
         """
         state, recipe = self.state, self.config.recipe
-        images = self._augment(images, state.randomness.augmentation)
+        images = self._augment(images, state.randomness.augmentation).contiguous(memory_format=self._memory_format)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
             if self._settings.phase == "warmup":
                 loss, statistics = standard_loss(state.net, images, labels)
@@ -195,7 +189,9 @@ class Trainer:
         state.sums.add(state.batch, len(labels), loss, statistics.correct, statistics.verified, statistics.lipschitz)
 
     def _open_folder(self) -> None:
-        if not self._saved:
+        if self._saved:
+            self.folder.remove_leftovers()
+        else:
             if not self._overwrite:
                 self.folder.check_free()
             self.folder.create()

@@ -92,6 +92,28 @@ def test_a_signal_saves_and_resume_with_out_alone_gives_the_same_bits(
     assert_same_weights(out, trained)
 
 
+def test_a_run_killed_before_its_config_was_written_goes_on(invoke, run, trained):
+    """The first checkpoint is written before config.toml."""
+    for name in ("config.toml", "result.json", "model.safetensors"):
+        (run / name).unlink()
+    resumed = invoke("train", "--out", run, "--resume")
+    assert resumed.exit_code == 0, resumed.output
+    assert_same_weights(run, trained)
+    assert (run / "config.toml").read_bytes() == (trained / "config.toml").read_bytes()
+
+
+def test_a_run_killed_in_its_first_save_is_begun_anew(invoke, tmp_path):
+    (tmp_path / ".checkpoint.safetensors.123.tmp").write_bytes(b"half")
+    result = invoke("train", *QUICK, "--epochs", 1, "--batch-size", 600, "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert list(tmp_path.glob(".*")) == []
+
+
+def test_help_says_which_schedules_stretch_with_the_epochs(invoke):
+    text = " ".join(invoke("train", "--help").stdout.replace("│", " ").split())
+    assert text.count("--epochs does not stretch what is given here") == 2
+
+
 def test_overwrite_takes_the_place_of_a_run_and_tensorboard_writes_beside_it(invoke, run):
     pytest.importorskip("tensorboard")
     result = invoke("train", *QUICK, "--epochs", 1, "--batch-size", 600, "--out", run, "--overwrite", "--tensorboard")
