@@ -99,7 +99,8 @@ def certified_radius(logits: Tensor, differences: Tensor, lipschitz: float) -> t
     gap = top - values
     gap = torch.where(gap > 0, down(gap), 0.0)
     pair_bounds = _pair_bounds(differences, lipschitz)[prediction]
-    quotient = torch.where(gap > 0, down(gap / pair_bounds).clamp_min(0.0), 0.0)
+    limit = torch.where(pair_bounds == 0, torch.inf, down(gap / pair_bounds).clamp_min(0.0))
+    quotient = torch.where(gap > 0, limit, 0.0)
     own = torch.zeros_like(quotient, dtype=torch.bool).scatter_(1, prediction[:, None], True)
     radius = quotient.masked_fill(own, torch.inf).amin(dim=1)
     usable = values.isfinite().all(dim=1) & pair_bounds.isfinite().all(dim=1)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gloro_fast import ops
 from gloro_fast.bounds import DEFAULT_METHOD, NetworkBound, check_method, general_difference_bounds
-from gloro_fast.certify import Certificate, bottom_logit, certified_radius, check_batch, check_images
+from gloro_fast.certify import Certificate, certify_logits, check_batch, check_images
 from gloro_fast.errors import ConfigError, FrozenError, StaleBoundError
 from gloro_fast.iterates import Iterates
 from gloro_fast.losses import CrossEntropyLoss, MarginCriterion, TradesLoss, check_labels
@@ -184,7 +184,7 @@ class GloRoNet(nn.Module):
         epsilon = self._epsilon if epsilon is None else _checked_epsilon(epsilon)
         check_images(x, self._input_shape, floating_dtype(self.module))
         with torch.no_grad():
-            signed, _, prediction, radius = self._evaluate(x)
+            signed, _, prediction, radius, _ = self._evaluate(x)
         bound = signed.network
         return Certificate(prediction, radius > epsilon, radius, epsilon, bound.lipschitz, bound.label)
 
@@ -286,34 +286,35 @@ class GloRoNet(nn.Module):
         if torch.compiler.is_compiling() and not self._frozen:
             outside: _Logits = self._untraced_evaluation_logits(x)
             return outside
-        signed, logits, prediction, radius = self._evaluate(x)
-        bound = signed.network.lipschitz
+        signed, logits, prediction, radius, bottom = self._evaluate(x)
         with torch.no_grad():
-            bottom = bottom_logit(logits, prediction, radius, signed.differences, bound, self._epsilon)
             # A NaN or +inf among the class logits would win an argmax against any bottom. An infinite pixel may
             # leave finite logits behind a ReLU; a sum tells of it in one pass.
             finite = logits.isfinite().all(dim=1) & x.flatten(1).sum(dim=1).isfinite()
             bottom = torch.where(finite, bottom, torch.inf)
             radius = torch.where(finite, radius, 0.0)
         output = torch.cat([torch.where(finite[:, None], logits, -torch.inf), bottom[:, None]], dim=1)
-        return _Logits(output, prediction, radius > self._epsilon, logits.new_tensor(bound))
+        return _Logits(output, prediction, radius > self._epsilon, logits.new_tensor(signed.network.lipschitz))
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _untraced_evaluation_logits(self, x: Tensor) -> _Logits:
         """Look at the weights, and bound them anew if they changed: nothing that a graph could hold."""
         return self._evaluation_logits(x)
 
-    def _evaluate(self, x: Tensor) -> tuple[SignedBound, Tensor, Tensor, Tensor]:
-        """Give the bound in force, the class logits (at least float32), the predictions and the radii."""
+    def _evaluate(self, x: Tensor) -> tuple[SignedBound, Tensor, Tensor, Tensor, Tensor]:
+        """Give the bound in force, the class logits (at least float32), predictions, radii and bottom logits."""
         signed = self._current()
         with evaluation_mode(self.module), torch.autocast(x.device.type, enabled=False):
             logits = self._plan.run(x)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         with torch.no_grad():
-            prediction, radius = certified_radius(logits, signed.differences, signed.network.lipschitz)
+            prediction, radius, bottom = certify_logits(
+                logits, signed.differences, signed.network.lipschitz, self._epsilon
+            )
             if torch.compiler.is_compiling():
-                radius = torch.where(weights_are_signed(self.module, self._plan, signed), radius, 0.0)
-        return signed, logits, prediction, radius
+                unchanged = weights_are_signed(self.module, self._plan, signed)
+                radius, bottom = torch.where(unchanged, radius, 0.0), torch.where(unchanged, bottom, torch.inf)
+        return signed, logits, prediction, radius, bottom
 
     def _current(self) -> SignedBound:
         """Give the bound of the present weights: the one at hand if they are unchanged, else a new one."""

@@ -109,6 +109,14 @@ def test_products_that_underflow_do_not_certify_everything():
     assert certified_radius(logits, differences, 1e-200)[1].item() <= 1e100
 
 
+def test_no_slope_puts_no_limit_and_a_tie_still_does():
+    nothing = torch.zeros(3, 3, dtype=torch.float64)
+    logits = torch.tensor([[1.0, 0.5, 0.0], [1.0, 1.0, 0.0]])
+    for sign in (certify_logits, certify_logits_reference):
+        for lipschitz, differences in ((1.0, nothing), (0.0, torch.ones_like(nothing))):
+            assert sign(logits, differences, lipschitz, 5.0)[1].tolist() == [math.inf, 0.0]
+
+
 def test_flushing_subnormals_to_zero_does_not_certify_everything():
     differences = torch.full((2, 2), 1e-200, dtype=torch.float64)
     if not torch.set_flush_denormal(True):

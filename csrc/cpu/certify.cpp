@@ -49,6 +49,7 @@ Signed signed_row(const T* logits, const double* differences, double lipschitz, 
   bool finite = true;
   bool bounded = true;
   bool nan = false;
+  bool limited = false;
   for (int64_t i = 0; i < classes; ++i) {
     const auto value = static_cast<double>(logits[i]);
     const double bound = pair_bound(differences[i], lipschitz);
@@ -56,15 +57,18 @@ Signed signed_row(const T* logits, const double* differences, double lipschitz, 
     bounded = bounded && std::isfinite(bound);
     if (i == j) continue;
     const double gap = top - value > 0 ? next_down(top - value) : 0;
-    // The next number below keeps the order, so it may wait until the least quotient is known.
-    const double quotient = gap > 0 ? gap / bound : 0;
-    least = quotient < least ? quotient : least;
+    if (!(gap > 0 && bound == 0)) {
+      // The next number below keeps the order, so it may wait until the least quotient is known.
+      const double quotient = gap > 0 ? gap / bound : 0;
+      least = quotient < least ? quotient : least;
+      limited = true;
+    }
     const double rise = bound * epsilon;
     const double candidate = value + (rise > 0 ? next_up(rise) : rise);
     nan = nan || std::isnan(candidate);
     highest = candidate > highest ? candidate : highest;
   }
-  const double below = least > 0 ? next_down(least) : 0;
+  const double below = !limited ? kInfinity : least > 0 ? next_down(least) : 0;
   return {finite && bounded ? below : 0, nan ? std::numeric_limits<double>::quiet_NaN() : next_up(highest), finite};
 }
 
