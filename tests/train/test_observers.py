@@ -2,6 +2,7 @@ import csv
 import io
 
 import pytest
+import torch
 from rich.console import Console
 from tiny_run import EVERYTHING, STEPS, tiny_data, tiny_recipe
 
@@ -32,21 +33,43 @@ def test_metrics_csv(tmp_path):
         assert float(row["lipschitz"]) > 0
 
 
-def test_metrics_are_means_over_images_not_batches(tmp_path):
-    """The last batch is smaller; the steps' counts are those of the net."""
+def test_clean_and_vra_are_shares_of_the_images_counted_by_hand(tmp_path):
+    """The last batch is smaller; the weights stand still, so that every step sees the same net and the same K."""
+    images, labels = tiny_data().train.images.float() / 255, tiny_data().train.labels
+    still = {"learning_rate": 1e-30, "learning_rate_end": 1e-30, "power_iterations": 100, "epsilon_schedule": "single"}
+    fields = {**still, "epochs": 1}
+    first = Trainer(tiny_recipe(**fields), tiny_data(), tmp_path / "1")
+    first.fit()
+    (row,) = first.state.rows
+    module = first.net.module
+    with torch.no_grad():
+        logits, head = module(images), module[-1].weight.detach()
+    largest, prediction = logits.max(dim=1)
+    ratio = (largest[:, None] - logits) / (row.lipschitz * torch.cdist(head, head)[prediction])
+    radius = ratio.nan_to_num(torch.inf).amin(dim=1)
+    correct = radius[prediction == labels].sort().values
+    uncertified = len(correct) // 2
+    assert 0 < uncertified < len(correct) < len(labels)
+
+    epsilon = float(correct[uncertified - 1 : uncertified + 1].mean())
+    second = Trainer(tiny_recipe(**fields, epsilon=epsilon, epsilon_train=epsilon), tiny_data(), tmp_path / "2")
+    second.fit()
+    (row,) = second.state.rows
+    assert row.train_clean == len(correct) / len(labels)
+    assert row.train_vra == (len(correct) - uncertified) / len(labels)
+
+
+def test_the_lipschitz_column_is_that_of_the_last_step(tmp_path):
     seen = []
 
-    class Counts(Observer):
+    class Notes(Observer):
         def on_step(self, step):
-            statistics = trainer.net.batch_statistics
-            seen.append((int(statistics.correct), int(statistics.verified), float(statistics.lipschitz)))
+            seen.append(float(trainer.net.batch_statistics.lipschitz))
 
-    trainer = Trainer(tiny_recipe(epochs=1), tiny_data(), tmp_path, observers=[Counts()])
+    trainer = Trainer(tiny_recipe(epochs=1), tiny_data(), tmp_path, observers=[Notes()])
     trainer.fit()
-    (row,) = trainer.state.rows
-    assert row.train_clean == sum(correct for correct, _, _ in seen) / 68
-    assert row.train_vra == sum(verified for _, verified, _ in seen) / 68
-    assert row.lipschitz == seen[-1][2]
+    assert len(set(seen)) == STEPS + 1
+    assert trainer.state.rows[0].lipschitz == seen[-1]
 
 
 def test_curves_are_a_png(tmp_path, monkeypatch):

@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import load_file
 from tiny_run import EPOCHS, EVERYTHING, STEPS, SignalAt, tiny_data, tiny_recipe
 
+from gloro_fast import _extension
 from gloro_fast.errors import CheckpointError, ConfigError
 from gloro_fast.run_folder import RunFolder
-from gloro_fast.train import Interrupted, Observer, Trainer
+from gloro_fast.train import Interrupted, Observer, Trainer, checkpoint, result
 
 ALL_EPOCHS = EPOCHS + EVERYTHING["warmup_epochs"]
 
@@ -187,13 +188,39 @@ class TestRefusals:
     def test_edited_configuration(self, stopped):
         config = RunFolder(stopped).config
         config.write_text(config.read_text().replace("batch_size = 16", "batch_size = 8"))
-        with pytest.raises(ConfigError, match="batch_size from 16 to 8"):
+        with pytest.raises(ConfigError, match=r"differs from what .* batch_size from 16 to 8; change"):
             Trainer.resume(stopped, tiny_data())
 
     def test_other_thread_count_is_only_a_warning(self, stopped):
         torch.set_num_threads(2)
         with pytest.warns(UserWarning, match="started with 1 CPU threads and goes on with 2"):
             Trainer.resume(stopped, tiny_data())
+
+    def test_other_versions_and_kernels_are_a_warning(self, stopped, monkeypatch):
+        now = result.versions()
+        assert {"gloro_fast", "torch", "numpy", "python", "extension", "cpu"} == now.keys()
+        monkeypatch.setattr(checkpoint, "versions", lambda: {**now, "torch": "9.9.0", "extension": "portable, gcc 1"})
+        with pytest.warns(UserWarning, match="the checkpoint was written with ") as caught:
+            Trainer.resume(stopped, tiny_data())
+        (message,) = [str(warning.message) for warning in caught]
+        assert f"torch {now['torch']} (now 9.9.0)" in message
+        assert f"extension {now['extension']} (now portable, gcc 1)" in message
+        assert "numpy" not in message
+
+    def test_nothing_changed_nothing_warned(self, stopped, recwarn):
+        Trainer.resume(stopped, tiny_data())
+        assert [str(warning.message) for warning in recwarn if "checkpoint" in str(warning.message)] == []
+
+
+class TestKernelsInUse:
+    def test_not_loaded(self, monkeypatch):
+        monkeypatch.setattr(_extension, "available", lambda: False)
+        assert result.versions()["extension"] == "not loaded"
+
+    def test_loaded(self, monkeypatch):
+        monkeypatch.setattr(_extension, "available", lambda: True)
+        monkeypatch.setattr(_extension, "facts", lambda: {"simd": "avx2", "compiler": "gcc 12"})
+        assert result.versions()["extension"] == "avx2, gcc 12"
 
 
 @pytest.fixture

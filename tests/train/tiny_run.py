@@ -2,15 +2,12 @@
 
 import argparse
 import os
-import resource
 import signal
-import sys
 from pathlib import Path
 
 import torch
 
 from gloro_fast.data import DataSet, Split
-from gloro_fast.errors import CheckpointError
 from gloro_fast.recipes import Recipe, get
 from gloro_fast.train import Observer, Trainer
 
@@ -52,33 +49,16 @@ class SignalAt(Observer):
             os.kill(os.getpid(), self.number)
 
 
-class FileSizeLimit(Observer):
-    """Lets no file grow beyond a size from an epoch on, which is as near to a full disk as a test comes."""
-
-    def __init__(self, size: int, epoch: int) -> None:
-        self.size, self.epoch = size, epoch
-
-    def on_step(self, step):
-        if step.epoch == self.epoch:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, self.size))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
     parser.add_argument("--kill", nargs=2, type=int, metavar=("EPOCH", "BATCH"))
-    parser.add_argument("--file-size-limit", nargs=2, type=int, metavar=("BYTES", "EPOCH"))
     options = parser.parse_args()
     torch.set_num_threads(1)
     observers = []
     if options.kill:
         observers.append(SignalAt(signal.SIGKILL, *options.kill))
-    if options.file_size_limit:
-        observers.append(FileSizeLimit(*options.file_size_limit))
-    try:
-        Trainer(tiny_recipe(**EVERYTHING), tiny_data(), options.out, observers=observers).fit()
-    except CheckpointError as error:
-        sys.exit(str(error))
+    Trainer(tiny_recipe(**EVERYTHING), tiny_data(), options.out, observers=observers).fit()
 
 
 if __name__ == "__main__":
