@@ -1,6 +1,7 @@
 // The ops of the package as torch sees them: every schema, and which function serves it on which device.
 // Autograd and shape functions are registered from Python (gloro_fast/ops, one file an op). All ops are
-// functional. Only the stable ABI of torch is used, so that one binary serves every torch from 2.13 on.
+// functional but minmax_, which writes over x and has no autograd of its own. Only the stable ABI of torch is
+// used, so that one binary serves every torch from 2.13 on.
 #include <torch/csrc/stable/library.h>
 
 #include "glue/certify.h"
@@ -15,6 +16,7 @@
 
 STABLE_TORCH_LIBRARY(gloro_fast, m) {
   m.def("minmax(Tensor x, Tensor? bias=None) -> (Tensor y, Tensor mask)");
+  m.def("minmax_(Tensor(a!) x, Tensor? bias=None) -> Tensor");
   m.def("minmax_backward(Tensor grad_y, Tensor mask, bool with_bias) -> (Tensor grad_x, Tensor grad_bias)");
   m.def(
       "margin(Tensor logits, Tensor differences, Tensor lipschitz, float epsilon)"
@@ -46,6 +48,7 @@ STABLE_TORCH_LIBRARY(gloro_fast, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(gloro_fast, CPU, m) {
   m.impl("minmax", TORCH_BOX(&gloro_fast::minmax_cpu));
+  m.impl("minmax_", TORCH_BOX(&gloro_fast::minmax_inplace_cpu));
   m.impl("minmax_backward", TORCH_BOX(&gloro_fast::minmax_backward_cpu));
   m.impl("margin", TORCH_BOX(&gloro_fast::margin_cpu));
   m.impl("margin_backward", TORCH_BOX(&gloro_fast::margin_backward_cpu));

@@ -1,5 +1,6 @@
 // The two 16-bit float formats, as storage only: values are widened to float, worked on, and rounded back.
 // Compilers disagree on which of these they offer as a type; sixteen bits and two functions work everywhere.
+// The functions have internal linkage, so that every file keeps the copy of its own instruction set (simd.h).
 #pragma once
 
 #include <cstdint>
@@ -14,6 +15,8 @@ struct BFloat16 {
 struct Half {
   uint16_t bits;
 };
+
+namespace {
 
 namespace detail {
 
@@ -93,5 +96,7 @@ inline Half narrow<Half>(float value) {
   const uint32_t rounded = magnitude + 0xfffu + (magnitude >> 13 & 1u);
   return {static_cast<uint16_t>(sign | ((rounded >> 13) - ((127u - 15u) << 10)))};
 }
+
+}  // namespace
 
 }  // namespace gloro_fast::cpu

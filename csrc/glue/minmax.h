@@ -14,6 +14,10 @@ namespace gloro_fast {
 std::tuple<torch::stable::Tensor, torch::stable::Tensor> minmax_cpu(const torch::stable::Tensor& x,
                                                                     const std::optional<torch::stable::Tensor>& bias);
 
+// Writes y over x, which must be contiguous or channels_last, and gives the mask.
+torch::stable::Tensor minmax_inplace_cpu(const torch::stable::Tensor& x,
+                                         const std::optional<torch::stable::Tensor>& bias);
+
 // The second tensor is the gradient of the bias, or has no elements where with_bias is false.
 std::tuple<torch::stable::Tensor, torch::stable::Tensor> minmax_backward_cpu(const torch::stable::Tensor& grad_y,
                                                                              const torch::stable::Tensor& mask,

@@ -1,8 +1,12 @@
-"""The torch-free kernels as plain executables under AddressSanitizer and UndefinedBehaviorSanitizer."""
+"""The torch-free kernels as plain executables under AddressSanitizer and UndefinedBehaviorSanitizer.
+
+Every instruction set that this machine has is run, and a checker is trusted only after it has caught planted bugs.
+"""
 
 from __future__ import annotations
 
 import os
+import platform
 import shlex
 import shutil
 import subprocess
@@ -14,6 +18,16 @@ HERE = Path(__file__).resolve().parent
 CPU = HERE.parents[1] / "csrc" / "cpu"
 FLAGS = ["-std=c++17", "-O0", "-g", "-Wall", "-Wextra"]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+# As setup.py compiles files of these names.
+SIMD_FLAGS = {
+    "avx2": ["-mavx2", "-mfma", "-mf16c"],
+    "avx512": ["-mavx2", "-mfma", "-mf16c", *(f"-mavx512{part}" for part in ("f", "bw", "dq", "vl"))],
+}
+LEVELS = ["portable", "avx2", "avx512"]
+X86_64 = platform.machine() in ("x86_64", "AMD64")
+VECTOR_CODE = ["minmax_avx2", "minmax_half_avx2", "minmax_avx512"] if X86_64 else []
+MINMAX = ["minmax", "simd", "minmax_portable", *VECTOR_CODE]
+CASES_PER_RUN = 2512  # each level runs twice, the portable one once more
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +46,8 @@ def compiler(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 def compile_object(compiler: list[str], source: Path, folder: Path) -> Path:
     target = folder / f"{source.stem}.o"
-    command = [*compiler, *FLAGS, *SANITIZERS, "-I", str(CPU), "-c", str(source), "-o", str(target)]
+    simd = SIMD_FLAGS.get(source.stem.rpartition("_")[2], [])
+    command = [*compiler, *FLAGS, *simd, *SANITIZERS, "-I", str(CPU), "-c", str(source), "-o", str(target)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     return target
@@ -42,33 +57,70 @@ def run(compiler: list[str], objects: list[Path], folder: Path) -> subprocess.Co
     program = folder / "program"
     subprocess.run([*compiler, *SANITIZERS, *map(str, objects), "-o", str(program)], check=True)
     # A preloaded allocator is more than AddressSanitizer bears.
-    environment = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
+    left_out = ("LD_PRELOAD", "GLORO_FAST_SIMD")
+    environment = {k: v for k, v in os.environ.items() if k not in left_out}
     return subprocess.run([str(program)], capture_output=True, text=True, env=environment, check=False)
 
 
 @pytest.fixture(scope="module")
-def harness(compiler: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compile_object(compiler, HERE / "minmax_sanitized.cpp", tmp_path_factory.mktemp("harness"))
+def minmax(compiler: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The objects by name: the kernels' and the harness's."""
+    folder = tmp_path_factory.mktemp("minmax")
+    sources = [HERE / "minmax_sanitized.cpp", *(CPU / f"{name}.cpp" for name in MINMAX)]
+    return {source.stem: compile_object(compiler, source, folder) for source in sources}
 
 
-def test_minmax(compiler: list[str], harness: Path, tmp_path: Path) -> None:
-    result = run(compiler, [harness, compile_object(compiler, CPU / "minmax.cpp", tmp_path)], tmp_path)
+@pytest.fixture(scope="module")
+def levels(compiler: list[str], minmax: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The instruction sets of this machine, on all of which MinMax does what it should."""
+    result = run(compiler, list(minmax.values()), tmp_path_factory.mktemp("run"))
     assert result.returncode == 0, result.stdout + result.stderr
-    assert result.stdout == "1344 cases\n"
+    count = int(result.stdout.split()[0])
+    assert result.stdout == f"{count} levels, {CASES_PER_RUN * (2 * count + 1)} cases\n"
+    return LEVELS[:count]
 
 
-@pytest.mark.parametrize(
-    ("right", "wrong"),
-    [
-        pytest.param("std::min(begin + kBits, length)", "begin + kBits", id="reads past the end"),
-        pytest.param("ordered ? low : nan", "low", id="loses NaN"),
-        pytest.param("const bool swap = a > b;", "const bool swap = a >= b;", id="moves ties"),
-        pytest.param("sums[2 * row + 1] =", "sums[2 * row] =", id="writes a sum to the wrong channel"),
-    ],
-)
-def test_a_planted_bug_is_caught(compiler: list[str], harness: Path, tmp_path: Path, right: str, wrong: str) -> None:
-    kernel = (CPU / "minmax.cpp").read_text()
+def test_minmax(levels: list[str]) -> None:
+    assert levels[0] == "portable"
+
+
+PLANTED = {
+    "loses NaN": ("portable", "minmax_portable.cpp", "nan[i] ? quiet : a", "false ? quiet : a"),
+    "moves ties": ("portable", "minmax_portable.cpp", "first.lane[i] > second", "first.lane[i] >= second"),
+    "sum to the wrong channel": ("portable", "minmax_backward.h", "sums[2 * row + 1] =", "sums[2 * row] ="),
+    "bit to the wrong pair": ("avx2", "minmax_lanes_avx2.h", "bits & 0x0c0cu", "bits & 0x0c0du"),
+    "reads past the end": ("avx512", "minmax_avx512.cpp", "_mm512_maskz_loadu_ps(low_lanes(n), p)", "load(p)"),
+    "streams too much": ("avx512", "minmax_output.h", "(used_ - head) / kLine", "(used_ - head + 63) / kLine"),
+}
+
+
+@pytest.mark.parametrize(("level", "file", "right", "wrong"), PLANTED.values(), ids=PLANTED.keys())
+def test_a_planted_bug_is_caught(
+    level: str,
+    file: str,
+    right: str,
+    wrong: str,
+    levels: list[str],
+    compiler: list[str],
+    minmax: dict[str, Path],
+    tmp_path: Path,
+) -> None:
+    if level not in levels:
+        pytest.skip(f"this machine has no {level}")
+    for source in CPU.glob("*"):
+        shutil.copy(source, tmp_path)
+    kernel = (tmp_path / file).read_text()
     assert right in kernel, "the kernel no longer has the place where the bug is planted"
-    (tmp_path / "minmax.cpp").write_text(kernel.replace(right, wrong))
-    result = run(compiler, [harness, compile_object(compiler, tmp_path / "minmax.cpp", tmp_path)], tmp_path)
+    (tmp_path / file).write_text(kernel.replace(right, wrong))
+    broken = compile_object(compiler, tmp_path / f"minmax_{level}.cpp", tmp_path)
+    result = run(compiler, list({**minmax, broken.stem: broken}.values()), tmp_path)
     assert result.returncode != 0
+
+
+@pytest.mark.skipif(not X86_64 or shutil.which("nm") is None, reason="needs x86-64 and nm")
+@pytest.mark.parametrize("name", VECTOR_CODE)
+def test_vector_code_does_not_leak_into_other_files(name: str, minmax: dict[str, Path]) -> None:
+    """The linker keeps one copy of an inline function, which must not be one that old processors cannot run."""
+    listing = subprocess.run(["nm", "-C", str(minmax[name])], capture_output=True, text=True, check=True).stdout
+    weak = [line.split(" ", 2)[2] for line in listing.splitlines() if line[17:18] in "WVu"]
+    assert [symbol for symbol in weak if "minmax_avx" not in symbol and "DW.ref." not in symbol] == []

@@ -1,0 +1,288 @@
+// MinMax with AVX-512: a block is one register of floats, two of doubles, half a register of 16-bit values.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC's own headers (its bug 105593)
+#endif
+#include <immintrin.h>
+
+#include "minmax_loops.h"
+
+namespace gloro_fast::cpu {
+
+namespace {
+
+constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+
+inline __mmask32 first_lanes(int64_t n) {
+  return static_cast<__mmask32>((uint64_t{1} << n) - 1);
+}
+
+struct Streams {
+  static constexpr bool kStreams = true;
+  static void stream(unsigned char* to, const unsigned char* from, int64_t bytes) {
+    for (int64_t i = 0; i < bytes; i += 64) {
+      _mm512_stream_si512(reinterpret_cast<__m512i*>(to + i),
+                          _mm512_load_si512(reinterpret_cast<const __m512i*>(from + i)));
+    }
+  }
+  static void fence() { _mm_sfence(); }
+};
+
+template <typename T>
+struct Lanes;
+
+template <>
+struct Lanes<float> : Streams {
+  using Raw = __m512;
+  using Wide = __m512;
+
+  static Raw load(const float* p) { return _mm512_loadu_ps(p); }
+  static Raw load(const float* p, int64_t n) { return _mm512_maskz_loadu_ps(low_lanes(n), p); }
+  static void store(float* p, Raw a) { _mm512_storeu_ps(p, a); }
+  static void store(float* p, Raw a, int64_t n) { _mm512_mask_storeu_ps(p, low_lanes(n), a); }
+  static void load_pairs(const float* p, Raw& a, Raw& b) { split(load(p), load(p + 16), a, b); }
+  static void load_pairs(const float* p, int64_t n, Raw& a, Raw& b) {
+    split(load(p, 2 * n), _mm512_maskz_loadu_ps(high_lanes(2 * n), p + 16), a, b);
+  }
+  static void store_pairs(float* p, Raw a, Raw b) {
+    store(p, joined_low(a, b));
+    store(p + 16, joined_high(a, b));
+  }
+  static void store_pairs(float* p, int64_t n, Raw a, Raw b) {
+    store(p, joined_low(a, b), 2 * n);
+    _mm512_mask_storeu_ps(p + 16, high_lanes(2 * n), joined_high(a, b));
+  }
+  static unsigned in_order(unsigned bits) { return bits; }
+
+  static Raw broadcast(float value) { return _mm512_set1_ps(value); }
+  static Raw plus(Raw a, Raw b) { return _mm512_add_ps(a, b); }
+  static unsigned sort(Raw& a, Raw& b) {
+    const __mmask16 swap = _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ);
+    const __mmask16 nan = _mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q);
+    route(swap, a, b);
+    const __m512 quiet = _mm512_castsi512_ps(_mm512_set1_epi32(0x7fc00000));
+    a = _mm512_mask_mov_ps(a, nan, quiet);
+    b = _mm512_mask_mov_ps(b, nan, quiet);
+    return swap;
+  }
+  static void route(unsigned bits, Raw& a, Raw& b) {
+    const __m512 first = a;
+    a = _mm512_mask_mov_ps(a, static_cast<__mmask16>(bits), b);
+    b = _mm512_mask_mov_ps(b, static_cast<__mmask16>(bits), first);
+  }
+
+  static Wide zero() { return _mm512_setzero_ps(); }
+  static Wide add(Wide sums, Raw a) { return _mm512_add_ps(sums, a); }
+  static float total(Wide sums) {
+    const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(sums), _mm512_extractf32x8_ps(sums, 1));
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+  }
+  static Wide load_sums(const float* p) { return _mm512_loadu_ps(p); }
+  static void store_sums(float* p, Wide sums) { _mm512_storeu_ps(p, sums); }
+  static void store_sums_of_pairs(float* p, Wide a, Wide b) { store_pairs(p, a, b); }
+
+ private:
+  // Of n lanes in two registers, those in the first and those in the second.
+  static __mmask16 low_lanes(int64_t n) { return static_cast<__mmask16>(first_lanes(n)); }
+  static __mmask16 high_lanes(int64_t n) { return static_cast<__mmask16>(first_lanes(n) >> 16); }
+
+  static void split(__m512 low, __m512 high, Raw& a, Raw& b) {
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const __m512i odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+    a = _mm512_permutex2var_ps(low, even, high);
+    b = _mm512_permutex2var_ps(low, odd, high);
+  }
+  static __m512 joined_low(Raw a, Raw b) {
+    const __m512i order = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    return _mm512_permutex2var_ps(a, order, b);
+  }
+  static __m512 joined_high(Raw a, Raw b) {
+    const __m512i order = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+    return _mm512_permutex2var_ps(a, order, b);
+  }
+};
+
+template <>
+struct Lanes<double> : Streams {
+  struct Raw {
+    __m512d half[2];
+  };
+  using Wide = Raw;
+
+  static Raw load(const double* p) { return {{_mm512_loadu_pd(p), _mm512_loadu_pd(p + 8)}}; }
+  static Raw load(const double* p, int64_t n) { return {{load_part(p, n, 0), load_part(p, n, 1)}}; }
+  static void store(double* p, const Raw& a) {
+    _mm512_storeu_pd(p, a.half[0]);
+    _mm512_storeu_pd(p + 8, a.half[1]);
+  }
+  static void store(double* p, const Raw& a, int64_t n) {
+    store_part(p, n, 0, a.half[0]);
+    store_part(p, n, 1, a.half[1]);
+  }
+  static void load_pairs(const double* p, Raw& a, Raw& b) { load_pairs(p, 16, a, b); }
+  static void load_pairs(const double* p, int64_t n, Raw& a, Raw& b) {
+    const __m512i even = _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14);
+    const __m512i odd = _mm512_setr_epi64(1, 3, 5, 7, 9, 11, 13, 15);
+    for (int h = 0; h < 2; ++h) {
+      const __m512d low = load_part(p, 2 * n, 2 * h);
+      const __m512d high = load_part(p, 2 * n, 2 * h + 1);
+      a.half[h] = _mm512_permutex2var_pd(low, even, high);
+      b.half[h] = _mm512_permutex2var_pd(low, odd, high);
+    }
+  }
+  static void store_pairs(double* p, const Raw& a, const Raw& b) { store_pairs(p, 16, a, b); }
+  static void store_pairs(double* p, int64_t n, const Raw& a, const Raw& b) {
+    const __m512i low = _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11);
+    const __m512i high = _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15);
+    for (int h = 0; h < 2; ++h) {
+      store_part(p, 2 * n, 2 * h, _mm512_permutex2var_pd(a.half[h], low, b.half[h]));
+      store_part(p, 2 * n, 2 * h + 1, _mm512_permutex2var_pd(a.half[h], high, b.half[h]));
+    }
+  }
+  static unsigned in_order(unsigned bits) { return bits; }
+
+  static Raw broadcast(double value) { return {{_mm512_set1_pd(value), _mm512_set1_pd(value)}}; }
+  static Raw plus(const Raw& a, const Raw& b) {
+    return {{_mm512_add_pd(a.half[0], b.half[0]), _mm512_add_pd(a.half[1], b.half[1])}};
+  }
+  static unsigned sort(Raw& a, Raw& b) {
+    const __m512d quiet = _mm512_castsi512_pd(_mm512_set1_epi64(0x7ff8000000000000));
+    unsigned bits = 0;
+    for (int h = 0; h < 2; ++h) {
+      const __mmask8 swap = _mm512_cmp_pd_mask(a.half[h], b.half[h], _CMP_GT_OQ);
+      const __mmask8 nan = _mm512_cmp_pd_mask(a.half[h], b.half[h], _CMP_UNORD_Q);
+      const __m512d first = a.half[h];
+      a.half[h] = _mm512_mask_mov_pd(_mm512_mask_mov_pd(first, swap, b.half[h]), nan, quiet);
+      b.half[h] = _mm512_mask_mov_pd(_mm512_mask_mov_pd(b.half[h], swap, first), nan, quiet);
+      bits |= unsigned{swap} << 8 * h;
+    }
+    return bits;
+  }
+  static void route(unsigned bits, Raw& a, Raw& b) {
+    for (int h = 0; h < 2; ++h) {
+      const auto swap = static_cast<__mmask8>(bits >> 8 * h);
+      const __m512d first = a.half[h];
+      a.half[h] = _mm512_mask_mov_pd(first, swap, b.half[h]);
+      b.half[h] = _mm512_mask_mov_pd(b.half[h], swap, first);
+    }
+  }
+
+  static Wide zero() { return broadcast(0); }
+  static Wide add(const Wide& sums, const Raw& a) { return plus(sums, a); }
+  static double total(const Wide& sums) {
+    const __m512d eight = _mm512_add_pd(sums.half[0], sums.half[1]);
+    const __m256d four = _mm256_add_pd(_mm512_castpd512_pd256(eight), _mm512_extractf64x4_pd(eight, 1));
+    const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+  }
+  static Wide load_sums(const double* p) { return load(p); }
+  static void store_sums(double* p, const Wide& sums) { store(p, sums); }
+  static void store_sums_of_pairs(double* p, const Wide& a, const Wide& b) { store_pairs(p, a, b); }
+
+ private:
+  // Register `part` of n doubles that fill registers one after the other.
+  static __mmask8 lanes_of_part(int64_t n, int part) { return static_cast<__mmask8>(first_lanes(n) >> 8 * part); }
+  static __m512d load_part(const double* p, int64_t n, int part) {
+    return _mm512_maskz_loadu_pd(lanes_of_part(n, part), p + 8 * part);
+  }
+  static void store_part(double* p, int64_t n, int part, __m512d value) {
+    _mm512_mask_storeu_pd(p + 8 * part, lanes_of_part(n, part), value);
+  }
+};
+
+inline __m512 widened(BFloat16, __m256i raw) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(raw), 16));
+}
+
+inline __m256i narrowed(BFloat16, __m512 wide) {
+  const __m512i bits = _mm512_castps_si512(wide);
+  const __m512i even = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(even, _mm512_set1_epi32(0x7fff)));
+  const __mmask16 nan = _mm512_cmp_ps_mask(wide, wide, _CMP_UNORD_Q);
+  return _mm512_cvtepi32_epi16(
+      _mm512_srli_epi32(_mm512_mask_mov_epi32(rounded, nan, _mm512_set1_epi32(0x7fc00000)), 16));
+}
+
+inline __m256i quiet_nan(BFloat16) {
+  return _mm256_set1_epi16(0x7fc0);
+}
+
+inline __m512 widened(Half, __m256i raw) {
+  return _mm512_cvtph_ps(raw);
+}
+
+inline __m256i narrowed(Half, __m512 wide) {
+  return _mm512_cvtps_ph(wide, kNearest);
+}
+
+inline __m256i quiet_nan(Half) {
+  return _mm256_set1_epi16(0x7e00);
+}
+
+// A pair of 16-bit values is a 32-bit word with the first member below.
+template <typename T>
+struct Lanes : Streams {
+  using Raw = __m256i;
+  using Wide = __m512;
+  using Float = Lanes<float>;
+
+  static Raw load(const T* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+  static Raw load(const T* p, int64_t n) { return _mm256_maskz_loadu_epi16(lanes(n), p); }
+  static void store(T* p, Raw a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a); }
+  static void store(T* p, Raw a, int64_t n) { _mm256_mask_storeu_epi16(p, lanes(n), a); }
+  static void load_pairs(const T* p, Raw& a, Raw& b) { split(_mm512_loadu_si512(p), a, b); }
+  static void load_pairs(const T* p, int64_t n, Raw& a, Raw& b) { split(_mm512_maskz_loadu_epi32(lanes(n), p), a, b); }
+  static void store_pairs(T* p, Raw a, Raw b) { _mm512_storeu_si512(p, joined(a, b)); }
+  static void store_pairs(T* p, int64_t n, Raw a, Raw b) { _mm512_mask_storeu_epi32(p, lanes(n), joined(a, b)); }
+  static unsigned in_order(unsigned bits) { return bits; }
+
+  static Raw broadcast(T value) { return _mm256_set1_epi16(static_cast<int16_t>(value.bits)); }
+  static Raw plus(Raw a, Raw b) { return narrowed(T{}, _mm512_add_ps(widened(T{}, a), widened(T{}, b))); }
+  static unsigned sort(Raw& a, Raw& b) {
+    const __m512 first = widened(T{}, a);
+    const __m512 second = widened(T{}, b);
+    const __mmask16 swap = _mm512_cmp_ps_mask(first, second, _CMP_GT_OQ);
+    const __mmask16 nan = _mm512_cmp_ps_mask(first, second, _CMP_UNORD_Q);
+    route(swap, a, b);
+    a = _mm256_mask_mov_epi16(a, nan, quiet_nan(T{}));
+    b = _mm256_mask_mov_epi16(b, nan, quiet_nan(T{}));
+    return swap;
+  }
+  static void route(unsigned bits, Raw& a, Raw& b) {
+    const __m256i first = a;
+    a = _mm256_mask_mov_epi16(a, static_cast<__mmask16>(bits), b);
+    b = _mm256_mask_mov_epi16(b, static_cast<__mmask16>(bits), first);
+  }
+
+  static Wide zero() { return Float::zero(); }
+  static Wide add(Wide sums, Raw a) { return _mm512_add_ps(sums, widened(T{}, a)); }
+  static float total(Wide sums) { return Float::total(sums); }
+  static Wide load_sums(const float* p) { return Float::load_sums(p); }
+  static void store_sums(float* p, Wide sums) { Float::store_sums(p, sums); }
+  static void store_sums_of_pairs(float* p, Wide a, Wide b) { Float::store_pairs(p, a, b); }
+
+ private:
+  static __mmask16 lanes(int64_t n) { return static_cast<__mmask16>(first_lanes(n)); }
+  static void split(__m512i words, Raw& a, Raw& b) {
+    a = _mm512_cvtepi32_epi16(words);
+    b = _mm512_cvtepi32_epi16(_mm512_srli_epi32(words, 16));
+  }
+  static __m512i joined(Raw a, Raw b) {
+    return _mm512_or_si512(_mm512_cvtepu16_epi32(a), _mm512_slli_epi32(_mm512_cvtepu16_epi32(b), 16));
+  }
+};
+
+}  // namespace
+
+template <typename T>
+const MinmaxKernels<T>& minmax_avx512() {
+  return Loops<Lanes<T>, T>::kTable;
+}
+
+template const MinmaxKernels<float>& minmax_avx512();
+template const MinmaxKernels<double>& minmax_avx512();
+template const MinmaxKernels<BFloat16>& minmax_avx512();
+template const MinmaxKernels<Half>& minmax_avx512();
+
+}  // namespace gloro_fast::cpu
