@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from gloro_fast.ops.minmax import minmax
+from gloro_fast.ops.minmax_inplace import minmax_
 
 
 class MinMax(nn.Module):
@@ -12,10 +13,21 @@ class MinMax(nn.Module):
 
     Input and output are (B, C, ...) with an even number C of channels, of the same dtype and memory format.
 
+    Args:
+        inplace: write over the input, under the rules of ``nn.ReLU(inplace=True)``.
+
     Raises:
         ArchitectureError: C is odd; the message names the shape.
     """
 
+    def __init__(self, inplace: bool = False) -> None:
+        super().__init__()
+        self.inplace = inplace
+
     def forward(self, x: Tensor) -> Tensor:
         """Give the sorted pairs of ``x``."""
-        return minmax(x)[0]
+        return minmax_(x) if self.inplace else minmax(x)[0]
+
+    def extra_repr(self) -> str:
+        """Show what differs from the default."""
+        return "inplace=True" if self.inplace else ""

@@ -7,6 +7,7 @@ from gloro_fast.ops.head_differences import head_differences, head_differences_r
 from gloro_fast.ops.margin import margin, margin_reference
 from gloro_fast.ops.margin_loss import margin_loss, margin_loss_reference
 from gloro_fast.ops.minmax import minmax, minmax_reference
+from gloro_fast.ops.minmax_inplace import minmax_
 from gloro_fast.ops.power_iteration import power_iteration, power_iteration_reference
 from gloro_fast.ops.trades import trades, trades_reference
 
@@ -23,6 +24,7 @@ __all__ = [
     "margin_loss_reference",
     "margin_reference",
     "minmax",
+    "minmax_",
     "minmax_reference",
     "power_iteration",
     "power_iteration_reference",

@@ -37,17 +37,20 @@ def minmax(x: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
     Raises:
         ArchitectureError: C is odd, ``x`` has no channel dimension, or ``bias`` does not fit.
     """
-    _check(x, bias)
+    check_arguments(x, bias)
+    if not runs_compiled(x):
+        return minmax_reference(x, bias)
     if bias is not None and bias.dtype != x.dtype:
         bias = bias.to(x.dtype)
-    # torch.func (vmap, grad, jvp) does not differentiate ops of torch.library, but the reference it does.
-    transformed = torch._C._are_functorch_transforms_active()
-    if x.device.type == "cpu" and x.dtype in _CPU_DTYPES and not transformed:
-        if _extension.available():
-            y, mask = torch.ops.gloro_fast.minmax(x, bias)
-            return y, mask
-        _extension.warn_if_missing()
-    return minmax_reference(x, bias)
+    result: tuple[Tensor, Tensor]
+    if torch.compiler.is_compiling():
+        result = torch.ops.gloro_fast.minmax(x, bias)
+    elif needs_gradient(x, bias):
+        result = _MinMax.apply(x, bias)  # type: ignore[no-untyped-call]
+    else:
+        with _below_autograd():
+            result = _forward(x, bias)
+    return result
 
 
 def minmax_reference(x: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -63,7 +66,7 @@ def minmax_reference(x: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Ten
     Raises:
         ArchitectureError: C is odd, ``x`` has no channel dimension, or ``bias`` does not fit.
     """
-    _check(x, bias)
+    check_arguments(x, bias)
     if bias is not None:
         x = x + _along_channels(bias.to(x.dtype), x)
     samples, channels, *spatial = x.shape
@@ -87,20 +90,34 @@ def unpack_mask(mask: Tensor, x: Tensor) -> Tensor:
     return bits[:count].reshape(samples, *spatial, channels // 2).movedim(-1, 1)
 
 
-def _check(x: Tensor, bias: Tensor | None) -> None:
-    if x.dim() < 2:
-        raise ArchitectureError(f"minmax: x has shape {tuple(x.shape)}; it needs a batch and a channel dimension")
-    if x.shape[1] % 2 != 0:
-        raise ArchitectureError(
-            f"minmax: x of shape {tuple(x.shape)} has {x.shape[1]} channels; pairs need an even number"
-        )
+def check_arguments(x: Tensor, bias: Tensor | None) -> None:
+    """Refuse what MinMax is not defined for: see :func:`minmax`."""
+    shape = x.shape
+    if len(shape) < 2:
+        raise ArchitectureError(f"minmax: x has shape {tuple(shape)}; it needs a batch and a channel dimension")
+    channels = shape[1]
+    if channels % 2 != 0:
+        raise ArchitectureError(f"minmax: x of shape {tuple(shape)} has {channels} channels; pairs need an even number")
     if not x.is_floating_point():
         raise ArchitectureError(f"minmax: x is {x.dtype}; convert it to a float type")
-    if bias is not None and (bias.dim() != 1 or bias.shape[0] != x.shape[1]):
+    if bias is not None and (bias.dim() != 1 or bias.shape[0] != channels):
         raise ArchitectureError(
-            f"minmax: bias of shape {tuple(bias.shape)} does not fit x of shape {tuple(x.shape)}; "
-            f"use shape ({x.shape[1]},)"
+            f"minmax: bias of shape {tuple(bias.shape)} does not fit x of shape {tuple(shape)}; use shape ({channels},)"
         )
+
+
+def runs_compiled(x: Tensor) -> bool:
+    """Whether the compiled op takes ``x``; warns once where it would, but is not built."""
+    # torch.func (vmap, grad, jvp) does not differentiate ops of torch.library, but the reference it does.
+    if not x.is_cpu or x.dtype not in _CPU_DTYPES or torch._C._are_functorch_transforms_active():
+        return False
+    _extension.warn_if_missing()
+    return _extension.available()
+
+
+def needs_gradient(x: Tensor, bias: Tensor | None) -> bool:
+    """Whether autograd is to record the op."""
+    return torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad))
 
 
 def _along_channels(bias: Tensor, x: Tensor) -> Tensor:
@@ -137,15 +154,39 @@ def _fake_minmax_backward(grad_y: Tensor, mask: Tensor, with_bias: bool) -> tupl
 
 
 def _save_mask(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    _, bias = inputs
     ctx.save_for_backward(output[1])
-    ctx.with_bias = bias is not None and ctx.needs_input_grad[1]
+    ctx.with_bias = inputs[1] is not None and ctx.needs_input_grad[1]
 
 
-def _backward(ctx: Any, grad_y: Tensor, _: Any) -> tuple[Tensor, Tensor | None]:
+def _backward(ctx: Any, grad_y: Tensor, _: Any = None) -> tuple[Tensor | None, Tensor | None]:
     (mask,) = ctx.saved_tensors
-    grad_x, grad_bias = torch.ops.gloro_fast.minmax_backward(grad_y, mask, ctx.with_bias)
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        grad_x, grad_bias = torch.ops.gloro_fast.minmax_backward(grad_y, mask, ctx.with_bias)
+    else:
+        with _below_autograd():
+            grad_x, grad_bias = _route(grad_y, mask, ctx.with_bias)
     return grad_x, grad_bias if ctx.with_bias else None
+
+
+class _MinMax(torch.autograd.Function):
+    """The op for eager mode.
+
+    The autograd that torch.library writes around an op from Python costs 20 us a step more than this (measured),
+    more than the kernels on a dense layer's batch. Tracing needs that one, so both stand, with the same backward.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+        with _below_autograd():
+            y, mask = _forward(x, bias)
+        ctx.set_materialize_grads(False)  # there is no gradient of the mask, and none to be made of zeros
+        ctx.mark_non_differentiable(mask)
+        _save_mask(ctx, (x, bias), (y, mask))
+        return y, mask
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        return (None, None) if grads[0] is None else _backward(ctx, grads[0])
 
 
 def _save_mask_of_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -162,6 +203,9 @@ def _backward_of_backward(ctx: Any, grad_grad_x: Tensor, grad_grad_bias: Tensor)
 
 
 if _extension.available():
+    _below_autograd = torch._C._AutoDispatchBelowAutograd
+    _forward = torch.ops.gloro_fast.minmax.default
+    _route = torch.ops.gloro_fast.minmax_backward.default
     torch.library.register_fake("gloro_fast::minmax", _fake_minmax)
     torch.library.register_fake("gloro_fast::minmax_backward", _fake_minmax_backward)
     torch.library.register_autograd("gloro_fast::minmax", _backward, setup_context=_save_mask)
