@@ -9,8 +9,10 @@ import torch
 from typer.testing import CliRunner, Result
 
 from gloro_fast.cli import app
+from gloro_fast.train.observers import curves
 
 Invoke = Callable[..., Result]
+_DRAW = curves.draw
 
 
 @pytest.fixture(autouse=True)
@@ -18,6 +20,12 @@ def _threads_as_they_were() -> Iterator[None]:
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def _no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Curves of training would take most of the time; the run that the tests share has real ones."""
+    monkeypatch.setattr(curves, "draw", lambda rows, path: path.write_bytes(b""))
 
 
 @pytest.fixture
@@ -49,7 +57,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
     folder = tmp_path_factory.mktemp("trained") / "run"
     arguments = ["train", "--recipe", "digits", "--epochs", "2", "--threads", "1", "--device", "cpu"]
-    result = CliRunner().invoke(app, [*arguments, "--out", str(folder)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(curves, "draw", _DRAW)
+        result = CliRunner().invoke(app, [*arguments, "--out", str(folder)])
     assert result.exit_code == 0, result.output
     return folder
 

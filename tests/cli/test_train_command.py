@@ -26,6 +26,10 @@ def test_a_run_folder_is_complete_and_the_table_says_what_it_rests_on(invoke, tm
     assert "\x1b" not in result.output
 
 
+def test_curves_are_a_picture(trained):
+    assert (trained / "curves.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
 def test_every_field_of_the_recipe_reaches_the_run(invoke, tmp_path):
     fields = {
         "batch_size": 256,
