@@ -138,11 +138,18 @@ class ConvGradient final : public Job {
   }
 
   void write(const T* tile, int64_t first_output, const int64_t* elements, int64_t columns) const {
+    bool whole = columns == kCorrelateTaps;  // and side by side in memory: twice as fast
+    for (int64_t j = 0; j < columns; ++j) whole = whole && elements[j] == elements[0] + j;
     with_elements(layer_.weight, [&](auto* weight) {
       using W = std::remove_pointer_t<decltype(weight)>;
       for (int64_t output = 0; output < layer_.group_outputs(); ++output) {
+        const T* from = tile + output;
         W* to = weight + (first_output + output) * layer_.weight.strides[0];
-        for (int64_t j = 0; j < columns; ++j) to[elements[j]] = convert<W>(scale_ * tile[j * channels_ + output]);
+        if (whole) {
+          for (int64_t j = 0; j < kCorrelateTaps; ++j) to[elements[0] + j] = convert<W>(scale_ * from[j * channels_]);
+        } else {
+          for (int64_t j = 0; j < columns; ++j) to[elements[j]] = convert<W>(scale_ * from[j * channels_]);
+        }
       }
     });
   }

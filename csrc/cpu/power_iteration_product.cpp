@@ -9,6 +9,14 @@ namespace {
 // Multiplications a chunk should have: some ten microseconds, against less than one to hand it out.
 constexpr int64_t kProductsPerChunk = 400000;
 
+template <int kRows, typename T, typename W>
+void pack_rows(const W* first, const std::vector<int64_t>& elements, int64_t row_step, T* to) {
+  for (const int64_t element : elements) {
+    for (int row = 0; row < kRows; ++row) to[row] = convert<T>(first[element + row * row_step]);
+    to += kRows;
+  }
+}
+
 }  // namespace
 
 template <typename T>
@@ -104,10 +112,18 @@ void Product<T>::pack(const Weight& weight, int64_t chunk) {
   with_elements(weight, [&](const auto* elements) {
     for (size_t i = chunks_[static_cast<size_t>(chunk)]; i < chunks_[static_cast<size_t>(chunk) + 1]; ++i) {
       const Block& block = blocks_[i];
+      const std::vector<int64_t>& list = lists_[static_cast<size_t>(block.list)].elements;
       const auto* first = elements + block.element;
       T* to = weights_.data() + block.packed;
-      for (const int64_t element : lists_[static_cast<size_t>(block.list)].elements)
-        for (int64_t row = 0; row < block.rows; ++row) *to++ = convert<T>(first[element + row * row_step_]);
+      if (block.rows == 8) {
+        pack_rows<8>(first, list, row_step_, to);
+      } else if (block.rows == 4) {
+        pack_rows<4>(first, list, row_step_, to);
+      } else if (block.rows == 2) {
+        pack_rows<2>(first, list, row_step_, to);
+      } else {
+        pack_rows<1>(first, list, row_step_, to);
+      }
     }
   });
 }
