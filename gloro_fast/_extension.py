@@ -15,6 +15,17 @@ from gloro_fast._version import __version__
 
 _LIBRARY = Path(__file__).with_name("libgloro_fast.so")
 _SIMD_LEVELS = ("portable", "avx2", "avx512")
+# What the package calls; an editable install may have an older library beside newer Python files.
+_OPS = (
+    "certify",
+    "fingerprint",
+    "head_differences",
+    "margin",
+    "margin_loss",
+    "minmax",
+    "minmax_",
+    "power_iteration",
+)
 _BUILD_AGAIN = "build it with `pip install --no-build-isolation .`"
 
 
@@ -40,6 +51,9 @@ def _load() -> str | None:
     except (OSError, RuntimeError) as error:
         cause = (str(error).splitlines() or [type(error).__name__])[0]
         return f"{_LIBRARY.name} does not load into torch {torch.__version__} ({cause}); {_BUILD_AGAIN}"
+    missing = [name for name in _OPS if not hasattr(torch.ops.gloro_fast, name)]
+    if missing:
+        return f"the extension is older than the package, without the op {missing[0]}; {_BUILD_AGAIN}"
     return None
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gloro_fast.nn.conv import Conv2d
 from gloro_fast.nn.minmax import MinMax
 from gloro_fast.nn.rules import known_type
-from gloro_fast.ops.minmax import minmax
+from gloro_fast.ops.minmax_inplace import minmax_
 
 Step = Callable[[Tensor], Tensor]
 
@@ -35,7 +35,8 @@ class BiasedMinMax:
             y = linear.without_bias(x)
         else:
             y = linear._conv_forward(x, linear.weight, None)
-        return minmax(y, linear.bias)[0]
+        # Nobody else has y, and neither a convolution nor a product needs its own result for its gradient.
+        return minmax_(y, linear.bias)
 
 
 def fuse(modules: Sequence[nn.Module], output_ranks: Sequence[int]) -> tuple[Step, ...]:

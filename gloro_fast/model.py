@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+# torch.compiler.disable for a method would import the whole compiler with this package: seconds.
+from torch._compile import _disable_dynamo
+
 from gloro_fast import ops
 from gloro_fast.bounds import DEFAULT_METHOD, NetworkBound, check_method, general_difference_bounds
 from gloro_fast.certify import Certificate, certify_logits, check_batch, check_images
@@ -296,7 +299,7 @@ class GloRoNet(nn.Module):
         output = torch.cat([torch.where(finite[:, None], logits, -torch.inf), bottom[:, None]], dim=1)
         return _Logits(output, prediction, radius > self._epsilon, logits.new_tensor(signed.network.lipschitz))
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @_disable_dynamo
     def _untraced_evaluation_logits(self, x: Tensor) -> _Logits:
         """Look at the weights, and bound them anew if they changed: nothing that a graph could hold."""
         return self._evaluation_logits(x)
@@ -338,7 +341,7 @@ class GloRoNet(nn.Module):
         self._replan()
         return sign(self.module, self._plan, self._method)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @_disable_dynamo
     def _replan(self) -> None:
         """Look at the module anew: layers may have been replaced."""
         self._plan = make_plan(self.module, self.input_shape)

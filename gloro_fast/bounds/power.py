@@ -27,7 +27,8 @@ def power(name: str, layer: LinearMap) -> LayerBound:
         name: the layer's name, for the result.
         layer: weight of any floating dtype and geometry; computed in float64 on the weight's device.
     """
-    weight, geometry = layer.weight.detach().double(), layer.geometry
+    # In one memory format: another adds in another order.
+    weight, geometry = layer.weight.detach().double().contiguous(), layer.geometry
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(geometry.input_shape, generator=generator, dtype=torch.float64)
     v = normalize(start.to(weight.device), otherwise=None)

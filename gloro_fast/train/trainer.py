@@ -259,7 +259,8 @@ class Trainer:
         if state.best is not None:
             state.net.load_state_dict(state.best.weights)
         state.net.epsilon = recipe.epsilon
-        state.net.eval()
+        # As whoever loads the net will have it: in another memory format its logits differ in their last bits.
+        state.net.eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         result = measure(state, self.config, self._data, self._seconds())
         document = {"epsilon": recipe.epsilon, "config": self.config.to_dict()}
         tensor_file.write(self.folder.model, "model", state.net.state_dict(), document)
