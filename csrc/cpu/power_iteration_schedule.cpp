@@ -9,15 +9,15 @@ namespace gloro_fast::cpu {
 namespace {
 
 // A ticket says which chunk of which phase is next, in one word, so that a thread that was held up cannot take a
-// chunk of a phase that is over: phase (32 bits), chunks of that phase (16), next chunk (16).
-constexpr uint64_t kMostChunks = 0xffff;
+// chunk of a phase that is over: phase (16 bits, wrapping), chunks of that phase (24), next chunk (24).
+constexpr uint64_t kMostChunks = 0xffffff;
 
 uint64_t ticket(uint64_t phase, uint64_t chunks) {
-  return phase << 32 | chunks << 16;
+  return phase << 48 | chunks << 24;
 }
 
 uint64_t chunks_of(uint64_t ticket) {
-  return ticket >> 16 & kMostChunks;
+  return ticket >> 24 & kMostChunks;
 }
 
 uint64_t next_of(uint64_t ticket) {
@@ -79,7 +79,7 @@ bool Schedule::run_one_chunk(Entry& entry) {
   if (entry.done.fetch_add(1, std::memory_order_acq_rel) + 1 < chunks_of(seen)) return true;
   entry.done.store(0, std::memory_order_relaxed);
   if (entry.job->advance()) {
-    const uint64_t phase = (seen >> 32) + 1;
+    const uint64_t phase = (seen >> 48) + 1;
     entry.next.store(ticket(phase, static_cast<uint64_t>(entry.job->chunks())), std::memory_order_release);
   } else {
     entry.finished.store(true, std::memory_order_release);
