@@ -6,7 +6,7 @@ namespace gloro_fast::cpu {
 namespace {
 
 template <>
-struct Lanes<double> : Streams {
+struct Lanes<double> : Common {
   static constexpr int kParts = 4;
   struct Raw {
     __m256d part[kParts];

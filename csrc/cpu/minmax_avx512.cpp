@@ -16,8 +16,9 @@ inline __mmask32 first_lanes(int64_t n) {
   return static_cast<__mmask32>((uint64_t{1} << n) - 1);
 }
 
-struct Streams {
+struct Common {
   static constexpr bool kStreams = true;
+  static constexpr int kColumn = 2;  // 1 takes 15 % longer on large outputs, 4 takes 5 % (measured)
   static void stream(unsigned char* to, const unsigned char* from, int64_t bytes) {
     for (int64_t i = 0; i < bytes; i += 64) {
       _mm512_stream_si512(reinterpret_cast<__m512i*>(to + i),
@@ -31,7 +32,7 @@ template <typename T>
 struct Lanes;
 
 template <>
-struct Lanes<float> : Streams {
+struct Lanes<float> : Common {
   using Raw = __m512;
   using Wide = __m512;
 
@@ -104,7 +105,7 @@ struct Lanes<float> : Streams {
 };
 
 template <>
-struct Lanes<double> : Streams {
+struct Lanes<double> : Common {
   struct Raw {
     __m512d half[2];
   };
@@ -222,7 +223,7 @@ inline __m256i quiet_nan(Half) {
 
 // A pair of 16-bit values is a 32-bit word with the first member below.
 template <typename T>
-struct Lanes : Streams {
+struct Lanes : Common {
   using Raw = __m256i;
   using Wide = __m512;
   using Float = Lanes<float>;

@@ -8,12 +8,13 @@ namespace gloro_fast::cpu {
 
 namespace {
 
-// Pixels (or groups of pixels, see Period) that are added to sums in registers before these go back to memory.
-constexpr int64_t kPeriodsPerStrip = 8;
+// Bytes of an interleaved run over which sums stay in registers, column by column of blocks.
+constexpr int64_t kStripBytes = 16384;
+static_assert(kStripBytes <= kStreamedAtOnce);
 
 template <typename Lanes, typename Output, bool kSums, typename T, typename Sum>
-void backward_planar(const T* grad_y, const uint8_t* mask, T* grad_x, Sum* sums, int64_t length, int64_t row_begin,
-                     int64_t row_end) {
+[[gnu::flatten]] void backward_planar(const T* grad_y, const uint8_t* mask, T* grad_x, Sum* sums, int64_t length,
+                                      int64_t row_begin, int64_t row_end) {
   using Raw = typename Lanes::Raw;
   using Wide = typename Lanes::Wide;
   const int64_t row_bytes = ceil_div(length, 8);
@@ -69,7 +70,7 @@ void backward_planar(const T* grad_y, const uint8_t* mask, T* grad_x, Sum* sums,
 
 // `count` pairs of an interleaved run, which begins with a whole byte of the mask.
 template <typename Lanes, typename Output, typename T>
-void route_run(const T* grad_y, const uint8_t* mask, T* grad_x, int64_t count, Output& output) {
+[[gnu::flatten]] void route_run(const T* grad_y, const uint8_t* mask, T* grad_x, int64_t count, Output& output) {
   for (int64_t tile = 0; tile < count; tile += kPairsPerTile) {
     const int64_t tile_end = smaller(tile + kPairsPerTile, count);
     T* const out = output.place(grad_x + 2 * tile, 2 * (tile_end - tile));
@@ -88,37 +89,90 @@ void route_run(const T* grad_y, const uint8_t* mask, T* grad_x, int64_t count, O
   }
 }
 
-// The same with sums: strand[2k], strand[2k+1] become those of pair k of the period, over all periods of the run.
+// The sums of kBlocks blocks side by side; members, since GCC leaves arrays of registers in memory.
+template <typename Lanes, int kBlocks>
+struct Column {
+  typename Lanes::Wide first, second;
+  Column<Lanes, kBlocks - 1> others;
+
+  template <typename Sum>
+  explicit Column(const Sum* strand)
+      : first(Lanes::load_sums(strand)),
+        second(Lanes::load_sums(strand + kPairsPerBlock)),
+        others(strand + 2 * kPairsPerBlock) {}
+
+  template <typename Sum>
+  void store(Sum* strand) const {
+    Lanes::store_sums(strand, first);
+    Lanes::store_sums(strand + kPairsPerBlock, second);
+    others.store(strand + 2 * kPairsPerBlock);
+  }
+
+  // Routes the blocks that begin here.
+  template <typename T>
+  [[gnu::always_inline]] void route(const T* grad_y, const uint8_t* mask, T* out) {
+    typename Lanes::Raw a, b;
+    Lanes::load_pairs(grad_y, a, b);
+    Lanes::route(Lanes::in_order(load_bits(mask)), a, b);
+    Lanes::store_pairs(out, a, b);
+    first = Lanes::add(first, a);
+    second = Lanes::add(second, b);
+    others.route(grad_y + 2 * kPairsPerBlock, mask + kPairsPerBlock / 8, out + 2 * kPairsPerBlock);
+  }
+
+  // The same where the run ends after `count` pairs.
+  template <typename T>
+  void route_end(const T* grad_y, const uint8_t* mask, T* out, int64_t count) {
+    if (count <= 0) return;
+    const int64_t here = smaller(kPairsPerBlock, count);
+    typename Lanes::Raw a, b;
+    Lanes::load_pairs(grad_y, here, a, b);
+    Lanes::route(Lanes::in_order(load_bits(mask, here)), a, b);
+    Lanes::store_pairs(out, here, a, b);
+    first = Lanes::add(first, a);
+    second = Lanes::add(second, b);
+    others.route_end(grad_y + 2 * here, mask + kPairsPerBlock / 8, out + 2 * here, count - here);
+  }
+};
+
+template <typename Lanes>
+struct Column<Lanes, 0> {
+  explicit Column(const void*) {}
+  void store(void*) const {}
+  void route(const void*, const void*, void*) {}
+  void route_end(const void*, const void*, void*, int64_t) {}
+};
+
+// Pairs [begin, end) of a run, of which kBlocks blocks every `period` pairs, and their sums.
+template <typename Lanes, int kBlocks, typename T, typename Sum>
+[[gnu::flatten]] void route_column(const T* grad_y, const uint8_t* mask, T* out, Sum* strand, int64_t begin,
+                                   int64_t end, int64_t period) {
+  Column<Lanes, kBlocks> column(strand);
+  int64_t k = begin;
+  for (; k + kBlocks * kPairsPerBlock <= end; k += period) {
+    column.route(grad_y + 2 * k, mask + k / 8, out + 2 * (k - begin));
+  }
+  if (k < end) column.route_end(grad_y + 2 * k, mask + k / 8, out + 2 * (k - begin), end - k);
+  column.store(strand);
+}
+
+// route_run with sums: strand[2k], strand[2k+1] become those of pair k of the period, over all periods of the run.
 template <typename Lanes, typename Output, typename T, typename Sum>
 void route_run_and_sum(const T* grad_y, const uint8_t* mask, T* grad_x, Sum* strand, int64_t count, int64_t period,
                        int64_t periods_per_strip, Output& output) {
-  using Wide = typename Lanes::Wide;
   const int64_t used = smaller(period, ceil_div(count, kPairsPerBlock) * kPairsPerBlock);
   std::memset(static_cast<void*>(strand), 0, sizeof(Sum) * 2 * static_cast<size_t>(used));
   for (int64_t strip = 0; strip < count; strip += periods_per_strip * period) {
     const int64_t strip_end = smaller(strip + periods_per_strip * period, count);
     T* const out = output.place(grad_x + 2 * strip, 2 * (strip_end - strip));
-    for (int64_t place = 0; place < used; place += kPairsPerBlock) {
-      Wide first_sums = Lanes::load_sums(strand + 2 * place);
-      Wide second_sums = Lanes::load_sums(strand + 2 * place + kPairsPerBlock);
-      typename Lanes::Raw a, b;
-      int64_t k = strip + place;
-      for (; k + kPairsPerBlock <= strip_end; k += period) {
-        Lanes::load_pairs(grad_y + 2 * k, a, b);
-        Lanes::route(Lanes::in_order(load_bits(mask + k / 8)), a, b);
-        Lanes::store_pairs(out + 2 * (k - strip), a, b);
-        first_sums = Lanes::add(first_sums, a);
-        second_sums = Lanes::add(second_sums, b);
-      }
-      if (const int64_t rest = strip_end - k; rest > 0) {
-        Lanes::load_pairs(grad_y + 2 * k, rest, a, b);
-        Lanes::route(Lanes::in_order(load_bits(mask + k / 8, rest)), a, b);
-        Lanes::store_pairs(out + 2 * (k - strip), rest, a, b);
-        first_sums = Lanes::add(first_sums, a);
-        second_sums = Lanes::add(second_sums, b);
-      }
-      Lanes::store_sums(strand + 2 * place, first_sums);
-      Lanes::store_sums(strand + 2 * place + kPairsPerBlock, second_sums);
+    int64_t place = 0;
+    // The wider the column, the more of a line of memory is used at once, as far as there are registers.
+    for (; place + Lanes::kColumn * kPairsPerBlock <= used; place += Lanes::kColumn * kPairsPerBlock) {
+      route_column<Lanes, Lanes::kColumn>(grad_y, mask, out + 2 * place, strand + 2 * place, strip + place, strip_end,
+                                          period);
+    }
+    for (; place < used; place += kPairsPerBlock) {
+      route_column<Lanes, 1>(grad_y, mask, out + 2 * place, strand + 2 * place, strip + place, strip_end, period);
     }
   }
   for (int64_t place = 0; place < used; place += kPairsPerBlock) {
@@ -145,13 +199,12 @@ void backward_interleaved(const T* grad_y, const uint8_t* mask, T* grad_x, Sum* 
     if constexpr (!kSums) {
       route_run<Lanes>(from, bits, to, count, output);
     } else {
-      const int64_t fitting = Output::kCapacity / (2 * period.length * static_cast<int64_t>(sizeof(T)));
-      if (fitting > 0) {
-        const int64_t periods = smaller(fitting, kPeriodsPerStrip);
+      const int64_t periods = kStripBytes / (2 * period.length * static_cast<int64_t>(sizeof(T)));
+      if (periods > 0) {
         route_run_and_sum<Lanes>(from, bits, to, strands.data, count, period.length, periods, output);
       } else {
         Direct direct;
-        route_run_and_sum<Lanes>(from, bits, to, strands.data, count, period.length, kPeriodsPerStrip, direct);
+        route_run_and_sum<Lanes>(from, bits, to, strands.data, count, period.length, 1, direct);
       }
       Sum* chunk_sums = sums + chunk * channels;
       std::memcpy(chunk_sums, strands.data, sizeof(Sum) * static_cast<size_t>(channels));

@@ -9,8 +9,8 @@ namespace gloro_fast::cpu {
 namespace {
 
 template <typename Lanes, typename Output, bool kBias, typename T>
-void planar(const T* x, const T* bias, T* y, uint8_t* mask, int64_t pairs, int64_t length, int64_t row_begin,
-            int64_t row_end) {
+[[gnu::flatten]] void planar(const T* x, const T* bias, T* y, uint8_t* mask, int64_t pairs, int64_t length,
+                             int64_t row_begin, int64_t row_end) {
   using Raw = typename Lanes::Raw;
   const int64_t row_bytes = ceil_div(length, 8);
   PairOfRows<Output, T> rows(length);
@@ -65,8 +65,8 @@ void planar(const T* x, const T* bias, T* y, uint8_t* mask, int64_t pairs, int64
 }
 
 template <typename Lanes, typename Output, bool kBias, typename T>
-void interleaved(const T* x, const T* bias, T* y, uint8_t* mask, int64_t pairs, int64_t pixels, int64_t block_begin,
-                 int64_t block_end) {
+[[gnu::flatten]] void interleaved(const T* x, const T* bias, T* y, uint8_t* mask, int64_t pairs, int64_t pixels,
+                                  int64_t block_begin, int64_t block_end) {
   using Raw = typename Lanes::Raw;
   const int64_t begin = block_begin * kPairsPerBlock;
   const int64_t end = smaller(block_end * kPairsPerBlock, pixels * pairs);

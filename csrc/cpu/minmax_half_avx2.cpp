@@ -43,7 +43,7 @@ inline __m256i quiet_nan(Half) {
 
 // A pair of 16-bit values is a 32-bit word with the first member below.
 template <typename T>
-struct Lanes : Streams {
+struct Lanes : Common {
   using Raw = __m256i;
   using Wide = Lanes<float>::Wide;
 

@@ -41,8 +41,9 @@ inline void store_part(double* p, int64_t n, int part, __m256d value) {
   _mm256_maskstore_pd(p + 4 * part, lanes_of_4(n, part), value);
 }
 
-struct Streams {
+struct Common {
   static constexpr bool kStreams = true;
+  static constexpr int kColumn = 2;
   static void stream(unsigned char* to, const unsigned char* from, int64_t bytes) {
     for (int64_t i = 0; i < bytes; i += 32) {
       _mm256_stream_si256(reinterpret_cast<__m256i*>(to + i),
@@ -56,7 +57,7 @@ template <typename T>
 struct Lanes;
 
 template <>
-struct Lanes<float> : Streams {
+struct Lanes<float> : Common {
   static constexpr int kParts = 2;
   struct Raw {
     __m256 part[kParts];

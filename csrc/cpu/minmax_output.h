@@ -16,6 +16,9 @@ namespace gloro_fast::cpu {
 
 namespace {
 
+// Bytes that the buffer holds.
+constexpr int64_t kStreamedAtOnce = 16384;
+
 struct Direct {
   static constexpr int64_t kCapacity = INT64_MAX;
   template <typename T>
@@ -27,7 +30,7 @@ struct Direct {
 template <typename Lanes>
 class Streamed {
  public:
-  static constexpr int64_t kCapacity = 16384;  // bytes that fit at once
+  static constexpr int64_t kCapacity = kStreamedAtOnce;
 
   Streamed() = default;
   Streamed(const Streamed&) = delete;
@@ -58,7 +61,7 @@ class Streamed {
  private:
   static constexpr int64_t kLine = 64;
 
-  void flush() {
+  [[gnu::noinline]] void flush() {
     const unsigned char* from = buffer_ + offset_;
     const int64_t head = smaller((kLine - offset_) % kLine, used_);
     const int64_t lines = (used_ - head) / kLine * kLine;

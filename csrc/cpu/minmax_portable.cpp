@@ -13,6 +13,7 @@ struct Lanes {
   using Sum = Accumulator<T>;
   static constexpr int64_t kWidth = kPairsPerBlock;
   static constexpr bool kStreams = false;
+  static constexpr int kColumn = 1;
   struct Raw {
     T lane[kWidth];
   };

@@ -59,8 +59,8 @@ int64_t grain(int64_t elements_a_piece) {
   return std::max<int64_t>(1, kGrain / std::max<int64_t>(1, elements_a_piece));
 }
 
-bool is_large(const Tensor& tensor) {
-  return tensor.numel() * static_cast<int64_t>(tensor.element_size()) >= kStreamedBytes;
+bool is_streamed(const Tensor& output) {
+  return output.numel() * static_cast<int64_t>(output.element_size()) >= kStreamedBytes && !is_fresh(output);
 }
 
 template <typename T>
@@ -131,7 +131,7 @@ void backward(const Tensor& grad_y, const Tensor& mask, const Tensor& grad_x, co
   const int64_t chunks = planar ? shape.samples : cpu::ceil_div(pixels, cpu::kPixelsPerChunk);
   using Sum = cpu::Accumulator<T>;
   const std::unique_ptr<Sum[]> sums(grad_bias != nullptr ? new Sum[chunks * shape.channels] : nullptr);
-  const bool stream = is_large(grad_x);
+  const bool stream = is_streamed(grad_x);
   const T* in = data<T>(grad_y);
   const auto* bits = data<uint8_t>(mask);
   T* out = mutable_data<T>(grad_x);
@@ -162,7 +162,8 @@ std::tuple<Tensor, Tensor> minmax_cpu(const Tensor& x_any, const std::optional<T
   const Tensor mask = empty_mask(x, shape);
   with_element_type(x.scalar_type(), [&](auto element) {
     using T = decltype(element);
-    forward<T>(data<T>(x), bias.has_value() ? data<T>(*bias) : nullptr, mutable_data<T>(y), mask, shape, is_large(y));
+    forward<T>(data<T>(x), bias.has_value() ? data<T>(*bias) : nullptr, mutable_data<T>(y), mask, shape,
+               is_streamed(y));
   });
   return {y, mask};
 }
