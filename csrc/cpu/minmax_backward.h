@@ -1,4 +1,4 @@
-// The backward loops of MinMax. `Output` is Direct or Streamed.
+// The backward loops of MinMax. `Output` is Direct or Buffered.
 #pragma once
 
 #include "minmax_blocks.h"
@@ -10,7 +10,7 @@ namespace {
 
 // Bytes of an interleaved run over which sums stay in registers, column by column of blocks.
 constexpr int64_t kStripBytes = 16384;
-static_assert(kStripBytes <= kStreamedAtOnce);
+static_assert(kStripBytes <= kBufferBytes);
 
 template <typename Lanes, typename Output, bool kSums, typename T, typename Sum>
 [[gnu::flatten]] void backward_planar(const T* grad_y, const uint8_t* mask, T* grad_x, Sum* sums, int64_t length,

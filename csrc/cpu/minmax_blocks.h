@@ -18,9 +18,9 @@
 //   store_sums_of_pairs(p, a, b)  sums in the order of lanes of load_pairs, to the order of the pairs
 //
 //   kColumn                     blocks whose sums are held in registers side by side
-//   kStreams                    whether the next two exist
-//   stream(p, values, n)        n bytes, both sides aligned to 64, past the caches; n a multiple of 64
-//   fence()                     puts what was streamed before whatever is written after
+//   kSends                      whether the next two exist
+//   send<kAround>(p, values, n)  n bytes, both sides aligned to 64, n a multiple of 64; past the caches on request
+//   fence()                     puts what went past the caches before whatever is written after
 //
 // Left to itself GCC calls some of these, with the registers passed through memory (AVX2: half the speed); hence
 // [[gnu::flatten]] on the loops, which inlines all that they call.

@@ -1,4 +1,4 @@
-// The forward loops of MinMax. `Output` is Direct or Streamed.
+// The forward loops of MinMax. `Output` is Direct or Buffered.
 #pragma once
 
 #include "minmax_blocks.h"

@@ -42,12 +42,18 @@ inline void store_part(double* p, int64_t n, int part, __m256d value) {
 }
 
 struct Common {
-  static constexpr bool kStreams = true;
+  static constexpr bool kSends = true;
   static constexpr int kColumn = 2;
-  static void stream(unsigned char* to, const unsigned char* from, int64_t bytes) {
+  template <bool kAround>
+  static void send(unsigned char* to, const unsigned char* from, int64_t bytes) {
     for (int64_t i = 0; i < bytes; i += 32) {
-      _mm256_stream_si256(reinterpret_cast<__m256i*>(to + i),
-                          _mm256_load_si256(reinterpret_cast<const __m256i*>(from + i)));
+      auto* const there = reinterpret_cast<__m256i*>(to + i);
+      const __m256i values = _mm256_load_si256(reinterpret_cast<const __m256i*>(from + i));
+      if constexpr (kAround) {
+        _mm256_stream_si256(there, values);
+      } else {
+        _mm256_store_si256(there, values);
+      }
     }
   }
   static void fence() { _mm_sfence(); }
