@@ -48,8 +48,8 @@ def memory_format(net: nn.Module, device: torch.device) -> torch.memory_format:
         net: the net to be trained.
         device: where.
     """
-    # Convolutions reorder NCHW tensors back and forth: on two cores a step of 4C3F and of 6C2F (batch 128) takes
-    # 0.78 and 0.72 times as long in channels_last, one of 2C2F (batch 512) 0.84 times.
+    # Convolutions reorder NCHW tensors back and forth: on two cores, shared with other work, a step took 0.76 (2C2F,
+    # batch 512), 0.73 (4C3F, 128) and 0.74 (6C2F, 128) times as long in channels_last; medians of 12 rounds.
     convolves = any(isinstance(module, nn.Conv2d) for module in net.modules())
     return torch.channels_last if convolves else torch.contiguous_format
 
