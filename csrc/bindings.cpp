@@ -40,9 +40,9 @@ STABLE_TORCH_LIBRARY(gloro_fast, m) {
       " -> (Tensor prediction, Tensor radius, Tensor bottom)");
   m.def("fingerprint(Tensor[] tensors) -> Tensor");
   m.def(
-      "power_iteration(Tensor[] weights, Tensor[] v, int[] layers, int iterations) -> (Tensor sigma, Tensor v_new, "
-      "Tensor u)");
-  m.def("power_iteration_backward(Tensor grad_sigma, Tensor v, Tensor u, int[] layers) -> Tensor[]");
+      "power_iteration(Tensor[] weights, Tensor[] v, int[] layers, int iterations)"
+      " -> (Tensor sigma, Tensor[] v_new, Tensor[] u)");
+  m.def("power_iteration_backward(Tensor grad_sigma, Tensor[] v, Tensor[] u, int[] layers) -> Tensor[]");
   m.def("architecture(Tensor like) -> Tensor");
 }
 

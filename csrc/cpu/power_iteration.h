@@ -14,17 +14,24 @@
 
 namespace gloro_fast::cpu {
 
-// Starts from `v`, the layers' iterates (layer.input_size() values each), and takes `iterations` steps
-// v <- A^T A v / ||A^T A v||. Writes sigma = ||A v|| (one a layer) and, layer after layer, v and u = A v / ||A v||.
-// Weights of 0 give sigma = 0, keep their v and have u = 0; NaN or infinite ones give NaN. `layers` must outlive
-// the schedule.
+// The iterates of one layer (layer.input_size() and layer.output_size() values).
 template <typename T>
-Schedule power_iteration(const std::vector<LinearLayer>& layers, const std::vector<const T*>& v, int64_t iterations,
-                         Simd level, T* sigma, T* v_new, T* u);
+struct Iterates {
+  const T* start;
+  T* v;
+  T* u;
+};
+
+// Takes `iterations` steps v <- A^T A v / ||A^T A v|| from the layers' `start`, and writes sigma = ||A v|| (one a
+// layer), v and u = A v / ||A v||. Weights of 0 give sigma = 0, keep their v and have u = 0; NaN or infinite ones give
+// NaN. `layers` must outlive the schedule.
+template <typename T>
+Schedule power_iteration(const std::vector<LinearLayer>& layers, const std::vector<Iterates<T>>& iterates,
+                         int64_t iterations, Simd level, T* sigma);
 
 // Writes grad_sigma[l] * d<u_l, A v_l>/dW to the weights of `layers`; v and u as power_iteration leaves them.
 template <typename T>
-Schedule power_iteration_gradient(const std::vector<LinearLayer>& layers, const T* grad_sigma, const T* v, const T* u,
-                                  Simd level);
+Schedule power_iteration_gradient(const std::vector<LinearLayer>& layers, const T* grad_sigma,
+                                  const std::vector<Iterates<T>>& iterates, Simd level);
 
 }  // namespace gloro_fast::cpu

@@ -120,20 +120,6 @@ T* pointer(const Tensor& tensor) {
   return static_cast<T*>(tensor.mutable_data_ptr());
 }
 
-struct Sizes {
-  int64_t v = 0;
-  int64_t u = 0;
-};
-
-Sizes sizes_of(const std::vector<LinearLayer>& layers) {
-  Sizes sizes;
-  for (const LinearLayer& layer : layers) {
-    sizes.v += layer.input_size();
-    sizes.u += layer.output_size();
-  }
-  return sizes;
-}
-
 bool is_float_or_double(const Tensor& tensor) {
   return tensor.scalar_type() == ScalarType::Float || tensor.scalar_type() == ScalarType::Double;
 }
@@ -144,77 +130,94 @@ Tensor new_gradient(const Tensor& like, const Description& description) {
                               std::nullopt, like.device(), std::nullopt, format);
 }
 
+std::vector<int64_t> output_size(const Description& description) {
+  std::vector<int64_t> size{description.layer.outputs};
+  if (description.weight_size.size() == 4) size.push_back(description.layer.height.output);
+  if (description.weight_size.size() >= 3) size.push_back(description.layer.width.output);
+  return size;
+}
+
+// Contiguous iterates of the layers' sizes, all of `type`.
+std::vector<Tensor> check_iterates(const std::vector<Tensor>& iterates, const std::vector<LinearLayer>& layers,
+                                   ScalarType type, int64_t (LinearLayer::*size)() const) {
+  STD_TORCH_CHECK(iterates.size() == layers.size(), "power_iteration: got ", iterates.size(), " iterates for ",
+                  layers.size(), " layers");
+  std::vector<Tensor> checked;
+  for (size_t i = 0; i < layers.size(); ++i) {
+    STD_TORCH_CHECK(iterates[i].is_cpu() && iterates[i].scalar_type() == type && is_float_or_double(iterates[i]) &&
+                        iterates[i].numel() == (layers[i].*size)(),
+                    "power_iteration: the iterates must have the layers' sizes and be on the CPU, all float32 or all "
+                    "float64");
+    checked.push_back(torch::stable::contiguous(iterates[i]));
+  }
+  return checked;
+}
+
+// Calls function with a value of the iterates' C++ type.
+template <typename Function>
+void with_iterate_type(ScalarType type, const Function& function) {
+  if (type == ScalarType::Double) return function(double{});
+  function(float{});
+}
+
 }  // namespace
 
-std::tuple<Tensor, Tensor, Tensor> power_iteration_cpu(const std::vector<Tensor>& weights,
-                                                       const std::vector<Tensor>& v_any,
-                                                       const std::vector<int64_t>& numbers, int64_t iterations) {
+std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> power_iteration_cpu(const std::vector<Tensor>& weights,
+                                                                                 const std::vector<Tensor>& v_any,
+                                                                                 const std::vector<int64_t>& numbers,
+                                                                                 int64_t iterations) {
   std::vector<Description> descriptions = read_layers(numbers);
-  STD_TORCH_CHECK(!weights.empty() && weights.size() == v_any.size() && weights.size() == descriptions.size(),
-                  "power_iteration: got ", weights.size(), " weights, ", v_any.size(), " iterates and ",
-                  descriptions.size(), " layers; expected as many of each, and at least one");
+  STD_TORCH_CHECK(!weights.empty() && weights.size() == descriptions.size(), "power_iteration: got ", weights.size(),
+                  " weights for ", descriptions.size(), " layers; expected as many, and at least one");
   STD_TORCH_CHECK(iterations >= 0, "power_iteration: expected 0 iterations or more, got ", iterations);
-  const ScalarType type = v_any[0].scalar_type();
   std::vector<LinearLayer> layers;
-  std::vector<Tensor> v;
   for (size_t i = 0; i < weights.size(); ++i) {
     attach(descriptions[i], weights[i], const_cast<void*>(weights[i].const_data_ptr()));
     layers.push_back(descriptions[i].layer);
-    STD_TORCH_CHECK(v_any[i].is_cpu() && v_any[i].scalar_type() == type && is_float_or_double(v_any[i]) &&
-                        v_any[i].numel() == layers[i].input_size(),
-                    "power_iteration: the iterates must have the layers' input sizes and be on the CPU, all float32 "
-                    "or all float64");
-    v.push_back(torch::stable::contiguous(v_any[i]));
   }
-  const Sizes sizes = sizes_of(layers);
+  STD_TORCH_CHECK(!v_any.empty(), "power_iteration: got no iterates");
+  const ScalarType type = v_any[0].scalar_type();
+  const std::vector<Tensor> v = check_iterates(v_any, layers, type, &LinearLayer::input_size);
   const Tensor sigma = torch::stable::new_empty(v[0], std::vector<int64_t>{static_cast<int64_t>(layers.size())});
-  const Tensor v_new = torch::stable::new_empty(v[0], std::vector<int64_t>{sizes.v});
-  const Tensor u = torch::stable::new_empty(v[0], std::vector<int64_t>{sizes.u});
-  const auto iterate = [&](auto element) {
-    using T = decltype(element);
-    std::vector<const T*> starts;
-    for (const Tensor& start : v) starts.push_back(static_cast<const T*>(start.const_data_ptr()));
-    work(cpu::power_iteration<T>(layers, starts, iterations, cpu::simd_level(), pointer<T>(sigma), pointer<T>(v_new),
-                                 pointer<T>(u)));
-  };
-  if (type == ScalarType::Double) {
-    iterate(double{});
-  } else {
-    iterate(float{});
+  std::vector<Tensor> v_new, u;
+  for (size_t i = 0; i < layers.size(); ++i) {
+    v_new.push_back(torch::stable::empty_like(v[i]));
+    u.push_back(torch::stable::new_empty(v[i], output_size(descriptions[i])));
   }
+  with_iterate_type(type, [&](auto element) {
+    using T = decltype(element);
+    std::vector<cpu::Iterates<T>> iterates;
+    for (size_t i = 0; i < layers.size(); ++i)
+      iterates.push_back({static_cast<const T*>(v[i].const_data_ptr()), pointer<T>(v_new[i]), pointer<T>(u[i])});
+    work(cpu::power_iteration<T>(layers, iterates, iterations, cpu::simd_level(), pointer<T>(sigma)));
+  });
   return {sigma, v_new, u};
 }
 
-std::vector<Tensor> power_iteration_backward_cpu(const Tensor& grad_sigma_any, const Tensor& v_any, const Tensor& u_any,
+std::vector<Tensor> power_iteration_backward_cpu(const Tensor& grad_sigma_any, const std::vector<Tensor>& v_any,
+                                                 const std::vector<Tensor>& u_any,
                                                  const std::vector<int64_t>& numbers) {
   const Tensor grad_sigma = torch::stable::contiguous(grad_sigma_any);
-  const Tensor v = torch::stable::contiguous(v_any);
-  const Tensor u = torch::stable::contiguous(u_any);
   std::vector<Tensor> gradients;
   std::vector<LinearLayer> layers;
   for (Description& description : read_layers(numbers)) {
-    gradients.push_back(new_gradient(v, description));
+    gradients.push_back(new_gradient(grad_sigma, description));
     attach(description, gradients.back(), gradients.back().mutable_data_ptr());
     layers.push_back(description.layer);
   }
-  const Sizes sizes = sizes_of(layers);
-  bool fits = is_float_or_double(v) && v.numel() == sizes.v && u.numel() == sizes.u &&
-              grad_sigma.numel() == static_cast<int64_t>(layers.size());
-  for (const Tensor& tensor : {grad_sigma, v, u})
-    fits = fits && tensor.is_cpu() && tensor.scalar_type() == v.scalar_type();
-  STD_TORCH_CHECK(fits,
-                  "power_iteration_backward: sigma's gradient, v and u must be on the CPU, of one type and have "
-                  "the sizes of the layers");
-  const auto differentiate = [&](auto element) {
+  STD_TORCH_CHECK(grad_sigma.is_cpu() && is_float_or_double(grad_sigma) &&
+                      grad_sigma.numel() == static_cast<int64_t>(layers.size()),
+                  "power_iteration_backward: expected one float32 or float64 gradient for each of ", layers.size(),
+                  " layers, on the CPU");
+  const ScalarType type = grad_sigma.scalar_type();
+  const std::vector<Tensor> v = check_iterates(v_any, layers, type, &LinearLayer::input_size);
+  const std::vector<Tensor> u = check_iterates(u_any, layers, type, &LinearLayer::output_size);
+  with_iterate_type(type, [&](auto element) {
     using T = decltype(element);
-    work(cpu::power_iteration_gradient<T>(layers, pointer<T>(grad_sigma), pointer<T>(v), pointer<T>(u),
-                                          cpu::simd_level()));
-  };
-  if (v.scalar_type() == ScalarType::Double) {
-    differentiate(double{});
-  } else {
-    differentiate(float{});
-  }
+    std::vector<cpu::Iterates<T>> iterates;
+    for (size_t i = 0; i < layers.size(); ++i) iterates.push_back({nullptr, pointer<T>(v[i]), pointer<T>(u[i])});
+    work(cpu::power_iteration_gradient<T>(layers, pointer<T>(grad_sigma), iterates, cpu::simd_level()));
+  });
   return gradients;
 }
 

@@ -5,7 +5,6 @@ It approaches each spectral norm from below: an estimate to train with, never a 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -69,18 +68,14 @@ def power_iteration(
     for the backward pass; elsewhere, and within torch.func's transforms, as :func:`power_iteration_reference`. Same
     bits at every number of threads.
     """
-    if _runs_compiled(weights, v, geometries):
+    layers = _describe(weights, v, geometries)
+    if layers is not None:
         if _extension.available():
-            layers = _describe(weights, geometries)
             if torch.compiler.is_compiling():
-                sigma, v_flat, u_flat = torch.ops.gloro_fast.power_iteration(list(weights), list(v), layers, iterations)
-            else:
-                sigma, v_flat, u_flat = _Eager.apply(  # type: ignore[no-untyped-call]
-                    layers, v, iterations, *weights
-                )
-            outputs = [_output_shape(w, geometry) for w, geometry in zip(weights, geometries, strict=True)]
-            inputs = [geometry.input_shape for geometry in geometries]
-            return sigma, _split(v_flat, inputs), _split(u_flat, outputs)
+                sigma, v_new, u = torch.ops.gloro_fast.power_iteration(list(weights), list(v), layers, iterations)
+                return sigma, v_new, u
+            sigma, *iterates = _Eager.apply(layers, v, iterations, *weights)  # type: ignore[no-untyped-call]
+            return sigma, iterates[: len(v)], iterates[len(v) :]
         _extension.warn_if_missing()
     return power_iteration_reference(weights, v, geometries, iterations)
 
@@ -98,55 +93,32 @@ def normalize(x: Tensor, otherwise: Tensor | None) -> Tensor:
     return unit if otherwise is None else torch.where(nonzero, unit, otherwise)
 
 
-def _runs_compiled(weights: Sequence[Tensor], v: Sequence[Tensor], geometries: Sequence[Geometry]) -> bool:
-    """Whether the compiled op handles these layers."""
-    # torch.func (vmap, grad, jvp) does not differentiate ops of torch.library, but the reference it does.
-    if torch._C._are_functorch_transforms_active():
-        return False
-    return 0 < len(weights) == len(v) == len(geometries) and all(
-        w.device.type == start.device.type == "cpu"
-        and w.dtype in _CPU_DTYPES
-        and start.dtype == v[0].dtype
-        and start.dtype in _ITERATE_DTYPES
-        and len(geometry.stride) <= 2
-        and w.numel() > 0
-        and start.shape == geometry.input_shape
-        and start.numel() > 0
-        for w, start, geometry in zip(weights, v, geometries, strict=True)
-    )
-
-
-def _output_shape(weight: Tensor, geometry: Geometry) -> tuple[int, ...]:
-    """The shape of the layer's output, without a batch."""
-    if geometry.is_dense:
-        return (weight.shape[0],)
-    axes = zip(
-        geometry.input_shape[1:], weight.shape[2:], geometry.stride, geometry.padding, geometry.dilation, strict=True
-    )
-    spatial = ((n + sum(pads) - gap * (taps - 1) - 1) // step + 1 for n, taps, step, pads, gap in axes)
-    return (weight.shape[0], *spatial)
-
-
-def _split(flat: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
-    """Views of a flat tensor, one for each shape."""
-    parts = torch.split_with_sizes(flat, [math.prod(shape) for shape in shapes])
-    return [part.view(shape) if len(shape) > 1 else part for part, shape in zip(parts, shapes, strict=True)]
-
-
 # What follows tells torch of the compiled ops: the layers as integers (csrc/glue/power_iteration.h gives their
 # order), shapes for tracing, and the gradient.
 
 
-def _describe(weights: Sequence[Tensor], geometries: Sequence[Geometry]) -> list[int]:
+def _describe(weights: Sequence[Tensor], v: Sequence[Tensor], geometries: Sequence[Geometry]) -> list[int] | None:
+    """The layers as integers; None where the compiled op does not handle them all."""
+    # torch.func (vmap, grad, jvp) does not differentiate ops of torch.library, but the reference it does.
+    if not 0 < len(weights) == len(v) == len(geometries) or torch._C._are_functorch_transforms_active():
+        return None
+    dtype = v[0].dtype
+    if dtype not in _ITERATE_DTYPES:
+        return None
     numbers: list[int] = []
-    for weight, geometry in zip(weights, geometries, strict=True):
-        channels_last = weight.dim() == 4 and not weight.is_contiguous()
+    for weight, start, geometry in zip(weights, v, geometries, strict=True):
+        shape = weight.shape
+        spatial = len(geometry.stride)
+        known = weight.dtype in _CPU_DTYPES and weight.is_cpu and start.is_cpu and start.dtype == dtype
+        if not known or spatial > 2 or start.shape != geometry.input_shape or 0 in shape or 0 in start.shape:
+            return None
+        channels_last = spatial == 2 and not weight.is_contiguous()
         channels_last = channels_last and weight.is_contiguous(memory_format=torch.channels_last)
-        numbers += [len(geometry.stride), _CPU_DTYPES.index(weight.dtype), int(channels_last)]
-        numbers += [weight.shape[0], geometry.input_shape[0], geometry.groups]
+        numbers += (spatial, _CPU_DTYPES.index(weight.dtype), int(channels_last))
+        numbers += (shape[0], geometry.input_shape[0], geometry.groups)
         for axis, (before, after) in enumerate(geometry.padding):
-            numbers += [geometry.input_shape[1 + axis], weight.shape[2 + axis], geometry.stride[axis]]
-            numbers += [before, after, geometry.dilation[axis]]
+            numbers += (geometry.input_shape[1 + axis], shape[2 + axis], geometry.stride[axis])
+            numbers += (before, after, geometry.dilation[axis])
     return numbers
 
 
@@ -159,7 +131,16 @@ class _Layer(NamedTuple):
     memory_format: torch.memory_format
 
     def new_weight(self) -> Tensor:
+        """An empty weight."""
         return torch.empty(self.weight_shape, dtype=self.dtype, memory_format=self.memory_format)
+
+    def output_shape(self) -> tuple[int, ...]:
+        """The shape of the layer's output, without a batch."""
+        geometry = self.geometry
+        kernel, sizes = self.weight_shape[2:], geometry.input_shape[1:]
+        axes = zip(sizes, kernel, geometry.stride, geometry.padding, geometry.dilation, strict=True)
+        spatial = ((n + sum(pads) - gap * (taps - 1) - 1) // step + 1 for n, taps, step, pads, gap in axes)
+        return (self.weight_shape[0], *spatial)
 
 
 def _read(numbers: Sequence[int]) -> list[_Layer]:
@@ -182,27 +163,35 @@ def _read(numbers: Sequence[int]) -> list[_Layer]:
     return layers
 
 
-def _fake(weights: list[Tensor], v: list[Tensor], layers: list[int], iterations: int) -> tuple[Tensor, Tensor, Tensor]:
-    geometries = [layer.geometry for layer in _read(layers)]
-    outputs = [_output_shape(weight, geometry) for weight, geometry in zip(weights, geometries, strict=True)]
-    size = sum(start.numel() for start in v)
-    return v[0].new_empty(len(weights)), v[0].new_empty(size), v[0].new_empty(sum(map(math.prod, outputs)))
+def _fake(
+    weights: list[Tensor], v: list[Tensor], layers: list[int], iterations: int
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    read = _read(layers)
+    v_new = [v[0].new_empty(layer.geometry.input_shape) for layer in read]
+    return v[0].new_empty(len(read)), v_new, [v[0].new_empty(layer.output_shape()) for layer in read]
 
 
-def _fake_backward(grad_sigma: Tensor, v: Tensor, u: Tensor, layers: list[int]) -> list[Tensor]:
+def _fake_backward(grad_sigma: Tensor, v: list[Tensor], u: list[Tensor], layers: list[int]) -> list[Tensor]:
     return [layer.new_weight() for layer in _read(layers)]
 
 
-def _save_iterates(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+def _save_iterates(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, list[Tensor], list[Tensor]]) -> None:
     ctx.layers = inputs[2]
-    ctx.save_for_backward(*output[1:])
-    ctx.mark_non_differentiable(*output[1:])
+    _, v, u = output
+    ctx.save_for_backward(*v, *u)
+    ctx.mark_non_differentiable(*v, *u)
 
 
-def _backward(ctx: Any, grad_sigma: Tensor, _: Any, __: Any) -> tuple[list[Tensor], list[None], None, None]:
-    v, u = ctx.saved_tensors
-    grads = torch.ops.gloro_fast.power_iteration_backward.default(grad_sigma, v, u, ctx.layers)
-    return grads, [None] * len(grads), None, None
+def _gradients(ctx: Any, grad_sigma: Tensor) -> list[Tensor]:
+    saved = ctx.saved_tensors
+    v, u = saved[: len(saved) // 2], saved[len(saved) // 2 :]
+    gradients: list[Tensor] = torch.ops.gloro_fast.power_iteration_backward.default(grad_sigma, v, u, ctx.layers)
+    return gradients
+
+
+def _backward(ctx: Any, grad_sigma: Tensor, *_: Any) -> tuple[list[Tensor], list[None], None, None]:
+    gradients = _gradients(ctx, grad_sigma)
+    return gradients, [None] * len(gradients), None, None
 
 
 class _Eager(torch.autograd.Function):
@@ -214,37 +203,35 @@ class _Eager(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, layers: list[int], v: Sequence[Tensor], iterations: int, *weights: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        inputs = (list(weights), list(v), layers, iterations)
+    ) -> tuple[Tensor, ...]:
+        inputs = (weights, v, layers, iterations)
         with torch._C._AutoDispatchBelowAutograd():
-            output: tuple[Tensor, Tensor, Tensor] = torch.ops.gloro_fast.power_iteration.default(*inputs)
+            output = torch.ops.gloro_fast.power_iteration.default(*inputs)
         _save_iterates(ctx, inputs, output)
-        return output
+        return (output[0], *output[1], *output[2])
 
     @staticmethod
-    def backward(ctx: Any, grad_sigma: Tensor, _: Any, __: Any) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad_sigma: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():  # asked for with create_graph
-            return (None, None, None, *_backward(ctx, grad_sigma, _, __)[0])
+            return (None, None, None, *_gradients(ctx, grad_sigma))
         with torch._C._AutoDispatchBelowAutograd():
-            return (None, None, None, *_backward(ctx, grad_sigma, _, __)[0])
+            return (None, None, None, *_gradients(ctx, grad_sigma))
 
 
 def _save_iterates_of_backward(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
     _, v, u, ctx.layers = inputs
-    ctx.save_for_backward(v, u)
+    ctx.save_for_backward(*v, *u)
 
 
-def _backward_of_backward(ctx: Any, grads: list[Tensor]) -> tuple[Tensor, None, None, None]:
+def _backward_of_backward(ctx: Any, grads: list[Tensor]) -> tuple[Tensor, list[None], list[None], None]:
     """The gradient is linear in sigma's, with u_l v_l^T of layer l as its factor."""
     layers = _read(ctx.layers)
-    v, u = ctx.saved_tensors
-    right = _split(v, [layer.geometry.input_shape for layer in layers])
-    left = _split(u, [_output_shape(grad, layer.geometry) for grad, layer in zip(grads, layers, strict=True)])
+    v, u = ctx.saved_tensors[: len(layers)], ctx.saved_tensors[len(layers) :]
     factors = [
-        (after * layer.geometry.apply(grad.to(before.dtype), before)).sum()
-        for grad, layer, before, after in zip(grads, layers, right, left, strict=True)
+        (left * layer.geometry.apply(grad.to(right.dtype), right)).sum()
+        for grad, layer, right, left in zip(grads, layers, v, u, strict=True)
     ]
-    return torch.stack(factors), None, None, None
+    return torch.stack(factors), [None] * len(layers), [None] * len(layers), None
 
 
 if _extension.available():

@@ -108,28 +108,32 @@ struct Outcome {
 template <typename T>
 Outcome<T> run(std::vector<LinearLayer> layers, const std::vector<Exact<T>>& weights,
                const std::vector<Exact<T>>& starts, Simd level, int threads) {
-  int64_t inputs = 0, outputs = 0;
-  std::vector<const T*> v;
+  std::vector<Exact<T>> v, u;
+  std::vector<Iterates<T>> iterates;
   for (size_t i = 0; i < layers.size(); ++i) {
     LinearLayer& layer = layers[i];
     const int64_t taps = layer.taps();
     const Element element = sizeof(T) == 4 ? Element::float32 : Element::float64;
     layer.weight = {weights[i].data.get(), element, {layer.group_inputs() * taps, taps, layer.width.kernel, 1}};
-    v.push_back(starts[i].data.get());
-    inputs += layer.input_size();
-    outputs += layer.output_size();
+    v.emplace_back(layer.input_size());
+    u.emplace_back(layer.output_size());
+    iterates.push_back({starts[i].data.get(), v[i].data.get(), u[i].data.get()});
   }
-  Exact<T> sigma(static_cast<int64_t>(layers.size())), v_new(inputs), u(outputs);
-  work(power_iteration<T>(layers, v, kIterations, level, sigma.data.get(), v_new.data.get(), u.data.get()), threads);
+  Exact<T> sigma(static_cast<int64_t>(layers.size()));
+  work(power_iteration<T>(layers, iterates, kIterations, level, sigma.data.get()), threads);
   std::vector<Exact<T>> gradients;
   for (size_t i = 0; i < layers.size(); ++i) {
     gradients.emplace_back(weights[i].size);
     layers[i].weight.data = gradients[i].data.get();
   }
-  work(power_iteration_gradient<T>(layers, sigma.data.get(), v_new.data.get(), u.data.get(), level), threads);
-  const auto values = [](const Exact<T>& from) { return std::vector<T>(from.data.get(), from.data.get() + from.size); };
-  Outcome<T> outcome{values(sigma), values(v_new), values(u), {}};
-  for (const Exact<T>& gradient : gradients) outcome.gradients.push_back(values(gradient));
+  work(power_iteration_gradient<T>(layers, sigma.data.get(), iterates, level), threads);
+  Outcome<T> outcome;
+  for (size_t i = 0; i < layers.size(); ++i) {
+    outcome.v.insert(outcome.v.end(), v[i].data.get(), v[i].data.get() + v[i].size);
+    outcome.u.insert(outcome.u.end(), u[i].data.get(), u[i].data.get() + u[i].size);
+    outcome.gradients.emplace_back(gradients[i].data.get(), gradients[i].data.get() + gradients[i].size);
+  }
+  outcome.sigma.assign(sigma.data.get(), sigma.data.get() + sigma.size);
   return outcome;
 }
 

@@ -278,7 +278,8 @@ def test_a_kernel_larger_than_its_input_is_an_error() -> None:
 def test_opcheck(dtype: torch.dtype) -> None:
     weights, v, geometries = draw([conv((6, 5), (4, 3), 3, 2, (1, 1)), SPECIAL[9]], dtype)
     weights[0] = weights[0].detach().to(memory_format=torch.channels_last).requires_grad_()
-    numbers = _describe(weights, geometries)
+    numbers = _describe(weights, v, geometries)
+    assert numbers is not None
     torch.library.opcheck(torch.ops.gloro_fast.power_iteration.default, (weights, v, numbers, 2))
     sigma, v_new, u = torch.ops.gloro_fast.power_iteration([w.detach() for w in weights], v, numbers, 2)
     backward = torch.ops.gloro_fast.power_iteration_backward.default
