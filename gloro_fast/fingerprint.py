@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gloro_fast import ops
-from gloro_fast.nn.rules import LinearMap, LipschitzConstant
+from gloro_fast.nn.rules import Diagonal, Knowledge, LinearMap, LipschitzConstant
 from gloro_fast.ops.geometry import Geometry
 
 
@@ -23,14 +23,14 @@ class Fingerprint:
 
     Attributes:
         structure: name, type and settings of every module.
-        rules: name and geometry or constant of every layer, as its rule gives them: they may depend on more than
+        rules: name and geometry, shape of the scale, or constant of every layer, as its rule gives them: they may depend on more than
             parameters, buffers and printed settings.
         tensors: name, shape, dtype and 64-bit hash of every parameter and buffer, and of every effective weight
             that is neither.
     """
 
     structure: tuple[tuple[str, str, str], ...]
-    rules: tuple[tuple[str, Geometry | LipschitzConstant], ...]
+    rules: tuple[tuple[str, Geometry | tuple[int, ...] | LipschitzConstant], ...]
     tensors: tuple[tuple[str, tuple[int, ...], torch.dtype, int], ...]
 
     def difference(self, other: Fingerprint) -> str:
@@ -47,7 +47,7 @@ class Fingerprint:
         return "modules, parameters or buffers were added or removed"
 
 
-def fingerprint(module: nn.Module, rules: Sequence[tuple[str, LinearMap | LipschitzConstant]] = ()) -> Fingerprint:
+def fingerprint(module: nn.Module, rules: Sequence[tuple[str, Knowledge]] = ()) -> Fingerprint:
     """Take the fingerprint of ``module`` on its device, with one wait for that device.
 
     Moving the module to another device, or to another memory format, changes nothing. Any single changed element
@@ -61,7 +61,7 @@ def fingerprint(module: nn.Module, rules: Sequence[tuple[str, LinearMap | Lipsch
     values = _hashes([tensor for _, tensor in named])
     return Fingerprint(
         structure(module),
-        tuple((name, rule.geometry if isinstance(rule, LinearMap) else rule) for name, rule in rules),
+        tuple((name, _settings(rule)) for name, rule in rules),
         tuple(
             (name, tuple(tensor.shape), tensor.dtype, value)
             for (name, tensor), value in zip(named, values, strict=True)
@@ -69,7 +69,7 @@ def fingerprint(module: nn.Module, rules: Sequence[tuple[str, LinearMap | Lipsch
     )
 
 
-def watched(module: nn.Module, rules: Sequence[tuple[str, LinearMap | LipschitzConstant]]) -> list[tuple[str, Tensor]]:
+def watched(module: nn.Module, rules: Sequence[tuple[str, Knowledge]]) -> list[tuple[str, Tensor]]:
     """List every tensor that a fingerprint hashes, with its name: arguments as for :func:`fingerprint`."""
     # Duplicates stay: which layers share a parameter is part of what the network is.
     named = [
@@ -78,11 +78,23 @@ def watched(module: nn.Module, rules: Sequence[tuple[str, LinearMap | LipschitzC
     ]
     registered = {id(tensor) for _, tensor in named}
     effective = [
-        (f"the effective weight of {name}", rule.weight)
+        (f"the effective weight of {name}", tensor)
         for name, rule in rules
-        if isinstance(rule, LinearMap) and id(rule.weight) not in registered
+        if (tensor := _tensor(rule)) is not None and id(tensor) not in registered
     ]
     return [*named, *effective]
+
+
+def _tensor(rule: Knowledge) -> Tensor | None:
+    if isinstance(rule, LinearMap):
+        return rule.weight
+    return rule.scale if isinstance(rule, Diagonal) else None
+
+
+def _settings(rule: Knowledge) -> Geometry | tuple[int, ...] | LipschitzConstant:
+    if isinstance(rule, LinearMap):
+        return rule.geometry
+    return tuple(rule.scale.shape) if isinstance(rule, Diagonal) else rule
 
 
 def structure(module: nn.Module) -> tuple[tuple[str, str, str], ...]:

@@ -20,7 +20,7 @@ from gloro_fast.certify import Certificate, certify_logits, check_batch, check_i
 from gloro_fast.errors import ConfigError, FrozenError, StaleBoundError
 from gloro_fast.iterates import Iterates
 from gloro_fast.losses import CrossEntropyLoss, MarginCriterion, TradesLoss, check_labels
-from gloro_fast.nn.rules import LinearMap, LipschitzConstant
+from gloro_fast.nn.rules import Diagonal, LinearMap, LipschitzConstant
 from gloro_fast.plan import evaluation_mode, floating_dtype, make_plan
 from gloro_fast.signed_bound import SignedBound, present_fingerprint, sign, weights_are_signed
 
@@ -265,12 +265,16 @@ class GloRoNet(nn.Module):
         """Give the differentiable estimate of K and move the iterates on."""
         rules = [layer.rule() for layer in self._plan.body]
         maps = [rule for rule in rules if isinstance(rule, LinearMap)]
-        constant = 1.0
+        constant: float | Tensor = 1.0
         for rule in rules:
             if isinstance(rule, LipschitzConstant):
                 constant *= rule.value
+        diagonals = [rule.scale.abs().amax() for rule in rules if isinstance(rule, Diagonal)]
+        if diagonals:
+            scale = torch.stack(diagonals).prod() * constant
+            constant = scale.to(torch.promote_types(floating_dtype(self.module), torch.float32))
         if not maps:
-            return torch.tensor(constant, device=self._plan.device)
+            return torch.as_tensor(constant, device=self._plan.device)
         sigma, v_new, _ = ops.power_iteration(
             [linear.weight for linear in maps],
             self.iterates.vectors(),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gloro_fast.errors import ArchitectureError, GloroFastError
 from gloro_fast.execution import Step, fuse
 from gloro_fast.nn.integrity import check_calls, check_module, check_weight
-from gloro_fast.nn.rules import LinearMap, LipschitzConstant, is_dense, lipschitz_rule
+from gloro_fast.nn.rules import Knowledge, LinearMap, is_dense, lipschitz_rule
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Layer:
     module: nn.Module
     input_shape: tuple[int, ...]
 
-    def rule(self) -> LinearMap | LipschitzConstant:
+    def rule(self) -> Knowledge:
         """Give what is known of the layer with its present weights and in its present mode."""
         return lipschitz_rule(self.name, self.module, self.input_shape)
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from gloro_fast.bounds.diagonal import diagonal_bound
 from gloro_fast.bounds.head_differences import general_difference_bounds, head_difference_bounds
 from gloro_fast.bounds.layer import LayerBound, Method, NetworkBound
 from gloro_fast.bounds.power import power
 from gloro_fast.bounds.rounding import product_up
 from gloro_fast.errors import ConfigError, nearest
-from gloro_fast.nn.rules import KINDS, LinearMap, LipschitzConstant
+from gloro_fast.nn.rules import KINDS, Diagonal, Knowledge, LinearMap
 
 METHODS: dict[str, Method] = {"power": power}
 DEFAULT_METHOD = "power"
@@ -40,7 +41,7 @@ def check_method(method: str) -> None:
         raise ConfigError(f"there is no bound method {method!r}{nearest(method, METHODS)}")
 
 
-def bound_network(layers: Iterable[tuple[str, LinearMap | LipschitzConstant]], method: str) -> NetworkBound:
+def bound_network(layers: Iterable[tuple[str, Knowledge]], method: str) -> NetworkBound:
     """Bound a sequence of layers by the product of their constants (Leino et al. 2021, Equation 2).
 
     Args:
@@ -54,11 +55,14 @@ def bound_network(layers: Iterable[tuple[str, LinearMap | LipschitzConstant]], m
         ConfigError: there is no such method.
     """
     check_method(method)
-    found = tuple(
-        METHODS[method](name, layer)
-        if isinstance(layer, LinearMap)
-        else LayerBound(name, layer.value, "rule", layer.kind)
-        for name, layer in layers
-    )
+    found = tuple(_bound_layer(name, layer, method) for name, layer in layers)
     kind = max((layer.kind for layer in found), key=KINDS.index, default="exact")
     return NetworkBound(product_up(layer.value for layer in found), method, kind, found)
+
+
+def _bound_layer(name: str, layer: Knowledge, method: str) -> LayerBound:
+    if isinstance(layer, LinearMap):
+        return METHODS[method](name, layer)
+    if isinstance(layer, Diagonal):
+        return diagonal_bound(name, layer)
+    return LayerBound(name, layer.value, "rule", layer.kind)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from gloro_fast.errors import ArchitectureError
-from gloro_fast.nn.rules import LinearMap, LipschitzConstant, has_rule, known_type, unknown
+from gloro_fast.nn.rules import Diagonal, Knowledge, LinearMap, has_rule, known_type, unknown
 
 
 def check_module(name: str, module: nn.Module) -> None:
@@ -42,15 +42,16 @@ def check_calls(name: str, module: nn.Module) -> None:
         )
 
 
-def check_weight(name: str, rule: LinearMap | LipschitzConstant) -> None:
+def check_weight(name: str, rule: Knowledge) -> None:
     """Refuse a weight of a tensor subclass, which may compute anything when it is used.
 
     Raises:
         ArchitectureError: names the layer and the subclass.
     """
-    if isinstance(rule, LinearMap) and type(rule.weight) not in (Tensor, nn.Parameter):
+    tensor = rule.weight if isinstance(rule, LinearMap) else rule.scale if isinstance(rule, Diagonal) else None
+    if tensor is not None and type(tensor) not in (Tensor, nn.Parameter):
         raise ArchitectureError(
-            f"the weight of {name or 'the module'} is a {type(rule.weight).__name__}; use a plain tensor"
+            f"the weight of {name or 'the module'} is a {type(tensor).__name__}; use a plain tensor"
         )
 
 

@@ -30,6 +30,23 @@ class LinearMap:
     geometry: Geometry
 
 
+@dataclass(frozen=True, eq=False)
+class Diagonal:
+    """A layer that multiplies every element by a number of its own, but for a bias, such as BatchNorm in evaluation.
+
+    Attributes:
+        scale: the numbers, float64 and each within a relative 2^-50 of its real value. One dimension for each of the
+            input's but the batch, of the same size or 1: (C, 1, 1) for one a channel of images.
+    """
+
+    scale: Tensor
+
+    @property
+    def of_channels(self) -> bool:
+        """Whether there is one number a channel, or one for all, so that a layer beside it can take them in."""
+        return self.scale.numel() in (1, *self.scale.shape[:1])
+
+
 @dataclass(frozen=True)
 class LipschitzConstant:
     """A layer whose Lipschitz constant is known beforehand.
@@ -53,7 +70,8 @@ class LipschitzConstant:
             raise ConfigError(f"a Lipschitz constant cannot be {self.kind!r}{nearest(self.kind, KINDS)}")
 
 
-Rule = Callable[[nn.Module, tuple[int, ...]], LinearMap | LipschitzConstant]
+Knowledge = LinearMap | Diagonal | LipschitzConstant
+Rule = Callable[[nn.Module, tuple[int, ...]], Knowledge]
 _RULES: dict[type[nn.Module], Rule] = {}
 _R = TypeVar("_R", bound=Rule)
 _ONE = LipschitzConstant(1.0)
@@ -64,8 +82,8 @@ _SOFTMAX = LipschitzConstant(0.5, kind="upper bound")
 def register_lipschitz_rule(*types: type[nn.Module]) -> Callable[[_R], _R]:
     """Register a rule for modules of exactly these types, not of subclasses: those may compute anything.
 
-    The rule gets the module and the shape of its input without the batch, and returns a ``LinearMap`` or a
-    ``LipschitzConstant`` that says whether it is exact, an upper bound or an estimate::
+    The rule gets the module and the shape of its input without the batch, and returns a ``LinearMap``, a
+    ``Diagonal``, or a ``LipschitzConstant`` that says whether it is exact, an upper bound or an estimate::
 
         @register_lipschitz_rule(MyLayer)
         def my_layer(module, input_shape):
@@ -80,7 +98,7 @@ def register_lipschitz_rule(*types: type[nn.Module]) -> Callable[[_R], _R]:
     return register
 
 
-def lipschitz_rule(name: str, module: nn.Module, input_shape: tuple[int, ...]) -> LinearMap | LipschitzConstant:
+def lipschitz_rule(name: str, module: nn.Module, input_shape: tuple[int, ...]) -> Knowledge:
     """Apply the rule of ``module`` for an input of ``input_shape`` (without the batch).
 
     Raises:
@@ -95,7 +113,7 @@ def lipschitz_rule(name: str, module: nn.Module, input_shape: tuple[int, ...]) -
         result = rule(module, input_shape)
     except (ArchitectureError, ConfigError) as error:
         raise type(error)(f"{name or 'the module'}: {error}") from None
-    if not isinstance(result, LinearMap | LipschitzConstant):
+    if not isinstance(result, LinearMap | Diagonal | LipschitzConstant):
         raise ConfigError(f"the rule of {name} ({known_type(module).__name__}) gave {result!r}; see LipschitzConstant")
     return result
 
