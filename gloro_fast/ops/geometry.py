@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,14 +14,16 @@ _CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_trans
 
 @dataclass(frozen=True)
 class Geometry:
-    """Shape and steps of a dense layer or a zero-padded convolution, its weight and bias apart.
+    """Shape and steps of a dense layer or a padded convolution, its weight and bias apart.
 
     Attributes:
         input_shape: (features,) of a dense layer, (C, *spatial) of a convolution, without a batch.
         stride: steps per spatial dimension; empty for a dense layer, as are the next two.
-        padding: zeros (before, after) per spatial dimension.
+        padding: entries (before, after) per spatial dimension.
         dilation: distance of the taps per spatial dimension.
         groups: number of channel groups.
+        padding_mode: what the padding holds: ``"zeros"``, or ``"circular"`` for the entries of the other end, of which
+            there must be as many as are padded.
     """
 
     input_shape: tuple[int, ...]
@@ -28,6 +31,7 @@ class Geometry:
     padding: tuple[tuple[int, int], ...] = ()
     dilation: tuple[int, ...] = ()
     groups: int = 1
+    padding_mode: Literal["zeros", "circular"] = "zeros"
 
     @property
     def is_dense(self) -> bool:
@@ -46,9 +50,8 @@ class Geometry:
         """
         if self.is_dense:
             return weight @ x
-        padded = F.pad(x, self._pad(+1))
         return _CONV[len(self.stride)](
-            padded[None], weight, stride=self.stride, dilation=self.dilation, groups=self.groups
+            self._padded(x)[None], weight, stride=self.stride, dilation=self.dilation, groups=self.groups
         )[0]
 
     def adjoint(self, weight: Tensor, y: Tensor) -> Tensor:
@@ -75,9 +78,22 @@ class Geometry:
             y[None], weight, stride=self.stride, dilation=self.dilation, groups=self.groups
         )[0]
         missing = [size - got for size, got in zip(padded, reached, strict=True)]
-        x = F.pad(x, [amount for gap in reversed(missing) for amount in (0, gap)])
-        return F.pad(x, self._pad(-1))
+        return self._folded(F.pad(x, [amount for gap in reversed(missing) for amount in (0, gap)]))
 
-    def _pad(self, sign: int) -> list[int]:
-        """List the padding as ``F.pad`` wants it, last dimension first; negative amounts crop."""
-        return [sign * amount for pair in reversed(self.padding) for amount in pair]
+    def _padded(self, x: Tensor) -> Tensor:
+        """Pad one input."""
+        # As F.pad wants it: last dimension first.
+        amounts = [amount for pair in reversed(self.padding) for amount in pair]
+        if self.padding_mode == "zeros":
+            return F.pad(x, amounts)
+        return F.pad(x[None], amounts, mode="circular")[0]
+
+    def _folded(self, x: Tensor) -> Tensor:
+        """Apply the transpose of the padding: drop what met zeros, add what met copies to their originals."""
+        for dim, (size, (before, after)) in enumerate(zip(self.input_shape[1:], self.padding, strict=True), start=1):
+            whole, x = x, x.narrow(dim, before, size)
+            if self.padding_mode == "circular":
+                x = x.clone()
+                x.narrow(dim, size - before, before).add_(whole.narrow(dim, 0, before))
+                x.narrow(dim, 0, after).add_(whole.narrow(dim, before + size, after))
+        return x

@@ -64,9 +64,9 @@ def power_iteration(
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """Run the power iteration of every layer in one call; arguments and results as for the reference.
 
-    Runs compiled on the CPU, for dense layers and convolutions in one or two dimensions, and saves u and v alone
-    for the backward pass; elsewhere, and within torch.func's transforms, as :func:`power_iteration_reference`. Same
-    bits at every number of threads.
+    Runs compiled on the CPU, for dense layers and zero-padded convolutions in one or two dimensions, and saves u and v
+    alone for the backward pass; elsewhere, and within torch.func's transforms, as :func:`power_iteration_reference`.
+    Same bits at every number of threads.
     """
     layers = _describe(weights, v, geometries)
     if layers is not None:
@@ -110,6 +110,7 @@ def _describe(weights: Sequence[Tensor], v: Sequence[Tensor], geometries: Sequen
         shape = weight.shape
         spatial = len(geometry.stride)
         known = weight.dtype in _CPU_DTYPES and weight.is_cpu and start.is_cpu and start.dtype == dtype
+        known = known and geometry.padding_mode == "zeros"
         if not known or spatial > 2 or start.shape != geometry.input_shape or 0 in shape or 0 in start.shape:
             return None
         channels_last = spatial == 2 and not weight.is_contiguous()

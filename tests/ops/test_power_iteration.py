@@ -46,6 +46,19 @@ def test_adjoint_is_the_transpose(size, kernel, stride, padding, dilation, group
     torch.testing.assert_close((image * y).sum(), (x * back).sum(), rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize(("padding", "dilation"), [((0, 0), 1), ((1, 1), 1), ((2, 1), 2), ((4, 5), 2)])
+def test_circular_padding_and_its_transpose(stride, padding, dilation):
+    geometry = Geometry((4, 5, 6), (stride, 1), (padding, padding[::-1]), (dilation, 1), 2, "circular")
+    weight = torch.randn(6, 2, 2, 3, dtype=torch.float64)
+    x = torch.randn(4, 5, 6, dtype=torch.float64)
+    image = geometry.apply(weight, x)
+    padded = F.pad(x[None], (*padding[::-1], *padding), mode="circular")
+    torch.testing.assert_close(image, F.conv2d(padded, weight, stride=(stride, 1), dilation=(dilation, 1), groups=2)[0])
+    y = torch.randn_like(image)
+    torch.testing.assert_close((image * y).sum(), (x * geometry.adjoint(weight, y)).sum(), rtol=1e-11, atol=1e-11)
+
+
 def test_apply_is_the_layer():
     layer = torch.nn.Conv2d(4, 6, (3, 2), stride=(2, 1), padding=(1, 2), dilation=(1, 2), groups=2, bias=False)
     geometry = Geometry((4, 7, 5), layer.stride, ((1, 1), (2, 2)), layer.dilation, 2)
@@ -58,6 +71,7 @@ LAYERS = [
     ((6, 3, 3, 3), Geometry((3, 6, 5), (2, 2), ((1, 1), (0, 1)), (1, 1))),
     ((4, 2, 4, 4), Geometry((4, 7, 7), (2, 2), ((1, 2), (1, 2)), (1, 1), 2)),
     ((4, 4, 3), Geometry((4, 9), (1,), ((2, 2),), (2,))),
+    ((6, 3, 3, 3), Geometry((3, 6, 5), (1, 1), ((1, 1), (1, 1)), (1, 1), padding_mode="circular")),
 ]
 
 
