@@ -23,8 +23,8 @@ class Fingerprint:
 
     Attributes:
         structure: name, type and settings of every module.
-        rules: name and geometry, shape of the scale, or constant of every layer, as its rule gives them: they may depend on more than
-            parameters, buffers and printed settings.
+        rules: name and geometry, shape of the scale, or constant of every layer, as its rule gives them: they may
+            depend on more than parameters, buffers and printed settings.
         tensors: name, shape, dtype and 64-bit hash of every parameter and buffer, and of every effective weight
             that is neither.
     """
