@@ -85,7 +85,7 @@ def _count(
     steps: dict[str, _Step] = {
         "gloro_fast": ours,
         "stock": StandardStep(NETWORKS[name], SETTINGS, *batch),
-        "eager": EagerStep(NETWORKS[name], SETTINGS, *batch, ours.geometries()),
+        "eager": EagerStep(NETWORKS[name], SETTINGS, *batch),
     }
 
     def counting() -> Record:

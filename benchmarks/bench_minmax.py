@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +15,6 @@ from benchmarks.eager import PairSort
 from benchmarks.interleaving import Job
 from benchmarks.record import RATE, SPEEDUP, Comparison
 from gloro_fast import ops
-from gloro_fast.nn import MinMax
 
 # 64 MiB of float32 and a little more; the second has odd sides, so that no row fills whole vectors.
 SHAPES = {"even sides": (512, 32, 32, 32), "odd sides": (528, 32, 33, 31)}
@@ -42,9 +40,7 @@ class _Source(torch.autograd.Function):
 def test_minmax(
     memory_format: str, sides: str, inplace: bool, measure: Measure, device: torch.device, quick: bool
 ) -> None:
-    op = _in_place() if inplace else _out_of_place
-    if op is None:
-        pytest.skip("this version has no MinMax in place")
+    op = ops.minmax_ if inplace else _out_of_place
     x, gradient, target = (_drawn(SHAPES[sides], memory_format, device) for _ in range(3))
     channels = x.shape[1]
 
@@ -98,17 +94,6 @@ def test_minmax(
 
 def _out_of_place(x: Tensor, bias: Tensor) -> Tensor:
     return ops.minmax(x, bias)[0]
-
-
-def _in_place() -> Op | None:
-    """Give MinMax that writes over its input, if this version has it."""
-    minmax: Any = ops.minmax
-    if "inplace" in inspect.signature(minmax).parameters:
-        return lambda x, bias: minmax(x, bias, inplace=True)[0]
-    layer: Any = MinMax
-    if "inplace" in inspect.signature(layer).parameters:
-        return lambda x, bias: layer(inplace=True)(x)
-    return None
 
 
 def _eager(x: Tensor, bias: Tensor) -> Tensor:

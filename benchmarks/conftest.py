@@ -10,8 +10,9 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks import machine
-from benchmarks.interleaving import Job, interleave
+from benchmarks.interleaving import Job, at_once, interleave
 from benchmarks.record import Comparison, Record
+from gloro_fast.train.allocator import keep_freed_memory
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -62,6 +63,13 @@ def synchronize(device: torch.device) -> Callable[[], None]:
     return torch.cuda.synchronize if device.type == "cuda" else lambda: None
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _memory_as_in_training(device: torch.device) -> None:
+    """A trainer sets up the allocator of its process; one made by some benchmark would do so for those after it."""
+    if device.type == "cpu":
+        keep_freed_memory()
+
+
 @pytest.fixture(autouse=True)
 def _repeatable() -> None:
     torch.manual_seed(0)
@@ -85,7 +93,9 @@ class Measure:
         *,
         described: Mapping[str, str],
         seconds: float,
+        least: int = 9,
         repeat: int = 1,
+        settle: Job = at_once,
         **facts: Any,
     ) -> None:
         """Measure ``contenders``, ours first.
@@ -97,14 +107,17 @@ class Measure:
             comparisons: the ratios of interest; those with contenders that could not run are dropped.
             described: name to a few words on each contender.
             seconds: for the rounds of the full run; a fifth of that in the quick one.
+            least: rounds of the full run at least; five in the quick one.
             repeat: how often a round does a job that is too short for the clock alone.
+            settle: called, not timed, before every job.
             **facts: further fields of the record.
         """
         samples = interleave(
             self._benchmark,
             {name: self._waited_for(contender, repeat) for name, contender in contenders.items()},
             seconds=seconds / 5 if self._quick else seconds,
-            least=5 if self._quick else 9,
+            least=5 if self._quick else least,
+            settle=settle,
         )
         single = {name: [value / repeat for value in values] for name, values in samples.items()}
         self.record(Record(job, case, "s", single, dict(described), list(comparisons), **facts))

@@ -131,7 +131,6 @@ class EagerStep:
         settings: memory format and optimizer.
         images: (B, C, H, W), on the device to train on.
         labels: (B,).
-        geometries: of all layers before the head.
         compile: whether the loss is compiled by ``torch.compile``.
     """
 
@@ -141,14 +140,13 @@ class EagerStep:
         settings: Settings,
         images: Tensor,
         labels: Tensor,
-        geometries: Sequence[Geometry],
         compile: bool = False,
     ) -> None:
         recipe = network.recipe
         self.module = build(network, PairSort).to(images.device, memory_format=settings.memory_format)  # type: ignore[call-overload]
         self.optimizer = adam(self.module, settings.fused)
-        self.iterates = start(geometries, images.device)
-        self._geometries = geometries
+        self._geometries = [linear.geometry for linear in network.linear_maps(images.device)]
+        self.iterates = start(self._geometries, images.device)
         self._epsilon, self._iterations = recipe.epsilon, recipe.power_iterations
         self._loss = torch.compile(self.loss, fullgraph=True, dynamic=False) if compile else self.loss
         self.images = images.contiguous(memory_format=settings.memory_format)

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from benchmarks.networks import LAMBDA, Network
 from gloro_fast.data import Batches
-from gloro_fast.ops import Geometry
-from gloro_fast.plan import make_plan
 from gloro_fast.train import Trainer
 
 
@@ -42,11 +40,6 @@ class GloRoStep:
     def batches(self, order: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Go through the batches of an epoch, in a random order unless one is given."""
         return self._batches.epoch(self._batches.order() if order is None else order)
-
-    def geometries(self) -> list[Geometry]:
-        """List the geometries of the linear layers before the head."""
-        net = self.trainer.net
-        return [linear.geometry for linear in make_plan(net.module, net.input_shape).linear_maps()]
 
     def resident(self) -> list[Tensor]:
         """List the tensors that live on between steps, gradients apart."""

@@ -13,6 +13,10 @@ Job = Callable[[], object]
 _WARM_UP = 2
 
 
+def at_once() -> None:
+    """Wait for nothing."""
+
+
 class Pedantic(Protocol):
     """The part of pytest-benchmark's fixture that is used here."""
 
@@ -27,16 +31,20 @@ class Rounds:
     Args:
         contenders: at least one; each call is one job, waited for.
         timer: gives seconds.
+        settle: called, not timed, before every job.
         seed: decides the orders.
 
     Attributes:
         seconds: what each of the others took, round by round.
     """
 
-    def __init__(self, contenders: Mapping[str, Job], timer: Callable[[], float], seed: int = 0) -> None:
+    def __init__(
+        self, contenders: Mapping[str, Job], timer: Callable[[], float], settle: Job = at_once, seed: int = 0
+    ) -> None:
         self._contenders = dict(contenders)
         self._first = next(iter(contenders))
         self._timer = timer
+        self._settle = settle
         self._random = random.Random(seed)
         self._after: list[str] = []
         self.seconds: dict[str, list[float]] = {name: [] for name in contenders if name != self._first}
@@ -48,6 +56,7 @@ class Rounds:
         place = order.index(self._first)
         self._after = order[place + 1 :]
         self._run(order[:place])
+        self._settle()
 
     def after(self) -> None:
         """Run those that come after it."""
@@ -55,6 +64,7 @@ class Rounds:
 
     def _run(self, names: list[str]) -> None:
         for name in names:
+            self._settle()
             start = self._timer()
             self._contenders[name]()
             self.seconds[name].append(self._timer() - start)
@@ -68,6 +78,7 @@ def interleave(
     least: int,
     most: int = 200,
     timer: Callable[[], float] = time.perf_counter,
+    settle: Job = at_once,
 ) -> dict[str, list[float]]:
     """Run as many rounds as fit in ``seconds``, garbage collection off.
 
@@ -78,6 +89,7 @@ def interleave(
         least: rounds at least, however long they take.
         most: rounds at most.
         timer: for the contenders after the first.
+        settle: called, not timed, before every job.
 
     Returns:
         The seconds of every contender, round by round: the lists are paired.
@@ -85,10 +97,11 @@ def interleave(
     for _ in range(_WARM_UP):
         start = timer()
         for job in contenders.values():
+            settle()
             job()
         round_seconds = timer() - start
     count = max(least, min(most, int(seconds / max(round_seconds, 1e-9))))
-    rounds = Rounds(contenders, timer)
+    rounds = Rounds(contenders, timer, settle)
     first: list[float] = []
     target = next(iter(contenders.values()))
 

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
+from gloro_fast import architectures
 from gloro_fast.data.dataset import DataSet, Split
+from gloro_fast.nn.rules import LinearMap
+from gloro_fast.plan import make_plan
 from gloro_fast.recipes import Recipe, get
 
 NUM_CLASSES = 10
@@ -38,6 +41,13 @@ class Network:
     def recipe(self) -> Recipe:
         """MinMax with TRADES-KL, T = 5, Adam with eps 1e-7: the paper's recipe, without augmentation."""
         return get(self.recipe_name).override(augmentation="none", batch_size=self.batch_size, epochs=1)
+
+    def linear_maps(self, device: torch.device) -> list[LinearMap]:
+        """List the linear layers before the head, with Glorot's weights: orthogonal ones converge at once."""
+        module = architectures.build(
+            self.name, input_shape=self.input_shape, num_classes=NUM_CLASSES, initialization="glorot_uniform"
+        )
+        return make_plan(module.to(device), self.input_shape).linear_maps()
 
     def data(self, images: int) -> DataSet:
         """Draw ``images`` random images and labels; the first batch serves as test split."""

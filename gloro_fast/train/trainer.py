@@ -15,6 +15,7 @@ from gloro_fast.model import GloRoNet
 from gloro_fast.recipes import Recipe
 from gloro_fast.run_folder import RunFolder
 from gloro_fast.train import checkpoint
+from gloro_fast.train.allocator import keep_freed_memory
 from gloro_fast.train.build import build_criterion, build_net, build_optimizer, memory_format, usable_device
 from gloro_fast.train.config import RunConfig
 from gloro_fast.train.divergence import check_finite_loss, check_finite_weights, steps_between_checks
@@ -35,6 +36,8 @@ class Trainer:
     After every epoch, and before the first, the whole state is saved. The kept weights are those of the last
     epoch or, with a validation split, of the epoch with the highest VRA on it (of equals the latest). The test
     split is used once, after that choice.
+
+    On the CPU, memory that a step frees stays with the process: see ``gloro_fast.train.allocator``.
 
     Args:
         recipe: what to train and how.
@@ -78,6 +81,8 @@ class Trainer:
         self._data = data
         self._data_sha256 = checkpoint.digest(data)
         self._device = usable_device(device)
+        if self._device.type == "cpu":
+            keep_freed_memory()
         train, self._validation = data.train, None
         if recipe.validation_size:
             train, self._validation = split_validation(data.train, recipe.validation_size, seed)

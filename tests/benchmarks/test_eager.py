@@ -74,7 +74,7 @@ def test_bottom_and_loss_are_those_of_the_package():
 @pytest.mark.parametrize("settings", stock.CANDIDATES)
 def test_an_eager_step_is_a_step_of_the_trainer(settings):
     ours = GloRoStep(SMALL, CPU)
-    theirs = EagerStep(SMALL, settings, ours.images, ours.labels, ours.geometries())
+    theirs = EagerStep(SMALL, settings, ours.images, ours.labels)
     theirs.module.load_state_dict(ours.trainer.net.module.state_dict())
     for iterate, vector in zip(theirs.iterates, ours.trainer.net.iterates.vectors(), strict=True):
         iterate.copy_(vector[None])

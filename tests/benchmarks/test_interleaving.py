@@ -79,7 +79,7 @@ def test_garbage_is_collected_before_and_not_during_the_rounds():
 def test_orders_follow_from_the_seed():
     def order(seed):
         clock = Clock()
-        rounds = Rounds(contenders(clock), clock, seed)
+        rounds = Rounds(contenders(clock), clock, seed=seed)
         for _ in range(8):
             rounds.before()
             clock.calls.append("ours")
@@ -87,3 +87,13 @@ def test_orders_follow_from_the_seed():
         return clock.calls
 
     assert order(0) == order(0) != order(1)
+
+
+def test_settling_comes_before_every_job_and_is_not_timed():
+    clock = Clock()
+    samples = interleave(
+        Pedantic(), contenders(clock), seconds=0, least=3, timer=clock, settle=clock.job("settle", seconds=100.0)
+    )
+    assert samples == {"ours": [1.0] * 3, "a": [2.0] * 3, "b": [4.0] * 3}
+    assert clock.calls[::2] == ["settle"] * 15
+    assert "settle" not in clock.calls[1::2]

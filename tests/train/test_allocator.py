@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import platform
+import resource
+import subprocess
+import sys
+
+import pytest
+
+from gloro_fast.train.allocator import keep_freed_memory
+
+GLIBC = platform.libc_ver()[0] == "glibc"
+FAULTS = """
+import resource, sys
+import torch
+from gloro_fast.train.allocator import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(4 << 20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+told = keep_freed_memory() if sys.argv[1] == "keep" else None
+faults()
+print(told, min(faults() for _ in range(5)))
+"""
+
+
+def run(mode: str, **environment: str) -> tuple[str, int]:
+    command = [sys.executable, "-c", FAULTS, mode]
+    kept = {"PATH": "/usr/bin:/bin", **environment}
+    told, faults = subprocess.run(command, capture_output=True, text=True, check=True, env=kept).stdout.split()
+    return told, int(faults)
+
+
+@pytest.mark.skipif(not GLIBC, reason="needs glibc")
+def test_freed_memory_is_not_mapped_anew():
+    pages = (16 << 20) // resource.getpagesize()
+    told, faults = run("keep")
+    assert told == "True"
+    assert faults < pages / 100
+
+
+@pytest.mark.skipif(not GLIBC, reason="needs glibc")
+def test_the_users_own_settings_stand():
+    told, _ = run("keep", MALLOC_TRIM_THRESHOLD_="131072")
+    assert told == "False"
+
+
+def test_another_c_library_is_left_alone(monkeypatch):
+    class Library:
+        def __init__(self, name):
+            pass
+
+    monkeypatch.setattr("ctypes.CDLL", Library)
+    assert not keep_freed_memory()
