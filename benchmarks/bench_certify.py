@@ -20,7 +20,7 @@ def test_certify(name: str, measure: Measure, device: torch.device) -> None:
     network = NETWORKS[name]
     net = GloRoStep(network, device).trainer.net.eval()
     net.freeze("power")
-    batches = torch.rand(BATCHES, BATCH, *network.input_shape, device=device).unbind()  # type: ignore[no-untyped-call]
+    batches = torch.rand(BATCHES, BATCH, *network.input_shape, device=device).unbind()
     ours, theirs = cycle(batches), cycle(batches)
 
     def certify() -> None:
