@@ -24,6 +24,10 @@ class Certificate:
         epsilon: the l2 radius asked for.
         lipschitz: K of everything before the last layer, or of all if that is not dense.
         method: the method that found K, with "(estimate)" where it is none but that.
+        logits: (B, m) f as computed, at least float32.
+        executed: whether the radius covers the rounding of the net's own forward pass.
+        real_radius: (B,) float64, the radius for real arithmetic on ``logits``; ``radius`` itself if not executed,
+            else never below it.
     """
 
     prediction: Tensor
@@ -32,6 +36,9 @@ class Certificate:
     epsilon: float
     lipschitz: float
     method: str
+    logits: Tensor
+    executed: bool
+    real_radius: Tensor
 
 
 def certify_logits(

@@ -34,6 +34,10 @@ class FrozenError(GloroFastError, RuntimeError):
     """Something that the frozen bound fixes was about to be changed."""
 
 
+class ExecutionError(GloroFastError, ArithmeticError):
+    """A forward pass does not round as sums of products do, which an executed certificate rests on."""
+
+
 class CheckpointError(GloroFastError, RuntimeError):
     """A checkpoint or run folder is damaged, of another architecture, or does not fit the request."""
 

@@ -18,6 +18,7 @@ from gloro_fast import ops
 from gloro_fast.bounds import DEFAULT_METHOD, NetworkBound, check_method, general_difference_bounds
 from gloro_fast.certify import Certificate, certify_logits, check_batch, check_images
 from gloro_fast.errors import ConfigError, FrozenError, StaleBoundError
+from gloro_fast.executed import ExecutedNet, check_settings
 from gloro_fast.iterates import Iterates
 from gloro_fast.losses import CrossEntropyLoss, MarginCriterion, TradesLoss, check_labels
 from gloro_fast.nn.rules import Diagonal, LinearMap, LipschitzConstant
@@ -99,6 +100,7 @@ class GloRoNet(nn.Module):
         self._method = DEFAULT_METHOD
         self._frozen = False
         self._signed: SignedBound | None = None
+        self._executed: ExecutedNet | None = None
 
     @property
     def epsilon(self) -> float:
@@ -169,27 +171,40 @@ class GloRoNet(nn.Module):
         self._signed = None
         return self
 
-    def certify(self, x: Tensor, epsilon: float | None = None) -> Certificate:
+    def certify(self, x: Tensor, epsilon: float | None = None, executed: bool = False) -> Certificate:
         """Certify a batch; the net is run in evaluation mode, without autocast.
 
         Args:
             x: (B, *input_shape) images of the net's dtype, B >= 1.
             epsilon: l2 radius >= 0; the net's own by default.
+            executed: cover the rounding of the net's own float32 or float64 forward pass as well, at the image and
+                everywhere within epsilon of it: :meth:`gloro_fast.executed.ExecutedNet.radius` says how. The batch
+                is then also evaluated in float64.
 
         Returns:
             Prediction, certified or not, and certified radius of each image. They hold for real arithmetic on
-            the logits as computed, and as far as the method of the constant is a bound: see ``method``.
+            the logits as computed, or for the program that runs if ``executed``, and as far as the method of the
+            constant is a bound: see ``method``.
 
         Raises:
             DataError: images of another dtype or shape, an empty batch, NaN or infinite pixels.
             StaleBoundError: the net is frozen and its weights have changed.
+            ConfigError: executed, with a net in half precision or settings that let a backend use other arithmetic.
+            ArchitectureError: executed, with a layer whose rounding is not known; names it.
+            ExecutionError: executed, and the logits are not what sums of products can give.
         """
         epsilon = self._epsilon if epsilon is None else _checked_epsilon(epsilon)
         check_images(x, self._input_shape, floating_dtype(self.module))
         with torch.no_grad():
-            signed, _, prediction, radius, _ = self._evaluate(x)
+            signed, logits, prediction, real_radius, _ = self._evaluate(x)
+        radius = real_radius
+        if executed:
+            check_settings(self.module, x.device)
+            radius = torch.minimum(real_radius, self._executed_net(signed).radius(x, logits, prediction))
         bound = signed.network
-        return Certificate(prediction, radius > epsilon, radius, epsilon, bound.lipschitz, bound.label)
+        return Certificate(
+            prediction, radius > epsilon, radius, epsilon, bound.lipschitz, bound.label, logits, executed, real_radius
+        )
 
     def forward(self, x: Tensor, labels: Tensor | None = None, criterion: Criterion | None = None) -> Tensor:
         """Give the m + 1 logits, bottom last, or with ``labels`` and ``criterion`` the loss.
@@ -341,6 +356,12 @@ class GloRoNet(nn.Module):
         signed = self._signed = self._sign()
         return signed
 
+    def _executed_net(self, signed: SignedBound) -> ExecutedNet:
+        """Give the bounds on rounding that belong to ``signed``."""
+        if self._executed is None or self._executed.bound is not signed:
+            self._executed = ExecutedNet.of(self.module, self._plan, signed)
+        return self._executed
+
     def _sign(self) -> SignedBound:
         self._replan()
         return sign(self.module, self._plan, self._method)
@@ -362,7 +383,7 @@ class GloRoNet(nn.Module):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "batch_statistics": None}
+        return {**self.__dict__, "batch_statistics": None, "_executed": None}
 
 
 def _checked_epsilon(epsilon: float) -> float:

@@ -1,0 +1,8 @@
+"""Certificates for the program that runs: the rounding of a net's own forward pass, bounded layer by layer."""
+
+from __future__ import annotations
+
+from gloro_fast.executed.network import ExecutedNet
+from gloro_fast.executed.settings import check_settings
+
+__all__ = ["ExecutedNet", "check_settings"]

@@ -1,0 +1,68 @@
+"""The settings under which a layer is executed as sums of products, each output in some order and no other way."""
+
+from __future__ import annotations
+
+import os
+import platform
+
+import torch
+from torch import nn
+
+from gloro_fast.errors import ConfigError
+
+_LOWER_PRECISION = ("tf32", "bf16")
+_ONEDNN_MODES = ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE")
+
+
+def check_settings(module: nn.Module, device: torch.device) -> None:
+    """Refuse settings that let a backend compute a float32 layer by Winograd, FFT, or in fewer bits.
+
+    What runs where (PyTorch 2.13): on the CPU, matrix products are MKL's or OpenBLAS's, which add products;
+    convolutions are oneDNN's, which PyTorch asks for ``convolution_direct`` and never for Winograd (ONEDNN_VERBOSE
+    shows it), or, for small ones, a matrix product. Without oneDNN they would be NNPACK's, by Winograd or FFT, and on
+    ARM depthwise ones of 3 x 3 are PyTorch's own Winograd. cuDNN may choose Winograd or FFT for any convolution. TF32
+    and its like are off by default, but for cuDNN's convolutions.
+
+    Args:
+        module: the network.
+        device: where it runs.
+
+    Raises:
+        ConfigError: names the setting and how to change it.
+    """
+    convolutions = [child for child in module.modules() if isinstance(child, nn.modules.conv._ConvNd)]
+    if device.type == "cpu":
+        _check_cpu(convolutions)
+    elif device.type == "cuda":
+        if torch.backends.cuda.matmul.fp32_precision in _LOWER_PRECISION:
+            raise _refusal("matrix products may use TF32", "torch.backends.cuda.matmul.fp32_precision = 'ieee'")
+        if convolutions and torch.backends.cudnn.enabled:
+            raise _refusal("cuDNN may choose Winograd or FFT", "torch.backends.cudnn.enabled = False")
+    else:
+        raise ConfigError(
+            f"executed certificates hold on cpu and cuda, but the net is on {device.type}; move it to the CPU"
+        )
+
+
+def _check_cpu(convolutions: list[nn.modules.conv._ConvNd]) -> None:
+    for mode in _ONEDNN_MODES:
+        if os.environ.get(mode, "STRICT").upper() != "STRICT":
+            raise _refusal(f"{mode} is {os.environ[mode]}", f"{mode}=STRICT")
+    for operation in ("matmul", "conv"):
+        precision = getattr(torch.backends.mkldnn, operation).fp32_precision
+        if precision in _LOWER_PRECISION:
+            raise _refusal(f"oneDNN may use {precision}", f"torch.backends.mkldnn.{operation}.fp32_precision = 'ieee'")
+    if not convolutions:
+        return
+    onednn = torch._C._has_mkldnn and torch.backends.mkldnn.enabled
+    if not onednn and torch._C._get_nnpack_enabled():
+        raise _refusal("oneDNN is off and NNPACK may use Winograd or FFT", "torch.backends.nnpack.set_flags(False)")
+    depthwise = any(layer.groups > 1 and layer.groups == layer.in_channels for layer in convolutions)
+    if depthwise and platform.machine().lower() not in ("x86_64", "amd64"):
+        raise ConfigError(
+            f"PyTorch computes depthwise convolutions by Winograd on {platform.machine()}; certify without executed"
+        )
+
+
+def _refusal(reason: str, setting: str) -> ConfigError:
+    return ConfigError(f"{reason}, which an executed certificate does not cover; set {setting}")
