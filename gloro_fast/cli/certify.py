@@ -18,6 +18,7 @@ from gloro_fast.cli.options import (
     DataOption,
     DeviceOption,
     EpsilonOption,
+    ExecutedOption,
     MethodOption,
     RunArgument,
     SplitOption,
@@ -39,6 +40,7 @@ def certify(
     split: SplitOption = "test",
     epsilon: EpsilonOption = None,
     method: MethodOption = None,
+    executed: ExecutedOption = False,
     out: Annotated[
         Path | None,
         typer.Option(help="A .csv or .json file; RUN/certificates.csv by default.", show_default=False),
@@ -50,8 +52,8 @@ def certify(
     """Certify every image of a data set.
 
     The file has for each image, in the order of the data: index, label, prediction, whether it is certified at
-    epsilon, and its certified l2 radius. A CSV names epsilon and the method of the bound in every row, a JSON file
-    once, beside the summary. A radius without limit is "inf" in both.
+    epsilon, and its certified l2 radius. A CSV names epsilon, the method of the bound and whether rounding is covered
+    in every row, a JSON file once, beside the summary. A radius without limit is "inf" in both.
     """
     from gloro_fast.cli.evaluation import evaluate_run
 
@@ -64,6 +66,7 @@ def certify(
         data_dir=data_dir,
         split=split,
         method=method,
+        executed=executed,
         batch_size=batch_size,
         device=device,
         threads=threads,
@@ -86,10 +89,10 @@ def _samples(evaluated: EvaluatedRun, epsilon: float) -> Iterator[tuple[int, int
 def _csv(evaluated: EvaluatedRun, epsilon: float) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*_FIELDS, "epsilon", "method"])
+    writer.writerow([*_FIELDS, "epsilon", "method", "executed"])
     for index, label, prediction, certified, radius in _samples(evaluated, epsilon):
-        row = [index, label, prediction, str(certified).lower(), radius, epsilon, evaluated.evaluation.method]
-        writer.writerow(row)
+        row = [index, label, prediction, str(certified).lower(), radius]
+        writer.writerow([*row, epsilon, evaluated.evaluation.method, str(evaluated.evaluation.executed).lower()])
     return text.getvalue()
 
 
@@ -98,6 +101,7 @@ def _json(evaluated: EvaluatedRun, epsilon: float) -> str:
         **evaluated.to_dict(),
         "epsilon": epsilon,
         "vra": evaluated.evaluation.vra(epsilon),
+        "real_vra": evaluated.evaluation.real_vra(epsilon),
         "samples": [dict(zip(_FIELDS, sample, strict=True)) for sample in _samples(evaluated, epsilon)],
     }
     return to_json(content)
@@ -111,7 +115,7 @@ def _print_summary(evaluated: EvaluatedRun, epsilon: float, path: Path) -> None:
         *evaluated.facts(),
         ("clean accuracy", percent(evaluation.clean_accuracy)),
         (f"certified at epsilon {epsilon:.6g}", f"{int(certified.sum()):,} of {len(certified):,}"),
-        (f"VRA at epsilon {epsilon:.6g}", percent(evaluation.vra(epsilon))),
+        (f"VRA at epsilon {epsilon:.6g}", evaluated.vra(epsilon)),
         ("certified radius", f"median {median:.4g}, quartiles {lower:.4g} to {upper:.4g} (0 where wrong)"),
         ("written to", str(path)),
     ]

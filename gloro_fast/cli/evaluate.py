@@ -15,6 +15,7 @@ from gloro_fast.cli.options import (
     DataDirOption,
     DataOption,
     DeviceOption,
+    ExecutedOption,
     MethodOption,
     RunArgument,
     SplitOption,
@@ -40,6 +41,7 @@ def evaluate(
     data_dir: DataDirOption = None,
     split: SplitOption = "test",
     method: MethodOption = None,
+    executed: ExecutedOption = False,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -63,6 +65,7 @@ def evaluate(
         data_dir=data_dir,
         split=split,
         method=method,
+        executed=executed,
         batch_size=batch_size,
         device=device,
         threads=threads,
@@ -101,6 +104,7 @@ def _json(evaluated: EvaluatedRun, radii: list[float]) -> str:
         **evaluated.to_dict(),
         "epsilon": evaluated.epsilon,
         "vra": evaluation.vra(evaluated.epsilon),
+        "real_vra": evaluation.real_vra(evaluated.epsilon),
         "radius_quartiles": evaluation.radius_quartiles(),
         "radii": [{"radius": radius, "vra": evaluation.vra(radius)} for radius in radii],
     }
@@ -117,6 +121,6 @@ def _print_summary(evaluated: EvaluatedRun, radii: list[float], picture: Path, n
     ]
     out = console()
     out.print(facts(rows, "evaluation"))
-    vra = [(f"{radius:.6g}", percent(evaluation.vra(radius))) for radius in radii]
+    vra = [(f"{radius:.6g}", evaluated.vra(radius)) for radius in radii]
     out.print(table(("radius", "VRA"), vra, numbers=("radius", "VRA")))
     out.print(f"curve: {picture}\nnumbers: {numbers}")

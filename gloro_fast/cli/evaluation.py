@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gloro_fast.cli.options import choice, usable_device, use_threads
+from gloro_fast.cli.reporting import percent
 
 if TYPE_CHECKING:
     from gloro_fast.evaluate import Evaluation
@@ -40,7 +41,14 @@ class EvaluatedRun:
             ("data", f"{self.data}, {self.split} split, {count:,} images"),
             ("data note", self.data_note),
             ("Lipschitz constant", f"{self.evaluation.lipschitz:.6g}, by {self.evaluation.method}"),
+            ("rounding of the forward pass", "covered" if self.evaluation.executed else "not covered (--executed)"),
         ]
+
+    def vra(self, epsilon: float) -> str:
+        """Write VRA at ``epsilon``, and beside that of executed certificates what it is without."""
+        evaluation = self.evaluation
+        real = f" ({percent(evaluation.real_vra(epsilon))} in real arithmetic)" if evaluation.executed else ""
+        return f"{percent(evaluation.vra(epsilon))}{real}"
 
     def to_dict(self) -> dict[str, Any]:
         """Give the same for JSON; keys in one order."""
@@ -52,6 +60,7 @@ class EvaluatedRun:
             "images": len(self.evaluation.labels),
             "lipschitz": self.evaluation.lipschitz,
             "method": self.evaluation.method,
+            "executed": self.evaluation.executed,
             "clean_accuracy": self.evaluation.clean_accuracy,
         }
 
@@ -63,6 +72,7 @@ def evaluate_run(
     data_dir: Path | None,
     split: str,
     method: str | None,
+    executed: bool,
     batch_size: int,
     device: str | None,
     threads: int | None,
@@ -75,6 +85,7 @@ def evaluate_run(
         data_dir: its place; None for where the run found it, if it is the run's own.
         split: "test" or "train".
         method: of finding the Lipschitz constant; None for the package's default.
+        executed: cover the rounding of the net's own forward pass.
         batch_size: images at a time.
         device: as torch names it, None for the best there is.
         threads: CPU threads; None leaves them.
@@ -96,5 +107,5 @@ def evaluate_run(
         data, data_dir = config.recipe.data, data_dir or (Path(config.data_dir) if config.data_dir else None)
     data_set = load(data, data_dir)
     net.freeze(method)
-    evaluation = evaluate(net, data_set.test if split == "test" else data_set.train, batch_size)
+    evaluation = evaluate(net, data_set.test if split == "test" else data_set.train, batch_size, executed)
     return EvaluatedRun(config.recipe.name, config.recipe.epsilon, data_set.name, data_set.note, split, evaluation)

@@ -37,6 +37,10 @@ MethodOption = Annotated[
         show_default=False,
     ),
 ]
+ExecutedOption = Annotated[
+    bool,
+    typer.Option("--executed", help="Cover the rounding of the net's own float32 forward pass as well."),
+]
 BatchSizeOption = Annotated[int, typer.Option("--batch-size", help="Images at a time.", min=1)]
 DeviceOption = Annotated[
     str | None,

@@ -23,6 +23,9 @@ class Evaluation:
         radius: (N,) float64, certified l2 radius in units of the input.
         lipschitz: K of everything before the last layer.
         method: the method that found K, with "(estimate)" where it is none but that.
+        logits: (N, m) f as computed, at least float32.
+        executed: whether the radius covers the rounding of the net's own forward pass.
+        real_radius: (N,) float64, the radius for real arithmetic on the logits; ``radius`` itself if not executed.
     """
 
     labels: Tensor
@@ -30,6 +33,9 @@ class Evaluation:
     radius: Tensor
     lipschitz: float
     method: str
+    logits: Tensor
+    executed: bool
+    real_radius: Tensor
 
     @property
     def correct(self) -> Tensor:
@@ -45,6 +51,10 @@ class Evaluation:
         """Give the share of images classified correctly and certified at ``epsilon``, in [0, 1]."""
         return float((self.correct & (self.radius > epsilon)).double().mean())
 
+    def real_vra(self, epsilon: float) -> float:
+        """Give the same for real arithmetic on the logits: what leaving out their rounding adds."""
+        return float((self.correct & (self.real_radius > epsilon)).double().mean())
+
     def radius_quartiles(self) -> tuple[float, float, float]:
         """Give the quartiles of the certified radius of all images; a wrongly classified one counts as radius 0."""
         radius = torch.where(self.correct, self.radius, 0.0)
@@ -52,13 +62,14 @@ class Evaluation:
         return float(lower), float(median), float(upper)
 
 
-def evaluate(net: GloRoNet, split: Split, batch_size: int = 512) -> Evaluation:
+def evaluate(net: GloRoNet, split: Split, batch_size: int = 512, executed: bool = False) -> Evaluation:
     """Certify every image of ``split``; the net's mode and device stay as they are.
 
     Args:
         net: the net, with any method of bounding; see ``GloRoNet.freeze``.
         split: images of the net's input shape and their labels.
         batch_size: images at a time.
+        executed: cover the rounding of the net's own forward pass; see ``GloRoNet.certify``.
 
     Raises:
         DataError: the images do not fit the net, or there are labels beyond its classes.
@@ -70,11 +81,14 @@ def evaluate(net: GloRoNet, split: Split, batch_size: int = 512) -> Evaluation:
         )
     device = next(net.module.parameters()).device
     batches = Batches(split, min(batch_size, len(split)), shuffle=False, device=device)
-    certificates = [net.certify(images) for images, _ in batches]
+    certificates = [net.certify(images, executed=executed) for images, _ in batches]
     return Evaluation(
         split.labels,
         torch.cat([certificate.prediction for certificate in certificates]).cpu(),
         torch.cat([certificate.radius for certificate in certificates]).cpu(),
         certificates[0].lipschitz,
         certificates[0].method,
+        torch.cat([certificate.logits for certificate in certificates]).cpu(),
+        executed,
+        torch.cat([certificate.real_radius for certificate in certificates]).cpu(),
     )

@@ -21,7 +21,7 @@ from gloro_fast.errors import ArchitectureError
 from gloro_fast.executed.arithmetic import Arithmetic, Growing, norms, plus, times
 from gloro_fast.nn.conv import Conv2d
 from gloro_fast.nn.minmax import MinMax
-from gloro_fast.nn.rules import LinearMap, LipschitzConstant, known_type
+from gloro_fast.nn.rules import Knowledge, LinearMap, known_type
 
 FLOAT64 = Arithmetic.of(torch.float64)
 
@@ -171,7 +171,7 @@ def make_step(
     name: str,
     module: nn.Module,
     input_shape: tuple[int, ...],
-    rule: LinearMap | LipschitzConstant,
+    rule: Knowledge,
     constant: float,
     arithmetic: Arithmetic,
 ) -> Step:

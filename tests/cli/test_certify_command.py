@@ -20,14 +20,14 @@ def test_a_csv_has_a_row_for_every_image_with_what_certify_says(invoke, run):
     net, _ = load_net(run)
     test = data.load("digits").test
     certificate = net.certify(data.to_float(test.images), 0.1)
-    assert list(rows[0]) == ["index", "label", "prediction", "certified", "radius", "epsilon", "method"]
+    assert list(rows[0]) == ["index", "label", "prediction", "certified", "radius", "epsilon", "method", "executed"]
     assert [int(row["index"]) for row in rows] == list(range(len(test)))
     assert [int(row["label"]) for row in rows] == test.labels.tolist()
     assert [int(row["prediction"]) for row in rows] == certificate.prediction.tolist()
     assert [float(row["radius"]) for row in rows] == pytest.approx(certificate.radius.tolist(), abs=1e-5)
     for row in rows:
         assert (row["certified"] == "true") == (float(row["radius"]) > 0.1)
-        assert (row["epsilon"], row["method"]) == ("0.1", "power (estimate)")
+        assert (row["epsilon"], row["method"], row["executed"]) == ("0.1", "power (estimate)", "false")
     sure = [row for row in rows if row["certified"] == "true" and row["label"] == row["prediction"]]
     assert f"{len(sure) / len(rows):.2%}" in result.stdout
     assert "power (estimate)" in result.stdout
@@ -46,6 +46,21 @@ def test_json_has_the_summary_and_the_samples(invoke, run, tmp_path):
     assert content["vra"] == pytest.approx(len(sure) / len(samples))
     assert [s["certified"] for s in samples] == [s["radius"] > 0.3 for s in samples]
     assert not (run / "certificates.csv").exists()
+
+
+def test_executed_gives_both_shares(invoke, run):
+    result = invoke("certify", run, "--executed", "--out", run / "all.json")
+    assert result.exit_code == 0, result.output
+    content = json.loads((run / "all.json").read_text())
+    net, _ = load_net(run)
+    test = data.load("digits").test
+    certificate = net.certify(data.to_float(test.images), executed=True)
+    assert content["executed"] is True
+    assert [s["radius"] for s in content["samples"]] == pytest.approx(certificate.radius.tolist(), rel=1e-4)
+    correct = certificate.prediction == test.labels
+    assert content["vra"] == (correct & certificate.certified).double().mean()
+    assert content["real_vra"] == (correct & (certificate.real_radius > 0.3)).double().mean()
+    assert f"{content['vra']:.2%} ({content['real_vra']:.2%} in real arithmetic)" in result.stdout
 
 
 def test_other_data_by_path(invoke, run, tmp_path):

@@ -15,6 +15,9 @@ BY_HAND = Evaluation(
     radius=torch.tensor([0.25, 1.0, 3.0, 0.0], dtype=torch.float64),
     lipschitz=1.0,
     method="power (estimate)",
+    logits=torch.zeros(4, 3),
+    executed=False,
+    real_radius=torch.tensor([0.25, 1.0, 3.0, 0.0], dtype=torch.float64),
 )
 
 

@@ -18,6 +18,9 @@ BY_HAND = Evaluation(
     radius=torch.tensor([0.25, 1.0, 3.0, 0.25, torch.inf], dtype=torch.float64),
     lipschitz=1.0,
     method="power (estimate)",
+    logits=torch.zeros(5, 3),
+    executed=False,
+    real_radius=torch.tensor([0.25, 1.0, 3.0, 0.25, torch.inf], dtype=torch.float64),
 )
 
 
