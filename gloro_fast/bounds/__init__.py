@@ -13,10 +13,11 @@ from gloro_fast.bounds.head_differences import general_difference_bounds, head_d
 from gloro_fast.bounds.layer import LayerBound, Method, NetworkBound
 from gloro_fast.bounds.power import power
 from gloro_fast.bounds.rounding import product_up
+from gloro_fast.bounds.torus import torus
 from gloro_fast.errors import ConfigError, nearest
 from gloro_fast.nn.rules import KINDS, Diagonal, Knowledge, LinearMap
 
-METHODS: dict[str, Method] = {"power": power}
+METHODS: dict[str, Method] = {"torus": torus, "power": power}
 DEFAULT_METHOD = "power"
 
 __all__ = [

@@ -7,9 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from gloro_fast.bounds.rounding import positive_up
+from gloro_fast.bounds.rounding import UNIT_ROUNDOFF, positive_up
 
-_UNIT_ROUNDOFF = 2.0**-53
 # Below this a sum of squares may have lost terms to underflow (smallest normal float64: 2.2e-308).
 _SAFE_SQUARE = 1e-280
 _INTEGER_OF_SIZE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -33,7 +32,7 @@ def head_difference_bounds(weight: Tensor) -> Tensor:
     """
     rows = weight.detach().double()
     bits = weight.detach().contiguous().view(_INTEGER_OF_SIZE[weight.itemsize])
-    enlarge = 1 + 2 * (rows.shape[1] + 8) * _UNIT_ROUNDOFF
+    enlarge = 1 + 2 * (rows.shape[1] + 8) * UNIT_ROUNDOFF
     smallest = torch.finfo(torch.promote_types(weight.dtype, torch.float32)).tiny
     flushed = rows.shape[1] ** 0.5 * 4 * smallest
     bounds = torch.empty(len(rows), len(rows), dtype=torch.float64, device=rows.device)

@@ -1,4 +1,4 @@
-"""Directed rounding of the few scalar steps that join the bounds of layers into a certificate."""
+"""Directed rounding: the steps that make bounds of layers, and that join them into a certificate."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+
+UNIT_ROUNDOFF = 2.0**-53
+"""u of float64: a rounded result is within a factor 1 + u of the real one, unless it over- or underflows."""
 
 SMALLEST = sys.float_info.min
 """The least non-zero bound: a smaller number may be taken for 0 where the processor flushes subnormals."""
@@ -31,6 +34,44 @@ def product_up(factors: Iterable[float]) -> float:
         product = total * value if 1.0 in (total, value) else math.nextafter(total * value, math.inf)
         total = max(product, SMALLEST)
     return total
+
+
+def gamma(count: int) -> float:
+    """Give a float >= gamma_n = n u / (1 - n u), for n = ``count``.
+
+    A sum of n products, in any order, with or without fused multiply-adds, is within gamma_n times the sum of their
+    absolute values of the real one (Higham, Accuracy and Stability of Numerical Algorithms, Section 3.1).
+    """
+    product = count * UNIT_ROUNDOFF
+    return math.nextafter(math.nextafter(product / (1 - product), math.inf), math.inf) if product < 0.5 else math.inf
+
+
+def add_up(*terms: float) -> float:
+    """Give a float >= the real sum of ``terms`` >= 0; NaN becomes inf."""
+    total = 0.0
+    for term in terms:
+        # A term of 0 leaves the sum as it is.
+        total = math.nextafter(total + term, math.inf) if 0.0 not in (total, term) else total + term
+    return math.inf if math.isnan(total) else total
+
+
+def sqrt_up(x: float) -> float:
+    """Give a float >= the real root of ``x`` >= 0; NaN becomes inf."""
+    # sqrt is rounded correctly.
+    return math.inf if math.isnan(x) else math.nextafter(math.sqrt(x), math.inf)
+
+
+def norm_up(x: Tensor, dims: int) -> Tensor:
+    """Give floats >= the l2 norms over the last ``dims`` dimensions of ``x``, whose entries are far from overflow.
+
+    A sum of n squares is within a factor (1 + u)^(n + 1) of the real one, in any order, and its root within
+    (1 + u)^(n / 2 + 2). It is enlarged by 1 + (n + 8) u, which is more for n < 2^40. Squares that underflow take less
+    than n 2^-1022 from the sum, which the enlargement covers where the largest entry is at least 2^-400 or all are 0.
+    """
+    last = tuple(range(-dims, 0))
+    count = math.prod(x.shape[-dims:])
+    norm: Tensor = torch.linalg.vector_norm(x, dim=last)
+    return norm * (1 + (count + 8) * UNIT_ROUNDOFF)
 
 
 def up(x: Tensor) -> Tensor:

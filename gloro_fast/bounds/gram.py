@@ -1,0 +1,139 @@
+"""Gram iteration with its rounding carried along (Delattre et al. 2023; Tobler, Syeda, Murray 2025)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gloro_fast.bounds.rounding import gamma, norm_up, up
+
+_MAX_STEPS = 30
+
+
+def gram(real: Tensor, imag: Tensor | None, tolerance: float, floor: float = 0.0, ceiling: float = math.inf) -> float:
+    """Give a float >= the spectral norm of every one of B matrices with these float64 entries.
+
+    For every matrix G, ||G||^2 = ||G^H G|| <= ||fl(G^H G)|| + e, and ||G|| <= ||G||_F. So with G_0 = G and
+    G_(t+1) = 2^(-x_t) fl(G_t^H G_t), where the power of two is exact,
+
+        ||G_t|| <= sqrt(2^(x_t) ||G_(t+1)|| + e_t),      ||G_T|| <= ||G_T||_F,
+
+    which is unwound from the last step to the first, each operation rounded up. In exact arithmetic the result would be
+    at most r^(1 / 2^(T + 1)) times the norm, for matrices of rank r: every step halves what is lacking.
+
+    The error e_t: for real G of p rows, each entry of fl(G^T G) is a sum of p products, so that it is within
+    gamma_p (|G|^T |G|) of the real one, entry by entry, and e = gamma_p || |G| ||_F^2 = gamma_p ||G||_F^2. For
+    G = X + iY, fl(G^H G) is made of real sums, S = X^T X + Y^T Y (2p products) and Q - Q^T with Q = X^T Y
+    (p products and a difference), so that the error of an entry is at most gamma_(2p+1) times that of
+    (|X| + |Y|)^T (|X| + |Y|), and e = 2 gamma_(2p+1) ||G||_F^2. That is true of every order of summation and of fused
+    multiply-adds, but not of Strassen's method, which no BLAS uses for float64. TF32 does not exist for float64. What
+    underflows (the largest entry of every G_t is at least 1/2) is less than what the last rounding up adds to e_t.
+
+    Nothing rests on G^H G being stored symmetric, nor on how far the iteration went, so that each matrix is left off as
+    soon as another is certainly larger; what was found for it by then counts.
+
+    Args:
+        real: (B, p, q) float64 with entries up to 2^60.
+        imag: the same for the imaginary parts; None for real matrices.
+        tolerance: go on until the result is within about this relative distance of the largest norm.
+        floor: what the caller takes the maximum with: matrices below it need not be looked at closely.
+        ceiling: where the largest norm is above this, give up and return inf.
+    """
+    if not bool(real.isfinite().all()) or (imag is not None and not bool(imag.isfinite().all())):
+        return math.inf
+    if real.shape[-1] > real.shape[-2]:
+        # The transpose has the same norm, and a smaller Gram matrix.
+        real, imag = real.mT, None if imag is None else imag.mT
+    rank = real.shape[-1]
+    state = _Iterate.start(real, imag)
+    result = floor
+    # What the Frobenius norm exceeds the spectral norm by, at most; its root is taken at every step.
+    excess = math.sqrt(rank)
+    previous = math.inf
+    for _ in range(_MAX_STEPS):
+        bounds = state.bounds()
+        largest = float(bounds.max())
+        if not largest < math.inf:
+            return math.inf
+        below = max(largest / excess, floor)
+        if below > ceiling:
+            return math.inf
+        close = bounds > below
+        if not bool(close.any()) or largest <= below * (1 + tolerance) or previous - largest <= largest * tolerance:
+            return max(result, largest)
+        if not bool(close.all()):
+            result = max(result, float(bounds[~close].max()))
+            state = state.only(close)
+        previous, excess = largest, math.sqrt(excess)
+        state = state.step()
+    return max(result, float(state.bounds().max()))
+
+
+@dataclass(frozen=True)
+class _Iterate:
+    """G_t of every matrix, and what leads back from it to G_0.
+
+    Attributes:
+        real, imag: (B, p, q), the largest entry of each in [1/2, 1).
+        frobenius: (B,), upper bounds on their Frobenius norms.
+        exponents: for each step, and the first scaling, the (B,) powers of two divided out, as floats.
+        errors: for each step the (B,) bounds e_t.
+    """
+
+    real: Tensor
+    imag: Tensor | None
+    frobenius: Tensor
+    powers: tuple[Tensor, ...]
+    errors: tuple[Tensor, ...]
+
+    @classmethod
+    def start(cls, real: Tensor, imag: Tensor | None) -> _Iterate:
+        return cls._scaled(real, imag, (), ())
+
+    @classmethod
+    def _scaled(
+        cls, real: Tensor, imag: Tensor | None, powers: tuple[Tensor, ...], errors: tuple[Tensor, ...]
+    ) -> _Iterate:
+        largest = real.abs().amax(dim=(-2, -1))
+        if imag is not None:
+            largest = torch.maximum(largest, imag.abs().amax(dim=(-2, -1)))
+        # By its bits: torch.ldexp goes through pow, which need not be exact.
+        power = (torch.frexp(largest).exponent.long() + 1023 << 52).view(torch.float64)
+        real = real / power[:, None, None]
+        imag = None if imag is None else imag / power[:, None, None]
+        squares = norm_up(real, 2).square()
+        if imag is not None:
+            squares = up(up(squares) + up(norm_up(imag, 2).square()))
+        return cls(real, imag, up(up(squares).sqrt()), (*powers, power), errors)
+
+    def only(self, chosen: Tensor) -> _Iterate:
+        """Keep the chosen matrices."""
+        return _Iterate(
+            self.real[chosen],
+            None if self.imag is None else self.imag[chosen],
+            self.frobenius[chosen],
+            tuple(power[chosen] for power in self.powers),
+            tuple(error[chosen] for error in self.errors),
+        )
+
+    def step(self) -> _Iterate:
+        """Go from G_t to G_(t+1)."""
+        rows = self.real.shape[-2]
+        squares = up(self.frobenius.square())
+        if self.imag is None:
+            real, imag, factor = self.real.mT @ self.real, None, gamma(rows)
+        else:
+            stacked = torch.cat([self.real, self.imag], dim=-2)
+            cross = self.real.mT @ self.imag
+            real, imag, factor = stacked.mT @ stacked, cross - cross.mT, 2 * gamma(2 * rows + 1)
+        return self._scaled(real, imag, self.powers, (*self.errors, up(up(squares * factor))))
+
+    def bounds(self) -> Tensor:
+        """Unwind: (B,) upper bounds on the norms of the first matrices."""
+        norm = self.frobenius
+        for power, error in zip(reversed(self.powers[1:]), reversed(self.errors), strict=True):
+            norm = up(up(up(norm * power) + error).sqrt())
+        return up(norm * self.powers[0])

@@ -1,0 +1,154 @@
+"""Bound a layer by its extension to a torus, where the Fourier transform takes it apart."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from gloro_fast.bounds.axis import Axis, axes, output_size
+from gloro_fast.bounds.gram import gram
+from gloro_fast.bounds.layer import LayerBound
+from gloro_fast.bounds.rounding import add_up, sqrt_up
+from gloro_fast.bounds.scaling import scale
+from gloro_fast.bounds.symbol import Frequencies, Symbol
+from gloro_fast.nn.rules import LinearMap
+from gloro_fast.ops.geometry import Geometry
+
+_TOLERANCE = 1e-7
+# Tori beyond the first are tried until so much arithmetic is done: on two cores some five seconds.
+_AFFORDABLE = 1e11
+# Symbols are evaluated so many numbers at a time, 128 MB.
+_CHUNK = 1 << 24
+
+
+@torch.no_grad()
+def torus(name: str, layer: LinearMap) -> LayerBound:
+    """Give a float >= the spectral norm of the real-arithmetic layer with these weights as the values they are.
+
+    A dense layer goes through Gram iteration (:func:`gloro_fast.bounds.gram.gram`). A convolution:
+
+    *Polyphase.* Dilation splits off (:func:`gloro_fast.bounds.axis.axes`), and a stride becomes channels
+    (:class:`gloro_fast.bounds.symbol.Symbol`); both exact. What is left along an axis maps cells Y to outputs y by the
+    taps q = Y - y in [0, Q), where y is in [0, m) and Y in [Y_lo, Y_hi]. Where kernel <= stride, Q = 1 and the norm is
+    that of one matrix.
+
+    *Torus.* Let C be the circular convolution of side N whose entries that wrap around the end carry the phase
+    exp(i theta) more. If every D in [Y_lo - (m - 1), Y_hi] that is congruent to a tap modulo N is that very tap,
+    no entry between those cells and outputs wraps, so that the layer is a submatrix of C and its norm at most C's.
+    That is so where N > Y_hi (the taps beginning at 0) and N >= Q - 1 + m - Y_lo. The diagonal of
+    phases exp(i theta Y / N) makes C circulant, with the symbol at the frequencies (2 pi j + theta) / N. So
+
+        ||layer|| <= max over the frequencies of ||K'(omega)||,      for every such N and theta, for every axis:
+
+    the smallest is taken over N in {N_0, N_0 + 1, N_0 + 2} and theta in {0, pi}. For a 3 x 3 kernel with
+    SAME padding, N_0 = n + 1. The torus of side n is no bound: [-1, 2, -1] on n = 3 has norm 3.41, its circular
+    convolution 3.0. The weights are real, so that half of the frequencies have the norms of the other half.
+
+    *Circular padding.* With a stride that divides n (for every axis; else the outputs of stride 1, of which it
+    takes a part), N = n and theta = 0 is the layer itself, but for rows that are left out (m < N) or repeated: the
+    norm grows by at most the root of the number of times. Padding the input beforehand is tried too.
+
+    *Rounding.* The symbol is a sum over the taps, with its error added, and every matrix's norm is bounded by Gram
+    iteration. Everything is float64 on the weight's device, whose matrix product must be one of sums of products.
+
+    Args:
+        name: the layer's name, for the result.
+        layer: weight of any floating dtype, dense or convolution in any number of dimensions.
+    """
+    scaled = scale(layer.weight)
+    if isinstance(scaled, float):
+        return LayerBound(name, scaled, "torus", "upper bound")
+    return LayerBound(name, scaled.unscale_up(_bound(scaled.weight, layer.geometry)), "torus", "upper bound")
+
+
+def _bound(weight: Tensor, geometry: Geometry) -> float:
+    if geometry.is_dense:
+        return gram(weight[None], None, _TOLERANCE)
+    kernel = weight.reshape(geometry.groups, -1, *weight.shape[1:])
+    if geometry.padding_mode == "circular":
+        return _circular(kernel, geometry)
+    split = [axes(geometry, taps, dim) for dim, taps in enumerate(kernel.shape[3:])]
+    if not all(split):
+        # No output reads an input.
+        return 0.0
+    strides = [axis[0].stride for axis in split]
+    symbol = Symbol.of(kernel, [list(range(taps)) for taps in kernel.shape[3:]], strides)
+    sides = [max(_side(problem) for problem in axis) for axis in split]
+    return _smallest(symbol, list(_tori(sides, symbol.taps.shape[: symbol.spatial])))
+
+
+def _side(axis: Axis) -> int:
+    """Give N_0: the least side of a torus that contains the layer along this axis."""
+    # Tap 0 of output 0 is to be at cell 0: inputs are counted from there.
+    first, last = -axis.offset // axis.stride, (axis.inputs - 1 - axis.offset) // axis.stride
+    extent = (axis.taps - 1) // axis.stride + 1
+    # Only cells between these are read.
+    first, last = max(first, 0), min(last, axis.outputs - 1 + extent - 1)
+    return max(last + 1, extent - 1 + axis.outputs - first, 1)
+
+
+def _tori(sides: list[int], extents: tuple[int, ...]) -> Iterator[list[Frequencies]]:
+    """List the tori to try. Along an axis with one tap the symbol is constant, and one frequency is enough."""
+    twists = itertools.product(*((0, 1) if extent > 1 else (0,) for extent in extents))
+    for more, twist in itertools.product(range(3) if max(extents) > 1 else (0,), twists):
+        torus = [side + more if extent > 1 else 1 for side, extent in zip(sides, extents, strict=True)]
+        yield _grid(torus, twist)
+
+
+def _grid(sides: list[int], twists: tuple[int, ...]) -> list[Frequencies]:
+    """Give the frequencies of a torus, without the negatives of others: the first axis is halved."""
+    both = zip(sides, twists, strict=True)
+    return [Frequencies.of_torus(side, twist, half=axis == 0) for axis, (side, twist) in enumerate(both)]
+
+
+def _smallest(symbol: Symbol, tori: list[list[Frequencies]]) -> float:
+    """Give the smallest of the bounds that the tori give."""
+    best, spent = math.inf, 0.0
+    *_, rows, columns = symbol.taps.shape
+    for frequencies in tori:
+        count = symbol.taps.shape[symbol.spatial] * math.prod(len(axis.multiples) for axis in frequencies)
+        # Six steps of all matrices, more of a few.
+        work = 36.0 * count * min(rows, columns) ** 2 * max(rows, columns)
+        if spent and spent + work > _AFFORDABLE:
+            break
+        spent += work
+        best = min(best, add_up(_largest(symbol, frequencies, best), symbol.error))
+    return best
+
+
+def _largest(symbol: Symbol, frequencies: list[Frequencies], ceiling: float) -> float:
+    """Bound the norms of the computed symbol at all of these frequencies, some rows of the grid at a time."""
+    first, rest = frequencies[0], frequencies[1:]
+    size = symbol.taps[(0,) * symbol.spatial].numel()
+    rows = max(1, _CHUNK // (size * math.prod(len(axis.multiples) for axis in rest)))
+    found = 0.0
+    for start in range(0, len(first.multiples), rows):
+        part = Frequencies(first.side, first.multiples[start : start + rows])
+        found = gram(*symbol.at([part, *rest]), _TOLERANCE, found, ceiling)
+    return found
+
+
+def _circular(kernel: Tensor, geometry: Geometry) -> float:
+    """Bound a circularly padded convolution, by its own torus and by that of its padded input."""
+    spatial = range(len(geometry.stride))
+    sizes, taps = geometry.input_shape[1:], kernel.shape[3:]
+    outputs = [output_size(geometry, taps[dim], dim) for dim in spatial]
+    strides = [geometry.stride[dim] if sizes[dim] % geometry.stride[dim] == 0 else 1 for dim in spatial]
+    positions = [[geometry.dilation[dim] * tap for tap in range(taps[dim])] for dim in spatial]
+    symbol = Symbol.of(kernel, positions, strides)
+    whole = _grid([size // step for size, step in zip(sizes, strides, strict=True)], (0,) * len(sizes))
+    # So often an input is read from at most: outputs y read alike where stride * y agrees modulo n.
+    times = math.prod(-(-outputs[dim] * geometry.stride[dim] // sizes[dim]) for dim in spatial)
+    own = add_up(_largest(symbol, whole, math.inf), symbol.error) * sqrt_up(times)
+    copies, padded = 1, list(geometry.input_shape)
+    for dim, (before, after) in enumerate(geometry.padding):
+        padded[1 + dim] += before + after
+        copies *= -(-padded[1 + dim] // sizes[dim])
+    # The padding, a linear map by itself, repeats an input that often.
+    unpadded = Geometry(tuple(padded), geometry.stride, ((0, 0),) * len(sizes), geometry.dilation, geometry.groups)
+    other = _bound(kernel.flatten(0, 1), unpadded) * sqrt_up(copies)
+    return math.nextafter(min(own, other), math.inf)

@@ -1,0 +1,50 @@
+"""Spectral norms beyond float64: a lower bound by exact integers, of which float64 gives only the vector."""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import torch
+
+
+def unrolled(layer):
+    """The layer as a float64 matrix: its values on every unit vector, which are its weights as they are.
+
+    Where a circular padding lets two taps meet on one input their sum must be exact: use float32 weights of one scale.
+    """
+    weight, geometry = layer.weight.double(), layer.geometry
+    size = math.prod(geometry.input_shape)
+    basis = torch.eye(size, dtype=torch.float64).reshape(size, *geometry.input_shape)
+    return torch.stack([geometry.apply(weight, e).flatten() for e in basis], dim=1)
+
+
+def integers(array):
+    """Float64 numbers as integers times one power of two: (integers, exponent)."""
+    mantissa, exponent = np.frexp(array)
+    used = array != 0
+    least = int(exponent[used].min()) - 53 if used.any() else 0
+    shifts = np.where(used, exponent.astype(np.int64) - 53 - least, 0)
+    whole = (mantissa * 2.0**53).astype(np.int64).astype(object)
+    return whole * np.array([1 << int(shift) for shift in shifts.ravel()], dtype=object).reshape(array.shape), least
+
+
+def squared_norm_from_below(matrix):
+    """A rational <= ||matrix||^2, exactly, and within about 1e-28 of it: ||M v||^2 / ||v||^2, for v rounded.
+
+    The quotient's error is that of v squared, where float64 finds v to 1e-14.
+    """
+    array = matrix.numpy()
+    if not array.any():
+        return Fraction(0)
+    # For v only; what underflows here changes v a little.
+    v = np.linalg.svd(np.ldexp(array, -int(np.frexp(np.abs(array).max())[1])))[2][0]
+    whole, exponent = integers(array)
+    vector, _ = integers(v)
+    image = whole @ vector
+    quotient = Fraction(int((image * image).sum()), int((vector * vector).sum()))
+    return quotient * Fraction(2) ** (2 * exponent)
+
+
+def contains(bound, matrix):
+    """Whether ``bound`` is not below the norm, without any tolerance."""
+    return bound == math.inf or Fraction(bound) ** 2 >= squared_norm_from_below(matrix)

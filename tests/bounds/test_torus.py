@@ -1,0 +1,116 @@
+import importlib
+import math
+
+import pytest
+import torch
+from exact_norms import contains, unrolled
+
+from gloro_fast.bounds.gram import gram
+from gloro_fast.bounds.torus import torus
+from gloro_fast.nn import LinearMap
+from gloro_fast.ops import Geometry
+
+# The package has the function under the module's name.
+module = importlib.import_module("gloro_fast.bounds.torus")
+
+
+def same(channels, size, taps):
+    before = (taps - 1) // 2
+    return Geometry((channels, *size), (1,) * len(size), ((before, taps - 1 - before),) * len(size), (1,) * len(size))
+
+
+def exact(layer):
+    return torch.linalg.matrix_norm(unrolled(layer), 2).item()
+
+
+HIGH_PASS = LinearMap(torch.tensor([[[-1.0, 2.0, -1.0]]]), same(1, (3,), 3))
+
+
+def test_high_pass_on_an_odd_side():
+    assert exact(HIGH_PASS) == pytest.approx(2 + math.sqrt(2))
+    assert contains(torus("layer", HIGH_PASS).value, unrolled(HIGH_PASS))
+
+
+def test_a_torus_of_side_n_would_be_caught(monkeypatch):
+    monkeypatch.setattr(module, "_side", lambda axis: axis.inputs)
+    monkeypatch.setattr(module, "_tori", lambda sides, extents: [module._grid(sides, (0,))])
+    found = torus("layer", HIGH_PASS).value
+    assert found == pytest.approx(3.0)
+    assert not contains(found, unrolled(HIGH_PASS))
+
+
+def test_a_gram_iteration_in_float32_would_be_caught():
+    # Without rounding terms it falls below the norm about every other time.
+    caught = 0
+    for _ in range(40):
+        weight = torch.randn(6, 4)
+        iterate, exponent = weight, 0.0
+        for step in range(12):
+            power = torch.frexp(iterate.abs().max()).exponent.item()
+            iterate, exponent = iterate * 2.0**-power, exponent + power / 2**step
+            iterate = iterate.T @ iterate
+        estimate = float(torch.linalg.vector_norm(iterate)) ** 2.0**-12 * 2.0**exponent
+        assert estimate == pytest.approx(exact(LinearMap(weight, Geometry((4,)))), rel=1e-3)
+        caught += not contains(estimate, weight.double())
+    assert caught > 5
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (40, 60), (1, 1), (300, 1), (2, 200)])
+def test_gram_is_tight(shape):
+    weight = torch.randn(shape, dtype=torch.float64)
+    norm = torch.linalg.matrix_norm(weight, 2).item()
+    assert norm < gram(weight[None], None, 1e-7) < norm * (1 + 1e-6)
+    imag = torch.randn(shape, dtype=torch.float64)
+    norm = torch.linalg.matrix_norm(torch.complex(weight, imag), 2).item()
+    assert norm < gram(weight[None], imag[None], 1e-7) < norm * (1 + 1e-6)
+
+
+def test_gram_of_many_is_that_of_the_largest():
+    weight = torch.randn(50, 4, 4, dtype=torch.float64)
+    norm = torch.linalg.matrix_norm(weight, 2).max().item()
+    assert norm < gram(weight, None, 1e-7) < norm * (1 + 1e-6)
+    assert gram(weight, None, 1e-7, floor=2 * norm) == 2 * norm
+    assert gram(weight, None, 1e-7, ceiling=norm / 2) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("shape", "geometry"),
+    [
+        # Kernel = stride, with padding and without; 1 x 1; groups; circular with and without a stride.
+        ((4, 3, 2, 2), Geometry((3, 6, 6), (2, 2), ((0, 0), (0, 0)), (1, 1))),
+        ((4, 3, 2, 3), Geometry((3, 6, 6), (2, 4), ((0, 0), (0, 0)), (1, 1))),
+        ((4, 3, 1, 1), Geometry((3, 4, 5), (1, 1), ((0, 0), (0, 0)), (1, 1))),
+        ((4, 2, 2), Geometry((4, 8), (2,), ((0, 0),), (1,), 2)),
+        ((4, 3, 3, 3), Geometry((3, 5, 6), (1, 1), ((1, 1), (1, 1)), (1, 1), 1, "circular")),
+        ((4, 3, 3, 3), Geometry((3, 6, 6), (2, 3), ((1, 1), (1, 1)), (1, 1), 1, "circular")),
+        ((4, 3, 3), Geometry((3, 8), (1,), ((2, 2),), (2,), 1, "circular")),
+    ],
+)
+def test_exact_where_the_layer_is_a_torus_or_a_matrix(shape, geometry):
+    layer = LinearMap(torch.randn(shape), geometry)
+    assert exact(layer) < torus("layer", layer).value < exact(layer) * (1 + 1e-6)
+
+
+def test_close_on_larger_images():
+    layer = LinearMap(torch.randn(3, 2, 3, 3), same(2, (14, 15), 3))
+    assert torus("layer", layer).value < exact(layer) * 1.03
+
+
+def test_a_dilated_layer_is_a_sum_of_undilated_ones():
+    weight = torch.randn(2, 2, 3)
+    dilated = LinearMap(weight, Geometry((2, 12), (1,), ((3, 3),), (3,)))
+    assert torus("a", dilated).value == torus("b", LinearMap(weight, same(2, (4,), 3))).value
+
+
+def test_grids_that_are_evaluated_in_parts(monkeypatch):
+    layer = LinearMap(torch.randn(3, 2, 3, 3), same(2, (6, 7), 3))
+    whole = torus("layer", layer).value
+    monkeypatch.setattr(module, "_CHUNK", 100)
+    assert torus("layer", layer).value == pytest.approx(whole, rel=1e-6)
+
+
+def test_first_torus_alone_where_more_would_take_long(monkeypatch):
+    layer = LinearMap(torch.randn(3, 2, 3, 3), same(2, (6, 7), 3))
+    many = torus("layer", layer).value
+    monkeypatch.setattr(module, "_AFFORDABLE", 0.0)
+    assert many <= torus("layer", layer).value < many * 1.3
