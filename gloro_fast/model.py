@@ -283,7 +283,7 @@ class GloRoNet(nn.Module):
         constant: float | Tensor = 1.0
         for rule in rules:
             if isinstance(rule, LipschitzConstant):
-                constant *= rule.value
+                constant = constant * rule.factor
         diagonals = [rule.scale.abs().amax() for rule in rules if isinstance(rule, Diagonal)]
         if diagonals:
             scale = torch.stack(diagonals).prod() * constant

@@ -1,7 +1,7 @@
 """What is known of a layer: a linear map whose spectral norm is to be found, or a Lipschitz constant.
 
 Every Lipschitz constant is for l2 norms. A layer without a rule is an error that names it: counting it as 1
-would certify what is not robust.
+would certify what is not robust. The rules themselves stand in the files ``*_rules.py``.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from gloro_fast.errors import ArchitectureError, ConfigError, UnknownLayerError, nearest
-from gloro_fast.nn.conv import Conv2d
-from gloro_fast.nn.minmax import MinMax
+from gloro_fast.nn.remedies import REMEDIES
 from gloro_fast.ops.geometry import Geometry
 
 KINDS = ("exact", "upper bound", "estimate")
@@ -24,10 +24,17 @@ KINDS = ("exact", "upper bound", "estimate")
 
 @dataclass(frozen=True)
 class LinearMap:
-    """A layer that is linear but for a bias: its effective weight and its geometry."""
+    """A layer that is linear but for a bias: its effective weight and its geometry.
+
+    Attributes:
+        weight: the effective weight.
+        geometry: how it acts.
+        transposed: the layer is the adjoint of that map, which has the same norm.
+    """
 
     weight: Tensor
     geometry: Geometry
+    transposed: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,36 +54,62 @@ class Diagonal:
         return self.scale.numel() in (1, *self.scale.shape[:1])
 
 
-@dataclass(frozen=True)
 class LipschitzConstant:
     """A layer whose Lipschitz constant is known beforehand.
 
+    Args:
+        value: the constant, finite and >= 0, or a one-element tensor of it. One that autograd records, as in
+            training, keeps its gradient, and is read only where its number is asked for.
+        kind: ``"exact"`` (the smallest, but for rounding up), ``"upper bound"``, or ``"estimate"`` (may be too small).
+
     Attributes:
-        value: the constant, finite and >= 0; a one-element tensor is taken as a float64 number.
-        kind: ``"exact"`` (the smallest), ``"upper bound"``, or ``"estimate"`` (may be too small).
+        kind: as given.
+        factor: what training multiplies by: the tensor that autograd records, or else the number.
 
     Raises:
         ConfigError: the value is no such number, or there is no such kind.
     """
 
-    value: float
-    kind: str = "exact"
+    kind: str
+    factor: float | Tensor
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "value", float(self.value))
-        if not (math.isfinite(self.value) and self.value >= 0):
-            raise ConfigError(f"a Lipschitz constant is {self.value}; it must be a finite number >= 0")
-        if self.kind not in KINDS:
-            raise ConfigError(f"a Lipschitz constant cannot be {self.kind!r}{nearest(self.kind, KINDS)}")
+    def __init__(self, value: float | Tensor, kind: str = "exact") -> None:
+        if kind not in KINDS:
+            raise ConfigError(f"a Lipschitz constant cannot be {kind!r}{nearest(kind, KINDS)}")
+        self.kind = kind
+        recorded = isinstance(value, Tensor) and value.requires_grad and torch.is_grad_enabled()
+        # A graph cannot read a tensor.
+        unread = recorded or (isinstance(value, Tensor) and torch.compiler.is_compiling())
+        self.factor = value if unread else _checked(value)
+
+    @property
+    def value(self) -> float:
+        """The constant as a number, float64."""
+        return self.factor if isinstance(self.factor, float) else _checked(self.factor)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, LipschitzConstant):
+            return NotImplemented
+        return (self.value, self.kind) == (other.value, other.kind)
+
+    def __hash__(self) -> int:
+        return hash((self.value, self.kind))
+
+    def __repr__(self) -> str:
+        return f"LipschitzConstant({self.value!r}, kind={self.kind!r})"
+
+
+def _checked(value: float | Tensor) -> float:
+    number = float(value.detach() if isinstance(value, Tensor) else value)
+    if not (math.isfinite(number) and number >= 0):
+        raise ConfigError(f"a Lipschitz constant is {number}; it must be a finite number >= 0")
+    return number
 
 
 Knowledge = LinearMap | Diagonal | LipschitzConstant
 Rule = Callable[[nn.Module, tuple[int, ...]], Knowledge]
 _RULES: dict[type[nn.Module], Rule] = {}
 _R = TypeVar("_R", bound=Rule)
-_ONE = LipschitzConstant(1.0)
-# The Jacobian diag(p) - p p^T has row sums 2 p_i (1 - p_i) of absolute values, so that Gershgorin gives 1/2.
-_SOFTMAX = LipschitzConstant(0.5, kind="upper bound")
 
 
 def register_lipschitz_rule(*types: type[nn.Module]) -> Callable[[_R], _R]:
@@ -136,70 +169,28 @@ def is_dense(module: nn.Module) -> bool:
 def unknown(name: str, module: nn.Module) -> UnknownLayerError:
     """Make the error for a module without a rule, with the remedy."""
     kind = type(module).__name__
+    where = f"{name or 'the module'} is a {kind}"
+    remedy = REMEDIES.get(known_type(module))
+    if remedy is not None:
+        return UnknownLayerError(f"{where}, {remedy}")
     return UnknownLayerError(
-        f"{name or 'the module'} is a {kind}, whose Lipschitz constant is unknown; register a rule with "
+        f"{where}, whose Lipschitz constant is unknown; register a rule with "
         f"@gloro_fast.nn.register_lipschitz_rule({kind})"
     )
 
 
-@register_lipschitz_rule(nn.Linear)
-def _linear(module: nn.Module, input_shape: tuple[int, ...]) -> LinearMap:
-    # On an input with leading dimensions the layer acts block by block, with the norm of one block.
-    weight: Tensor = module.weight  # type: ignore[assignment]
-    return LinearMap(weight, Geometry(input_shape[-1:]))
+def require_spatial(module: nn.Module, input_shape: tuple[int, ...], spatial: int) -> None:
+    """Refuse an input that does not have channels and ``spatial`` more dimensions: the batch would become one.
+
+    Raises:
+        ArchitectureError: names module and shape.
+    """
+    if len(input_shape) != 1 + spatial:
+        raise ArchitectureError(f"{module} gets inputs of shape {input_shape}; it needs ({_LAYOUTS[spatial]})")
 
 
-@register_lipschitz_rule(nn.Conv2d, Conv2d)
-def _conv2d(module: nn.Module, input_shape: tuple[int, ...]) -> LinearMap:
-    assert isinstance(module, nn.Conv2d)
-    _require_images(module, input_shape)
-    if module.padding_mode != "zeros":
-        raise ArchitectureError(f"padding_mode is {module.padding_mode!r}; use 'zeros'")
-    height, width = input_shape[-2:]
-    if getattr(module, "same", False):
-        padding = module.same_padding(height, width)  # type: ignore[operator]
-    elif isinstance(module.padding, str):
-        totals = [
-            gap * (taps - 1) if module.padding == "same" else 0
-            for gap, taps in zip(module.dilation, module.kernel_size, strict=True)
-        ]
-        padding = tuple((total // 2, total - total // 2) for total in totals)
-    else:
-        padding = tuple((amount, amount) for amount in module.padding)
-    geometry = Geometry(input_shape, module.stride, padding, module.dilation, module.groups)
-    return LinearMap(module.weight, geometry)
-
-
-@register_lipschitz_rule(MinMax, nn.ReLU, nn.Tanh, nn.Identity)
-def _one(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
-    # MinMax permutes its input; ReLU and tanh have slopes in [0, 1]; Identity copies.
-    return _ONE
-
-
-@register_lipschitz_rule(nn.ZeroPad2d)
-def _zero_pad(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
-    # With fewer dimensions it would pad the batch.
-    _require_images(module, input_shape)
-    return _ONE
-
-
-@register_lipschitz_rule(nn.Flatten, nn.Unflatten)
-def _reshape(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
-    first = module.start_dim if isinstance(module, nn.Flatten) else module.dim
-    # The input has a batch dimension in front, so that dim = -k counts from len(input_shape) + 1.
-    if not isinstance(first, int) or first % (len(input_shape) + 1) == 0:
-        raise ArchitectureError(f"{module} mixes the images of a batch; start at dimension 1")
-    return _ONE
-
-
-@register_lipschitz_rule(nn.Softmax)
-def _softmax(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
-    assert isinstance(module, nn.Softmax)
-    if len(input_shape) != 1 or module.dim not in (1, -1):
-        raise ArchitectureError(f"{module} must act on the last dimension of (B, m); set dim=1")
-    return _SOFTMAX
-
-
-def _require_images(module: nn.Module, input_shape: tuple[int, ...]) -> None:
-    if len(input_shape) != 3:
-        raise ArchitectureError(f"{module} gets inputs of shape {input_shape}; it needs (channels, height, width)")
+_LAYOUTS = {
+    1: "channels, length",
+    2: "channels, height, width",
+    3: "channels, depth, height, width",
+}
