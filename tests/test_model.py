@@ -571,7 +571,11 @@ class TestBadInput:
             (nn.Sequential(nn.Flatten(), nn.Linear(60, 3)), ArchitectureError, r"1 \(Linear\).*\(64,\)"),
             (nn.Sequential(nn.Conv2d(1, 2, 3)), ArchitectureError, "add a Flatten"),
             (nn.Sequential(nn.Flatten(), nn.Hardshrink(), nn.Linear(64, 3)), UnknownLayerError, "1 is a Hardshrink"),
-            (nn.Sequential(nn.Flatten(), nn.Sequential(nn.Hardshrink()), nn.Linear(64, 3)), UnknownLayerError, "1.0 is"),
+            (
+                nn.Sequential(nn.Flatten(), nn.Sequential(nn.Hardshrink()), nn.Linear(64, 3)),
+                UnknownLayerError,
+                "1.0 is",
+            ),
             (nn.Sequential(), ArchitectureError, "no layers"),
         ],
     )

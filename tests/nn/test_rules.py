@@ -233,8 +233,16 @@ def test_a_subclass_is_unknown_for_it_may_compute_anything():
         (nn.Conv2d(1, 1, 3), (4, 4), "channels, height, width"),
         (nn.Conv1d(1, 1, 3), (4,), "channels, length"),
         (nn.ConvTranspose2d(1, 1, 3), (4, 4), "channels, height, width"),
-        (nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect"), (1, 4, 4), "'zeros' or 'circular', or ReflectionPad2d before"),
-        (nn.Conv1d(1, 1, 3, padding=1, padding_mode="replicate"), (1, 4), "'zeros' or 'circular', or ReplicationPad1d before"),
+        (
+            nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect"),
+            (1, 4, 4),
+            "'circular', or ReflectionPad2d before",
+        ),
+        (
+            nn.Conv1d(1, 1, 3, padding=1, padding_mode="replicate"),
+            (1, 4),
+            "'circular', or ReplicationPad1d before",
+        ),
         (nn.Upsample(scale_factor=2, mode="bilinear"), (1, 4, 4), "mode is 'bilinear'.*'nearest'"),
         (nn.Upsample(scale_factor=2), (4,), "channels before"),
         (nn.MaxPool2d(2, return_indices=True), (1, 4, 4), "return_indices=False"),
