@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
-
 from torch import Tensor, nn
 
 from gloro_fast.errors import ArchitectureError
@@ -11,7 +9,6 @@ from gloro_fast.nn.conv import Conv2d
 from gloro_fast.nn.rules import LinearMap, register_lipschitz_rule, require_spatial
 from gloro_fast.ops.geometry import Geometry
 
-_Mode = Literal["zeros", "circular"]
 _Padding = tuple[tuple[int, int], ...]
 
 
@@ -39,9 +36,7 @@ def convolution(module: nn.Module, input_shape: tuple[int, ...]) -> LinearMap:
             f"padding_mode is {module.padding_mode!r}; use 'zeros' or 'circular', or {layer} before a convolution "
             "without padding"
         )
-    geometry = Geometry(
-        input_shape, module.stride, padding, module.dilation, module.groups, cast(_Mode, module.padding_mode)
-    )
+    geometry = Geometry(input_shape, module.stride, padding, module.dilation, module.groups, module.padding_mode)
     return LinearMap(module.weight, geometry)
 
 
