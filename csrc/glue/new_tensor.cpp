@@ -63,6 +63,19 @@ Tensor new_like(const Tensor& x) {
   return result;
 }
 
+Tensor new_tensor(const std::vector<int64_t>& size, torch::headeronly::ScalarType type, bool channels_last) {
+  const size_t dim = size.size();
+  std::vector<int64_t> strides(dim);
+  int64_t step = 1;
+  for (size_t i = 0; i < dim; ++i) {
+    // Innermost first: in channels_last the channels, then the width, the height and the batch.
+    const size_t axis = channels_last ? (i == 0 ? 1 : (i == dim - 1 ? 0 : dim - i)) : dim - 1 - i;
+    strides[axis] = step;
+    step *= size[axis];
+  }
+  return new_tensor(static_cast<int64_t>(dim), size.data(), strides.data(), static_cast<int32_t>(type));
+}
+
 Tensor new_vector(const Tensor& x, int64_t length) {
   const int64_t stride = 1;
   return new_tensor(1, &length, &stride, type_of(x));

@@ -4,8 +4,10 @@
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
 
 #include <cstdint>
+#include <vector>
 
 namespace gloro_fast {
 
@@ -18,6 +20,10 @@ torch::stable::Tensor new_like(const torch::stable::Tensor& x);
 // (64 MB: 40 ms, with huge pages 16, against 9 for a copy); and since clearing leaves the page in the caches,
 // streaming past them then loses a third instead of winning one.
 bool is_fresh(const torch::stable::Tensor& x);
+
+// Of this size and type, row by row or, with four dimensions, channels_last.
+torch::stable::Tensor new_tensor(const std::vector<int64_t>& size, torch::headeronly::ScalarType type,
+                                 bool channels_last = false);
 
 // (length,), of the type of x.
 torch::stable::Tensor new_vector(const torch::stable::Tensor& x, int64_t length);

@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "../cpu/power_iteration.h"
+#include "new_tensor.h"
 
 namespace gloro_fast {
 
@@ -15,7 +16,6 @@ namespace {
 using cpu::Axis;
 using cpu::Element;
 using cpu::LinearLayer;
-using torch::headeronly::MemoryFormat;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
@@ -124,10 +124,9 @@ bool is_float_or_double(const Tensor& tensor) {
   return tensor.scalar_type() == ScalarType::Float || tensor.scalar_type() == ScalarType::Double;
 }
 
-Tensor new_gradient(const Tensor& like, const Description& description) {
-  const MemoryFormat format = description.channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
-  return torch::stable::empty(description.weight_size, kTypes[static_cast<int>(description.layer.weight.element)],
-                              std::nullopt, like.device(), std::nullopt, format);
+Tensor new_gradient(const Description& description) {
+  return new_tensor(description.weight_size, kTypes[static_cast<int>(description.layer.weight.element)],
+                    description.channels_last);
 }
 
 std::vector<int64_t> output_size(const Description& description) {
@@ -148,7 +147,7 @@ std::vector<Tensor> check_iterates(const std::vector<Tensor>& iterates, const st
                         iterates[i].numel() == (layers[i].*size)(),
                     "power_iteration: the iterates must have the layers' sizes and be on the CPU, all float32 or all "
                     "float64");
-    checked.push_back(torch::stable::contiguous(iterates[i]));
+    checked.push_back(iterates[i].is_contiguous() ? iterates[i] : torch::stable::contiguous(iterates[i]));
   }
   return checked;
 }
@@ -178,11 +177,11 @@ std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> power_iteration_cpu
   STD_TORCH_CHECK(!v_any.empty(), "power_iteration: got no iterates");
   const ScalarType type = v_any[0].scalar_type();
   const std::vector<Tensor> v = check_iterates(v_any, layers, type, &LinearLayer::input_size);
-  const Tensor sigma = torch::stable::new_empty(v[0], std::vector<int64_t>{static_cast<int64_t>(layers.size())});
+  const Tensor sigma = new_vector(v[0], static_cast<int64_t>(layers.size()));
   std::vector<Tensor> v_new, u;
   for (size_t i = 0; i < layers.size(); ++i) {
-    v_new.push_back(torch::stable::empty_like(v[i]));
-    u.push_back(torch::stable::new_empty(v[i], output_size(descriptions[i])));
+    v_new.push_back(new_like(v[i]));
+    u.push_back(new_tensor(output_size(descriptions[i]), type));
   }
   with_iterate_type(type, [&](auto element) {
     using T = decltype(element);
@@ -197,11 +196,11 @@ std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> power_iteration_cpu
 std::vector<Tensor> power_iteration_backward_cpu(const Tensor& grad_sigma_any, const std::vector<Tensor>& v_any,
                                                  const std::vector<Tensor>& u_any,
                                                  const std::vector<int64_t>& numbers) {
-  const Tensor grad_sigma = torch::stable::contiguous(grad_sigma_any);
+  const Tensor grad_sigma = grad_sigma_any.is_contiguous() ? grad_sigma_any : torch::stable::contiguous(grad_sigma_any);
   std::vector<Tensor> gradients;
   std::vector<LinearLayer> layers;
   for (Description& description : read_layers(numbers)) {
-    gradients.push_back(new_gradient(grad_sigma, description));
+    gradients.push_back(new_gradient(description));
     attach(description, gradients.back(), gradients.back().mutable_data_ptr());
     layers.push_back(description.layer);
   }
