@@ -77,12 +77,12 @@ def watched(module: nn.Module, rules: Sequence[tuple[str, Knowledge]]) -> list[t
         *module.named_buffers(remove_duplicate=False),
     ]
     registered = {id(tensor) for _, tensor in named}
-    effective = [
-        (f"the effective weight of {name}", tensor)
-        for name, rule in rules
-        if (tensor := _tensor(rule)) is not None and id(tensor) not in registered
-    ]
-    return [*named, *effective]
+    # torch.compile does not trace an assignment within a comprehension.
+    for name, rule in rules:
+        tensor = _tensor(rule)
+        if tensor is not None and id(tensor) not in registered:
+            named.append((f"the effective weight of {name}", tensor))
+    return named
 
 
 def _tensor(rule: Knowledge) -> Tensor | None:
