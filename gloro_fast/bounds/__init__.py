@@ -8,16 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from gloro_fast.bounds.auto import auto, tight
+from gloro_fast.bounds.cholesky import cholesky
 from gloro_fast.bounds.diagonal import diagonal_bound
 from gloro_fast.bounds.head_differences import general_difference_bounds, head_difference_bounds
 from gloro_fast.bounds.layer import LayerBound, Method, NetworkBound
 from gloro_fast.bounds.power import power
 from gloro_fast.bounds.rounding import product_up
 from gloro_fast.bounds.torus import torus
+from gloro_fast.bounds.trivial import trivial
 from gloro_fast.errors import ConfigError, nearest
 from gloro_fast.nn.rules import KINDS, Diagonal, Knowledge, LinearMap
 
-METHODS: dict[str, Method] = {"torus": torus, "power": power}
+METHODS: dict[str, Method] = {
+    "auto": auto,
+    "tight": tight,
+    "cholesky": cholesky,
+    "torus": torus,
+    "trivial": trivial,
+    "power": power,
+}
 DEFAULT_METHOD = "power"
 
 __all__ = [

@@ -36,6 +36,12 @@ class Axis:
         return Axis(self.outputs, self.inputs, self.taps, 1, 1 - self.taps - self.offset)
 
 
+def padding_copies(geometry: Geometry) -> int:
+    """Give how often an entry of the input is found in the circularly padded input, at most."""
+    sizes = geometry.input_shape[1:]
+    return math.prod(-(-(size + sum(pads)) // size) for size, pads in zip(sizes, geometry.padding, strict=True))
+
+
 def output_size(geometry: Geometry, taps: int, dim: int) -> int:
     """Give the outputs of a convolution along spatial dimension ``dim``."""
     padded = geometry.input_shape[1 + dim] + sum(geometry.padding[dim])

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from gloro_fast.bounds.axis import Axis, axes, output_size
+from gloro_fast.bounds.axis import Axis, axes, output_size, padding_copies
 from gloro_fast.bounds.gram import gram
 from gloro_fast.bounds.layer import LayerBound
 from gloro_fast.bounds.rounding import add_up, sqrt_up
@@ -26,7 +26,7 @@ _CHUNK = 1 << 24
 
 
 @torch.no_grad()
-def torus(name: str, layer: LinearMap) -> LayerBound:
+def torus(name: str, layer: LinearMap, tolerance: float = _TOLERANCE) -> LayerBound:
     """Give a float >= the spectral norm of the real-arithmetic layer with these weights as the values they are.
 
     A dense layer goes through Gram iteration (:func:`gloro_fast.bounds.gram.gram`). A convolution:
@@ -58,19 +58,20 @@ def torus(name: str, layer: LinearMap) -> LayerBound:
     Args:
         name: the layer's name, for the result.
         layer: weight of any floating dtype, dense or convolution in any number of dimensions.
+        tolerance: how near Gram iteration goes to the norms of the matrices, relatively.
     """
     scaled = scale(layer.weight)
     if isinstance(scaled, float):
         return LayerBound(name, scaled, "torus", "upper bound")
-    return LayerBound(name, scaled.unscale_up(_bound(scaled.weight, layer.geometry)), "torus", "upper bound")
+    return LayerBound(name, scaled.unscale_up(_bound(scaled.weight, layer.geometry, tolerance)), "torus", "upper bound")
 
 
-def _bound(weight: Tensor, geometry: Geometry) -> float:
+def _bound(weight: Tensor, geometry: Geometry, tolerance: float) -> float:
     if geometry.is_dense:
-        return gram(weight[None], None, _TOLERANCE)
+        return gram(weight[None], None, tolerance)
     kernel = weight.reshape(geometry.groups, -1, *weight.shape[1:])
     if geometry.padding_mode == "circular":
-        return _circular(kernel, geometry)
+        return _circular(kernel, geometry, tolerance)
     split = [axes(geometry, taps, dim) for dim, taps in enumerate(kernel.shape[3:])]
     if not all(split):
         # No output reads an input.
@@ -78,7 +79,7 @@ def _bound(weight: Tensor, geometry: Geometry) -> float:
     strides = [axis[0].stride for axis in split]
     symbol = Symbol.of(kernel, [list(range(taps)) for taps in kernel.shape[3:]], strides)
     sides = [max(_side(problem) for problem in axis) for axis in split]
-    return _smallest(symbol, list(_tori(sides, symbol.taps.shape[: symbol.spatial])))
+    return _smallest(symbol, list(_tori(sides, symbol.taps.shape[: symbol.spatial])), tolerance)
 
 
 def _side(axis: Axis) -> int:
@@ -105,7 +106,7 @@ def _grid(sides: list[int], twists: tuple[int, ...]) -> list[Frequencies]:
     return [Frequencies.of_torus(side, twist, half=axis == 0) for axis, (side, twist) in enumerate(both)]
 
 
-def _smallest(symbol: Symbol, tori: list[list[Frequencies]]) -> float:
+def _smallest(symbol: Symbol, tori: list[list[Frequencies]], tolerance: float) -> float:
     """Give the smallest of the bounds that the tori give."""
     best, spent = math.inf, 0.0
     *_, rows, columns = symbol.taps.shape
@@ -116,11 +117,11 @@ def _smallest(symbol: Symbol, tori: list[list[Frequencies]]) -> float:
         if spent and spent + work > _AFFORDABLE:
             break
         spent += work
-        best = min(best, add_up(_largest(symbol, frequencies, best), symbol.error))
+        best = min(best, add_up(_largest(symbol, frequencies, tolerance, best), symbol.error))
     return best
 
 
-def _largest(symbol: Symbol, frequencies: list[Frequencies], ceiling: float) -> float:
+def _largest(symbol: Symbol, frequencies: list[Frequencies], tolerance: float, ceiling: float) -> float:
     """Bound the norms of the computed symbol at all of these frequencies, some rows of the grid at a time."""
     first, rest = frequencies[0], frequencies[1:]
     size = symbol.taps[(0,) * symbol.spatial].numel()
@@ -128,11 +129,11 @@ def _largest(symbol: Symbol, frequencies: list[Frequencies], ceiling: float) -> 
     found = 0.0
     for start in range(0, len(first.multiples), rows):
         part = Frequencies(first.side, first.multiples[start : start + rows])
-        found = gram(*symbol.at([part, *rest]), _TOLERANCE, found, ceiling)
+        found = gram(*symbol.at([part, *rest]), tolerance, found, ceiling)
     return found
 
 
-def _circular(kernel: Tensor, geometry: Geometry) -> float:
+def _circular(kernel: Tensor, geometry: Geometry, tolerance: float) -> float:
     """Bound a circularly padded convolution, by its own torus and by that of its padded input."""
     spatial = range(len(geometry.stride))
     sizes, taps = geometry.input_shape[1:], kernel.shape[3:]
@@ -143,12 +144,11 @@ def _circular(kernel: Tensor, geometry: Geometry) -> float:
     whole = _grid([size // step for size, step in zip(sizes, strides, strict=True)], (0,) * len(sizes))
     # So often an input is read from at most: outputs y read alike where stride * y agrees modulo n.
     times = math.prod(-(-outputs[dim] * geometry.stride[dim] // sizes[dim]) for dim in spatial)
-    own = add_up(_largest(symbol, whole, math.inf), symbol.error) * sqrt_up(times)
-    copies, padded = 1, list(geometry.input_shape)
-    for dim, (before, after) in enumerate(geometry.padding):
-        padded[1 + dim] += before + after
-        copies *= -(-padded[1 + dim] // sizes[dim])
-    # The padding, a linear map by itself, repeats an input that often.
-    unpadded = Geometry(tuple(padded), geometry.stride, ((0, 0),) * len(sizes), geometry.dilation, geometry.groups)
-    other = _bound(kernel.flatten(0, 1), unpadded) * sqrt_up(copies)
+    own = add_up(_largest(symbol, whole, tolerance, math.inf), symbol.error) * sqrt_up(times)
+    padded = [size + sum(pads) for size, pads in zip(sizes, geometry.padding, strict=True)]
+    unpadded = Geometry(
+        (geometry.input_shape[0], *padded), geometry.stride, ((0, 0),) * len(sizes), geometry.dilation, geometry.groups
+    )
+    # The padding is a linear map by itself, whose norm is the root of how often an entry appears.
+    other = _bound(kernel.flatten(0, 1), unpadded, tolerance) * sqrt_up(padding_copies(geometry))
     return math.nextafter(min(own, other), math.inf)

@@ -34,9 +34,8 @@ def draw_layer(choose):
     else:
         shape, geometry = _draw_convolution(choose, spatial, circular)
     weight = _weight(kind, shape, generator)
-    weight = (weight * scale).to(dtype)
-    if dtype == torch.float32:
-        weight = weight.clamp(-3e38, 3e38)
+    largest = torch.finfo(dtype).max
+    weight = (weight * scale).clamp(-largest, largest).to(dtype)
     return LinearMap(weight, geometry or Geometry((shape[1],)))
 
 
