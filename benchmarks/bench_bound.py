@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import pytest
 import torch
 from torch import Tensor, nn
 
 from benchmarks import compiled, eager
+from benchmarks.bound_jobs import ITERATIONS, MATRIX, eager_loop, floor, flops, ours, sgemm
 from benchmarks.conftest import Measure
 from benchmarks.interleaving import Job
 from benchmarks.networks import NETWORKS
-from benchmarks.record import RATE, SPEEDUP, Comparison
-from gloro_fast import ops
+from benchmarks.record import COST, RATE, SPEEDUP, Comparison
 from gloro_fast.bounds import bound_network
 from gloro_fast.bounds.power import MAX_ITERATIONS, TOLERANCE
 from gloro_fast.nn.rules import LinearMap
 from gloro_fast.ops import Geometry
 
-ITERATIONS = 5
 REPEAT = 5  # a call for 2C2F takes less than a millisecond, half of it where the caches are cold
 GOALS = {"2C2F": 10.0, "4C3F": 4.0, "6C2F": 3.0}
 BLOCKS, WIDTH, SIDE = 12, 64, 16
-MATRIX = 1024
+DESCRIBED = {
+    "gloro_fast": "ops.power_iteration, all layers in one call",
+    "eager": "loop over layers: conv2d, conv_transpose2d, norm",
+    compiled.NAME: "that loop compiled",
+    "floor": "the call for as many layers of one feature, torch.mv over the dense weights, a torch.mm of the "
+    "convolutions' operations",
+}
 SGEMM = f"torch.mm of {MATRIX} x {MATRIX} float32 matrices"
 
 
@@ -32,12 +35,19 @@ def test_bound_with_gradient(name: str, measure: Measure, device: torch.device, 
     maps = NETWORKS[name].linear_maps(device)
     weights, geometries = [linear.weight for linear in maps], [linear.geometry for linear in maps]
     contenders: dict[str, Job] = {
-        "gloro_fast": _ours(weights, geometries, weights),
-        "eager": _eager(weights, geometries, weights),
-        "sgemm": _sgemm(device),
+        "gloro_fast": ours(weights, geometries, weights),
+        "eager": eager_loop(weights, geometries, weights),
+        "sgemm": sgemm(device),
+        **({"floor": floor(maps)} if device.type == "cpu" else {}),
     }
     left_out: dict[str, str] = {}
-    compiled.add_compiled(contenders, left_out, lambda: _eager(weights, geometries, weights, compile=True), quick)
+    compiled.add_compiled(
+        contenders,
+        left_out,
+        lambda: eager_loop(weights, geometries, weights, compile=True),
+        quick=quick,
+        here=name != "4C3F",
+    )
     measure(
         f"bound with gradient, T = {ITERATIONS}",
         f"{name}, {len(maps)} layers",
@@ -46,16 +56,17 @@ def test_bound_with_gradient(name: str, measure: Measure, device: torch.device, 
             Comparison("eager", SPEEDUP, GOALS[name]),
             Comparison(compiled.NAME, SPEEDUP),
             Comparison("sgemm", RATE),
+            Comparison("floor", COST),
         ],
-        described={**_DESCRIBED, "sgemm": f"{SGEMM}, {torch.get_num_threads()} threads"},
+        described={**DESCRIBED, "sgemm": f"{SGEMM}, {torch.get_num_threads()} threads"},
         seconds=8,
         repeat=REPEAT,
         left_out=left_out,
-        work={"gloro_fast": _flops(maps), "eager": _flops(maps), "sgemm": 2.0 * MATRIX**3},
+        work={"gloro_fast": flops(maps), "eager": flops(maps), "sgemm": 2.0 * MATRIX**3},
     )
 
 
-def test_bound_of_equal_layers(measure: Measure, device: torch.device, quick: bool) -> None:
+def test_bound_of_equal_layers(measure: Measure, device: torch.device) -> None:
     """The residual blocks x + conv(x) of a LiResNet: equal shapes, so that one grouped convolution does them all."""
     geometry = Geometry((WIDTH, SIDE, SIDE), (1, 1), ((1, 1), (1, 1)), (1, 1))
     convolutions = [nn.Conv2d(WIDTH, WIDTH, 3, padding=1, bias=False).to(device).weight for _ in range(BLOCKS)]
@@ -73,14 +84,12 @@ def test_bound_of_equal_layers(measure: Measure, device: torch.device, quick: bo
 
     maps = [LinearMap(weight, geometry) for weight in merged()]
     contenders: dict[str, Job] = {
-        "gloro_fast": _ours(merged, geometries, convolutions),
+        "gloro_fast": ours(merged, geometries, convolutions),
         "grouped": grouped,
-        "eager": _eager(merged, geometries, convolutions),
-        "sgemm": _sgemm(device),
+        "eager": eager_loop(merged, geometries, convolutions),
+        "sgemm": sgemm(device),
     }
-    left_out: dict[str, str] = {}
-    compiled.add_compiled(contenders, left_out, lambda: _eager(merged, geometries, convolutions, compile=True), quick)
-    flops = _flops(maps)
+    operations = flops(maps)
     measure(
         f"bound with gradient, T = {ITERATIONS}",
         f"LiResNet stack, {BLOCKS} linear residual blocks, width {WIDTH}, {SIDE}x{SIDE}",
@@ -88,18 +97,17 @@ def test_bound_of_equal_layers(measure: Measure, device: torch.device, quick: bo
         [
             Comparison("grouped", SPEEDUP, 1.0),
             Comparison("eager", SPEEDUP),
-            Comparison(compiled.NAME, SPEEDUP),
             Comparison("sgemm", RATE),
         ],
         described={
-            **_DESCRIBED,
+            "gloro_fast": DESCRIBED["gloro_fast"],
+            "eager": DESCRIBED["eager"],
             "grouped": f"all blocks as one convolution of {BLOCKS} groups",
             "sgemm": f"{SGEMM}, {torch.get_num_threads()} threads",
         },
         seconds=8,
         repeat=REPEAT,
-        left_out=left_out,
-        work={"gloro_fast": flops, "grouped": flops, "eager": flops, "sgemm": 2.0 * MATRIX**3},
+        work={"gloro_fast": operations, "grouped": operations, "eager": operations, "sgemm": 2.0 * MATRIX**3},
     )
 
 
@@ -136,7 +144,7 @@ def test_sgemm(measure: Measure, device: torch.device) -> None:
     threads = torch.get_num_threads()
     if device.type != "cpu" or threads == 1:
         pytest.skip("there is one number of threads only")
-    multiply = _sgemm(device)
+    multiply = sgemm(device)
 
     def on_one_thread() -> None:
         torch.set_num_threads(1)
@@ -153,63 +161,3 @@ def test_sgemm(measure: Measure, device: torch.device) -> None:
         seconds=3,
         work={"all threads": flops, "1 thread": flops},
     )
-
-
-_DESCRIBED = {
-    "gloro_fast": "ops.power_iteration, all layers in one call",
-    "eager": "loop over layers: conv2d, conv_transpose2d, norm",
-    compiled.NAME: "that loop compiled",
-}
-_Weights = Sequence[Tensor] | Callable[[], Sequence[Tensor]]
-
-
-def _ours(weights: _Weights, geometries: Sequence[Geometry], parameters: Sequence[Tensor]) -> Job:
-    iterates = [v[0] for v in eager.start(geometries, parameters[0].device)]
-
-    def job() -> None:
-        sigma, v_new, _ = ops.power_iteration(_now(weights), iterates, geometries, ITERATIONS)
-        torch._foreach_copy_(iterates, v_new)
-        torch.autograd.grad(sigma.prod(), parameters)
-
-    return job
-
-
-def _eager(
-    weights: _Weights, geometries: Sequence[Geometry], parameters: Sequence[Tensor], compile: bool = False
-) -> Job:
-    iterates = eager.start(geometries, parameters[0].device)
-
-    def product() -> Tensor:
-        return eager.spectral_norms(_now(weights), iterates, geometries, ITERATIONS).prod()
-
-    evaluate = torch.compile(product, fullgraph=True, dynamic=False) if compile else product
-    return lambda: torch.autograd.grad(evaluate(), parameters)
-
-
-def _now(weights: _Weights) -> Sequence[Tensor]:
-    return weights() if callable(weights) else weights
-
-
-def _sgemm(device: torch.device) -> Job:
-    a, b = torch.randn(2, MATRIX, MATRIX, device=device)
-    return lambda: torch.mm(a, b)
-
-
-def _flops(maps: Sequence[LinearMap]) -> float:
-    """Count the floating-point operations that T iterations, the last application and the gradient need.
-
-    A layer of ones applied to ones adds up one for each multiplication with a pixel that exists; padding is not
-    counted. Each iteration applies the layer and its transpose; the last application gives sigma and u, and the
-    gradient is one more pass.
-    """
-    products = sum(
-        float(
-            linear.geometry.apply(
-                torch.ones_like(linear.weight), torch.ones(linear.geometry.input_shape, device=linear.weight.device)
-            )
-            .double()
-            .sum()
-        )
-        for linear in maps
-    )
-    return 2.0 * products * (2 * ITERATIONS + 2)

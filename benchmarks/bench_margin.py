@@ -45,7 +45,13 @@ def test_margin_and_loss(classes: int, measure: Measure, device: torch.device, q
         "eager": with_gradients(eager_loss),
     }
     left_out: dict[str, str] = {}
-    compiled.add_compiled(contenders, left_out, lambda: with_gradients(torch.compile(eager_loss, dynamic=False)), quick)
+    compiled.add_compiled(
+        contenders,
+        left_out,
+        lambda: with_gradients(torch.compile(eager_loss, dynamic=False)),
+        quick=quick,
+        here=classes == 200,
+    )
     measure(
         "head, margin and loss with gradients",
         f"{classes} classes, batch {BATCH}, {FEATURES} features",

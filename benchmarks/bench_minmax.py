@@ -70,7 +70,13 @@ def test_minmax(
     }
     left_out: dict[str, str] = {}
     if not inplace:
-        compiled.add_compiled(contenders, left_out, lambda: both_ways(torch.compile(_eager, dynamic=False)), quick)
+        compiled.add_compiled(
+            contenders,
+            left_out,
+            lambda: both_ways(torch.compile(_eager, dynamic=False)),
+            quick=quick,
+            here=sides == "even sides",
+        )
     # Read x, write y; read the gradient, write the gradient: what a copy of both tensors moves as well.
     moved = 4.0 * x.numel() * x.itemsize
     measure(

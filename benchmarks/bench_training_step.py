@@ -41,7 +41,7 @@ def test_training_step(name: str, measure: Measure, device: torch.device, quick:
             "eager": start(EAGER, eager_best),
         }
         left_out: dict[str, str] = {}
-        compiled.add_compiled(contenders, left_out, lambda: start(COMPILED, eager_best), quick)
+        compiled.add_compiled(contenders, left_out, lambda: start(COMPILED, eager_best), quick=quick)
         measure(
             "training step",
             case,

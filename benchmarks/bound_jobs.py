@@ -1,0 +1,100 @@
+"""The jobs whose time the bound of a whole net is compared by, and the operations that it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from benchmarks import eager
+from benchmarks.interleaving import Job
+from gloro_fast import ops
+from gloro_fast.nn.rules import LinearMap
+from gloro_fast.ops import Geometry
+
+ITERATIONS = 5
+MATRIX = 1024
+Weights = Sequence[Tensor] | Callable[[], Sequence[Tensor]]
+
+
+def ours(weights: Weights, geometries: Sequence[Geometry], parameters: Sequence[Tensor]) -> Job:
+    """Give the estimates of all layers in one call, and the gradient of their product."""
+    iterates = [v[0] for v in eager.start(geometries, parameters[0].device)]
+
+    def job() -> None:
+        sigma, v_new, _ = ops.power_iteration(_now(weights), iterates, geometries, ITERATIONS)
+        torch._foreach_copy_(iterates, v_new)
+        torch.autograd.grad(sigma.prod(), parameters)
+
+    return job
+
+
+def eager_loop(
+    weights: Weights, geometries: Sequence[Geometry], parameters: Sequence[Tensor], compile: bool = False
+) -> Job:
+    """Give the same by a loop over the layers."""
+    iterates = eager.start(geometries, parameters[0].device)
+
+    def product() -> Tensor:
+        return eager.spectral_norms(_now(weights), iterates, geometries, ITERATIONS).prod()
+
+    evaluate = torch.compile(product, fullgraph=True, dynamic=False) if compile else product
+    return lambda: torch.autograd.grad(evaluate(), parameters)
+
+
+def floor(maps: Sequence[LinearMap]) -> Job:
+    """Give the least that the job takes on this machine, for a CPU: what it cannot do without, one after the other.
+
+    That is the call itself, with its autograd, for as many layers of one feature; every dense weight read once an
+    iteration and once for sigma by ``torch.mv``, and its gradient written once by ``torch.outer``; the
+    convolutions' operations at the speed of one ``torch.mm`` of as many.
+    """
+    device = maps[0].weight.device
+    ones = [torch.ones(1, 1, device=device, requires_grad=True) for _ in maps]
+    call = ours(ones, [Geometry((1,))] * len(maps), ones)
+    dense = [linear.weight.detach() for linear in maps if linear.geometry.is_dense]
+    vectors = [(torch.randn(len(w), device=device), torch.randn(w.shape[1], device=device)) for w in dense]
+    gradients = [torch.empty_like(weight) for weight in dense]
+    side = round((flops([linear for linear in maps if not linear.geometry.is_dense]) / 2) ** (1 / 3))
+    multiply = sgemm(device, side)
+
+    def job() -> None:
+        call()
+        for weight, gradient, (u, v) in zip(dense, gradients, vectors, strict=True):
+            for _ in range(ITERATIONS + 1):
+                torch.mv(weight, v)
+            torch.outer(u, v, out=gradient)
+        multiply()
+
+    return job
+
+
+def sgemm(device: torch.device, side: int = MATRIX) -> Job:
+    """Multiply two square matrices."""
+    a, b = torch.randn(2, side, side, device=device)
+    return lambda: torch.mm(a, b)
+
+
+def flops(maps: Sequence[LinearMap]) -> float:
+    """Count the floating-point operations that T iterations, the last application and the gradient need.
+
+    A layer of ones applied to ones adds up one for each multiplication with a pixel that exists; padding is not
+    counted. Each iteration applies the layer and its transpose; the last application gives sigma and u, and the
+    gradient is one more pass.
+    """
+    products = sum(
+        float(
+            linear.geometry.apply(
+                torch.ones_like(linear.weight), torch.ones(linear.geometry.input_shape, device=linear.weight.device)
+            )
+            .double()
+            .sum()
+        )
+        for linear in maps
+    )
+    return 2.0 * products * (2 * ITERATIONS + 2)
+
+
+def _now(weights: Weights) -> Sequence[Tensor]:
+    return weights() if callable(weights) else weights
