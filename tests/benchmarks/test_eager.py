@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks import eager, stock
-from benchmarks.bench_bound import _flops
+from benchmarks.bound_jobs import flops
 from benchmarks.eager import EagerStep
 from benchmarks.gloro import GloRoStep
 from benchmarks.networks import LAMBDA, NETWORKS, Network
@@ -98,5 +98,5 @@ def test_operations_are_counted_where_there_are_pixels():
     dense = LinearMap(torch.randn(7, 20), Geometry((20,)))
     # Three taps on three pixels, padded by one: 2 + 3 + 2 products.
     conv = LinearMap(torch.randn(2, 4, 3), Geometry((4, 3), (1,), ((1, 1),), (1,)))
-    assert _flops([dense]) == 2 * 7 * 20 * 12
-    assert _flops([conv]) == 2 * 7 * 2 * 4 * 12
+    assert flops([dense]) == 2 * 7 * 20 * 12
+    assert flops([conv]) == 2 * 7 * 2 * 4 * 12
