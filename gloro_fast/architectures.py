@@ -1,4 +1,4 @@
-"""The paper's networks by name (Leino et al. 2021, Appendix B)."""
+"""Networks by name: the paper's (Leino et al. 2021, Appendix B), and LiResNet (Hu et al. 2023)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from torch import nn
 
+from gloro_fast import liresnet
 from gloro_fast.errors import ArchitectureError, ConfigError, nearest
 from gloro_fast.nn.conv import Conv2d
 from gloro_fast.nn.minmax import MinMax
@@ -51,7 +52,8 @@ def build(
     """Build a network of the paper: SAME padding, an activation after every layer but the last, zero biases.
 
     Args:
-        name: ``"2C2F"``, ``"4C3F"``, ``"6C2F"``, ``"8C2F"`` or ``"8C2F-print"``.
+        name: ``"2C2F"``, ``"4C3F"``, ``"6C2F"``, ``"8C2F"`` or ``"8C2F-print"``; or ``"LiResNet-12x512"`` for one of
+            depth 12 and width 512 (:func:`gloro_fast.liresnet.liresnet`).
         activation: ``"minmax"`` or ``"relu"``.
         input_shape: (C, H, W) of one image.
         num_classes: m >= 2, the units of the last dense layer.
@@ -64,7 +66,9 @@ def build(
         ConfigError: an unknown name; the message suggests the nearest.
         ArchitectureError: ``input_shape`` is not (C, H, W), or there are fewer than two classes.
     """
-    architecture = _lookup("architecture", name, ARCHITECTURES)
+    residual = liresnet.parse(name)
+    if residual is None and name not in ARCHITECTURES:
+        raise ConfigError(f"there is no architecture {name!r}{nearest(name, (*ARCHITECTURES, 'LiResNet-12x512'))}")
     make_activation = _lookup("activation", activation, _ACTIVATIONS)
     initialize = _lookup("initialization", initialization, _INITIALIZATIONS)
     if len(input_shape) != 3 or min(input_shape) < 1:
@@ -73,6 +77,15 @@ def build(
         raise ArchitectureError(f"num_classes is {num_classes}; a classifier needs at least 2")
 
     channels, height, width = input_shape
+    if residual is not None:
+        return liresnet.liresnet(
+            *residual,
+            input_shape=(channels, height, width),
+            num_classes=num_classes,
+            make_activation=make_activation,
+            initialize=initialize,
+        )
+    architecture = ARCHITECTURES[name]
     layers: list[nn.Module] = []
     for out_channels, kernel, stride in architecture.convolutions:
         layers += [Conv2d(channels, out_channels, kernel, stride, padding="same"), make_activation()]

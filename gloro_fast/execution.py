@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gloro_fast.nn.conv import Conv2d
 from gloro_fast.nn.minmax import MinMax
+from gloro_fast.nn.residual import ResidualConv2d
 from gloro_fast.nn.rules import known_type
 from gloro_fast.ops.minmax_inplace import minmax_
 
@@ -66,6 +67,6 @@ def _has_channel_bias(module: nn.Module, output_rank: int) -> bool:
     Exactly these types: a subclass with a rule of its own may do more than convolve.
     """
     kind = known_type(module)
-    if kind in (nn.Conv2d, Conv2d):
+    if kind in (nn.Conv2d, Conv2d, ResidualConv2d):
         return module.bias is not None
     return kind is nn.Linear and module.bias is not None and output_rank == 2

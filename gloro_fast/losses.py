@@ -1,4 +1,4 @@
-"""Training criteria over the m + 1 logits of a GloRo net (Leino et al. 2021, Section 4.1)."""
+"""Training criteria of a GloRo net: over its m + 1 logits (Leino et al. 2021, Section 4.1), and EMMA."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from gloro_fast.errors import ConfigError, DataError
 from gloro_fast.ops.cross_entropy import cross_entropy
+from gloro_fast.ops.emma import emma
+from gloro_fast.ops.margin_loss import margin_loss
 from gloro_fast.ops.trades import trades
 
 
@@ -30,6 +32,12 @@ class MarginCriterion(nn.Module):
         if reduction not in ("mean", "sum", "none"):
             raise ConfigError(f"reduction is {reduction!r}; choose 'mean', 'sum' or 'none'")
         self.reduction = reduction
+
+    def with_margin(
+        self, logits: Tensor, differences: Tensor, lipschitz: Tensor, epsilon: float, labels: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Give (loss, prediction, certified) per row from the m class logits; see ``gloro_fast.ops.margin_loss``."""
+        return margin_loss(logits, differences, lipschitz, epsilon, labels, self.name, self.lam)
 
     def reduce(self, losses: Tensor) -> Tensor:
         """Reduce the losses (B,) of a batch as ``reduction`` says."""
@@ -99,6 +107,41 @@ class TradesLoss(MarginCriterion):
     def extra_repr(self) -> str:
         """Show lambda, the robust term and the reduction."""
         return f"lam={self.lam:g}, robust={self.robust!r}, reduction={self.reduction!r}"
+
+
+class EmmaLoss(MarginCriterion):
+    """EMMA (Hu et al. 2023): cross entropy with every class raised by what the ball allows it, up to a tie.
+
+    It needs the margins K ||w_y - w_i|| of all classes, which the m + 1 logits do not have: call
+    ``net(x, labels, criterion)``.
+
+    Args:
+        reduction: ``"mean"``, ``"sum"`` or ``"none"`` over the batch.
+    """
+
+    name = "emma"
+    lam = 0.0
+
+    def __init__(self, reduction: str = "mean") -> None:
+        super().__init__(reduction)
+
+    def with_margin(
+        self, logits: Tensor, differences: Tensor, lipschitz: Tensor, epsilon: float, labels: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Give (loss, prediction, certified) per row; see ``gloro_fast.ops.emma``."""
+        return emma(logits, differences, lipschitz, epsilon, labels)
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Refuse: logits do not tell the margins.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError("EmmaLoss needs the margins of all classes; call net(x, labels, criterion)")
+
+    def extra_repr(self) -> str:
+        """Show the reduction."""
+        return f"reduction={self.reduction!r}"
 
 
 def check_labels(labels: Tensor, rows: int, classes: int) -> None:

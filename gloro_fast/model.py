@@ -20,7 +20,7 @@ from gloro_fast.certify import Certificate, certify_logits, check_batch, check_i
 from gloro_fast.errors import ConfigError, FrozenError, StaleBoundError
 from gloro_fast.executed import ExecutedNet, check_settings
 from gloro_fast.iterates import Iterates
-from gloro_fast.losses import CrossEntropyLoss, MarginCriterion, TradesLoss, check_labels
+from gloro_fast.losses import CrossEntropyLoss, EmmaLoss, MarginCriterion, TradesLoss, check_labels
 from gloro_fast.nn.rules import Diagonal, LinearMap, LipschitzConstant
 from gloro_fast.plan import evaluation_mode, floating_dtype, make_plan
 from gloro_fast.signed_bound import SignedBound, present_fingerprint, sign, weights_are_signed
@@ -233,11 +233,15 @@ class GloRoNet(nn.Module):
         if labels is None or criterion is None:
             return self._training_logits(x).output if self.training else self._evaluation_logits(x).output
         check_labels(labels, len(x), self.num_classes)
-        if self.training and type(criterion) in (CrossEntropyLoss, TradesLoss):
+        if self.training and type(criterion) in (CrossEntropyLoss, TradesLoss, EmmaLoss):
             assert isinstance(criterion, MarginCriterion)
             return self._fused_loss(x, labels, criterion)
         logits = self._training_logits(x) if self.training else self._evaluation_logits(x)
         self._count(labels, logits.prediction, logits.certified, logits.lipschitz)
+        if type(criterion) is EmmaLoss:
+            differences = self._current().differences.to(logits.output.dtype)
+            margin = (logits.output[:, :-1], differences, logits.lipschitz, self._epsilon)
+            return criterion.reduce(criterion.with_margin(*margin, labels)[0])
         return criterion(logits.output, labels)
 
     def loss(self, x: Tensor, labels: Tensor, criterion: Criterion) -> Tensor:
@@ -258,12 +262,10 @@ class GloRoNet(nn.Module):
         return _Logits(output, prediction, radius > self._epsilon, lipschitz)
 
     def _fused_loss(self, x: Tensor, labels: Tensor, criterion: MarginCriterion) -> Tensor:
-        """Give what ``criterion(net(x), labels)`` gives, in one pass over the class logits."""
+        """Give what ``criterion(net(x), labels)`` gives, where it gives anything, in one pass over the class logits."""
         logits, lipschitz, differences = self._training_margin(x)
         with torch.autocast(x.device.type, enabled=False):
-            losses, prediction, certified = ops.margin_loss(
-                logits, differences, lipschitz, self._epsilon, labels, criterion.name, criterion.lam
-            )
+            losses, prediction, certified = criterion.with_margin(logits, differences, lipschitz, self._epsilon, labels)
             self._count(labels, prediction, certified, lipschitz)
             return criterion.reduce(losses)
 

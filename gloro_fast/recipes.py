@@ -1,4 +1,4 @@
-"""The paper's configurations by name (Leino et al. 2021, Tables B.1 and B.2), and how to change their fields."""
+"""Configurations by name, the paper's (Leino et al. 2021, Tables B.1 and B.2) and others, and how to change them."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Recipe:
         epsilon: the certified l2 radius, in units of pixels scaled to [0, 1].
         epsilon_train: the epsilon trained with, often a little larger.
         epsilon_schedule: ``"single"``, ``"log"`` or ``"x,y,e"``.
-        loss: ``"ce"``, ``"trades-kl"`` or ``"trades-ce"``.
-        lam: the TRADES weight lambda: ``"x"`` or ``"x,y,e"``; unused with ``"ce"``.
+        loss: ``"ce"``, ``"trades-kl"``, ``"trades-ce"`` or ``"emma"``.
+        lam: the TRADES weight lambda: ``"x"`` or ``"x,y,e"``; unused with the others.
         learning_rate: Adam's learning rate for the first half of the epochs.
         learning_rate_end: what it decays to, exponentially, in the second half.
         power_iterations: power iterations a training step.
@@ -69,10 +69,15 @@ class Recipe:
         _choice("activation", self.activation, ("minmax", "relu"))
         _choice("initialization", self.initialization, ("orthogonal", "glorot_uniform"))
         _choice("augmentation", self.augmentation, ("none", "default", "tfds"))
-        _choice("loss", self.loss, ("ce", "trades-kl", "trades-ce"))
+        _choice("loss", self.loss, ("ce", "trades-kl", "trades-ce", "emma"))
         _choice("precision", self.precision, ("float32", "bfloat16"))
         schedules.parse_lambda(self.lam)
         schedules.parse_epsilon(self.epsilon_schedule, self.epsilon_train, self.epochs)
+
+    @property
+    def has_lambda(self) -> bool:
+        """Whether the loss has a weight lambda."""
+        return self.loss.startswith("trades")
 
     def override(self, **fields: Any) -> Recipe:
         """Give a copy with other values.
@@ -168,6 +173,34 @@ _TINY_8C2F = Recipe(
     learning_rate_end=5e-6,
 )
 
+# Depth, width, loss, epsilon (from 0.1 to 3 times the certified one in half of the epochs), batch, epochs and power
+# iterations are those of the authors' code (Hu et al. 2023), which has generated images besides, NAdam with lookahead
+# for an optimizer, and a larger dense part.
+_CIFAR10_LIRESNET = Recipe(
+    name="cifar10-liresnet",
+    data="cifar10",
+    architecture="LiResNet-12x512",
+    augmentation="default",
+    batch_size=256,
+    epochs=800,
+    epsilon=_PIXELS,
+    epsilon_train=_PIXELS,
+    epsilon_schedule=f"{0.1 * _PIXELS:.6g},{3 * _PIXELS:.6g},400",
+    loss="emma",
+    power_iterations=10,
+)
+_DIGITS_LIRESNET = Recipe(
+    name="digits-liresnet",
+    data="digits",
+    architecture="LiResNet-4x32",
+    batch_size=64,
+    epochs=50,
+    epsilon=0.3,
+    epsilon_train=0.3,
+    epsilon_schedule="0.03,0.45,25",
+    loss="emma",
+)
+
 
 def _relu(recipe: Recipe, suffix: str, **fields: Any) -> Recipe:
     """Derive a column of Table B.2 from the MinMax recipe of the same net (Table B.1)."""
@@ -211,6 +244,8 @@ RECIPES: dict[str, Recipe] = {
         _MNIST_4C3F,
         _CIFAR10_6C2F,
         _TINY_8C2F,
+        _CIFAR10_LIRESNET,
+        _DIGITS_LIRESNET,
         _relu(_MNIST_2C2F, "ce", loss="ce", **_RELU_2C2F),
         _relu(_MNIST_2C2F, "trades", loss="trades-ce", lam="0,2,500", **_RELU_2C2F),
         _relu(_MNIST_4C3F, "ce", loss="ce", **_RELU_4C3F),

@@ -36,7 +36,7 @@ def recipes(
                 recipe.architecture,
                 recipe.activation,
                 recipe.loss,
-                "" if recipe.loss == "ce" else recipe.lam,
+                recipe.lam if recipe.has_lambda else "",
                 f"{recipe.epochs}",
                 f"{recipe.epsilon:.4g}",
             )

@@ -59,7 +59,9 @@ def train(
             help="single, log or x,y,e; --epochs does not stretch what is given here.", rich_help_panel=_TRAINING
         ),
     ] = None,
-    loss: Annotated[str | None, typer.Option(help="ce, trades-kl or trades-ce.", rich_help_panel=_TRAINING)] = None,
+    loss: Annotated[
+        str | None, typer.Option(help="ce, trades-kl, trades-ce or emma.", rich_help_panel=_TRAINING)
+    ] = None,
     lam: Annotated[
         str | None,
         typer.Option(
@@ -88,7 +90,10 @@ def train(
         int | None, typer.Option(help="Training images held out to select the epoch.", rich_help_panel=_NET)
     ] = None,
     architecture: Annotated[
-        str | None, typer.Option(help="2C2F, 4C3F, 6C2F, 8C2F or 8C2F-print.", rich_help_panel=_NET)
+        str | None,
+        typer.Option(
+            help="2C2F, 4C3F, 6C2F, 8C2F, 8C2F-print or LiResNet-12x512 (depth x width).", rich_help_panel=_NET
+        ),
     ] = None,
     activation: Annotated[str | None, typer.Option(help="minmax or relu.", rich_help_panel=_NET)] = None,
     initialization: Annotated[

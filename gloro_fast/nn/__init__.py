@@ -13,6 +13,7 @@ from gloro_fast.nn.group_sort import GroupSort
 from gloro_fast.nn.householder import Householder
 from gloro_fast.nn.minmax import MinMax
 from gloro_fast.nn.normalize import Normalize, Scale
+from gloro_fast.nn.residual import ResidualConv2d
 from gloro_fast.nn.rules import Diagonal, LinearMap, LipschitzConstant, register_lipschitz_rule
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "LipschitzConstant",
     "MinMax",
     "Normalize",
+    "ResidualConv2d",
     "Scale",
     "register_lipschitz_function",
     "register_lipschitz_rule",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from torch import Tensor, nn
 
 from gloro_fast.errors import ArchitectureError
 from gloro_fast.nn.conv import Conv2d
+from gloro_fast.nn.residual import ResidualConv2d
 from gloro_fast.nn.rules import LinearMap, register_lipschitz_rule, require_spatial
 from gloro_fast.ops.geometry import Geometry
 
@@ -54,6 +57,17 @@ def _padding(module: nn.Conv1d | nn.Conv2d | nn.Conv3d, input_shape: tuple[int, 
         ]
         return tuple((total // 2, total - total // 2) for total in totals)
     return tuple((amount, amount) for amount in module.padding)
+
+
+@register_lipschitz_rule(ResidualConv2d)
+def residual_convolution(module: nn.Module, input_shape: tuple[int, ...]) -> LinearMap:
+    """Give the kernel with the identity added, which is the one that is applied.
+
+    Raises:
+        ArchitectureError: the input is not (channels, height, width).
+    """
+    assert isinstance(module, ResidualConv2d)
+    return dataclasses.replace(convolution(module, input_shape), weight=module.merged_weight())
 
 
 @register_lipschitz_rule(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)

@@ -1,6 +1,7 @@
 """The operations of the package, one file each: the op, its gradient, and its plain-PyTorch oracle beside it."""
 
 from gloro_fast.ops.cross_entropy import cross_entropy, cross_entropy_reference
+from gloro_fast.ops.emma import emma, emma_reference
 from gloro_fast.ops.fingerprint import fingerprint, fingerprint_reference
 from gloro_fast.ops.geometry import Geometry
 from gloro_fast.ops.head_differences import head_differences, head_differences_reference
@@ -15,6 +16,8 @@ __all__ = [
     "Geometry",
     "cross_entropy",
     "cross_entropy_reference",
+    "emma",
+    "emma_reference",
     "fingerprint",
     "fingerprint_reference",
     "head_differences",

@@ -7,7 +7,7 @@ from torch import nn
 
 from gloro_fast import architectures
 from gloro_fast.errors import ConfigError
-from gloro_fast.losses import CrossEntropyLoss, TradesLoss
+from gloro_fast.losses import CrossEntropyLoss, EmmaLoss, MarginCriterion, TradesLoss
 from gloro_fast.model import GloRoNet
 from gloro_fast.recipes import Recipe
 from gloro_fast.train.config import RunConfig
@@ -54,10 +54,12 @@ def memory_format(net: nn.Module, device: torch.device) -> torch.memory_format:
     return torch.channels_last if convolves else torch.contiguous_format
 
 
-def build_criterion(recipe: Recipe) -> CrossEntropyLoss | TradesLoss:
+def build_criterion(recipe: Recipe) -> MarginCriterion:
     """Give the criterion of the robust epochs; lambda is set epoch by epoch."""
     if recipe.loss == "ce":
         return CrossEntropyLoss()
+    if recipe.loss == "emma":
+        return EmmaLoss()
     return TradesLoss(0.0, robust=recipe.loss.removeprefix("trades-"))
 
 

@@ -19,7 +19,7 @@ class EpochSettings:
     Attributes:
         phase: ``"warmup"`` (plain cross entropy on f) or ``"robust"``.
         epsilon: the l2 radius trained with; None in warm-up.
-        lam: the TRADES weight lambda; None in warm-up and for plain cross entropy with bottom.
+        lam: the TRADES weight lambda; None in warm-up and for losses without it.
         learning_rate: Adam's.
     """
 
@@ -41,7 +41,7 @@ def epoch_settings(recipe: Recipe, epoch: int) -> EpochSettings:
     if t < 0:
         return EpochSettings("warmup", None, None, recipe.learning_rate)
     epsilon = schedules.parse_epsilon(recipe.epsilon_schedule, recipe.epsilon_train, recipe.epochs)
-    lam = None if recipe.loss == "ce" else schedules.parse_lambda(recipe.lam)
+    lam = schedules.parse_lambda(recipe.lam) if recipe.has_lambda else None
     rate = schedules.exponential_after_half(recipe.learning_rate, recipe.learning_rate_end, recipe.epochs)
     return EpochSettings("robust", epsilon(t), None if lam is None else lam(t), rate(t))
 

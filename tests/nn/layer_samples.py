@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from gloro_fast.nn import Conv2d, GroupSort, Householder, MinMax, Normalize, Scale
+from gloro_fast.nn import Conv2d, GroupSort, Householder, MinMax, Normalize, ResidualConv2d, Scale
 
 VECTOR, ROW, IMAGE, VOLUME = (6,), (2, 9), (2, 5, 6), (2, 3, 4, 5)
 
@@ -40,6 +40,8 @@ MAPS = [
     (nn.Conv2d(2, 4, 2, padding="valid", groups=2, dilation=2), IMAGE),
     (Conv2d(2, 4, 4, 2, padding="same"), (2, 7, 7)),
     (Conv2d(2, 4, 3, 2, padding=(0, 2)), (2, 7, 7)),
+    (ResidualConv2d(2), IMAGE),
+    (ResidualConv2d(2, 5, bias=False), IMAGE),
     (nn.Conv3d(2, 2, 2, padding=(0, 1, 0)), VOLUME),
     (nn.Conv1d(2, 4, 3, stride=2, padding=2, padding_mode="circular"), ROW),
     (nn.Conv2d(2, 4, (3, 2), padding="same", padding_mode="circular"), IMAGE),

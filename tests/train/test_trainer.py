@@ -13,7 +13,7 @@ from gloro_fast import schedules
 from gloro_fast.data import Split, split_validation
 from gloro_fast.errors import ConfigError
 from gloro_fast.evaluate import evaluate
-from gloro_fast.losses import CrossEntropyLoss, TradesLoss
+from gloro_fast.losses import CrossEntropyLoss, EmmaLoss, TradesLoss
 from gloro_fast.run_folder import RunFolder, load_net
 from gloro_fast.train import Interrupted, Observer, Trainer
 from gloro_fast.train import validation as validation_module
@@ -119,7 +119,12 @@ def test_warmup_is_plain_cross_entropy_and_the_optimizer_starts_anew(tmp_path):
 
 @pytest.mark.parametrize(
     ("loss", "kind", "robust"),
-    [("ce", CrossEntropyLoss, None), ("trades-kl", TradesLoss, "kl"), ("trades-ce", TradesLoss, "ce")],
+    [
+        ("ce", CrossEntropyLoss, None),
+        ("trades-kl", TradesLoss, "kl"),
+        ("trades-ce", TradesLoss, "ce"),
+        ("emma", EmmaLoss, None),
+    ],
 )
 def test_losses_by_name(tmp_path, loss, kind, robust):
     trainer = Trainer(tiny_recipe(loss=loss, epochs=1), tiny_data(), tmp_path)
