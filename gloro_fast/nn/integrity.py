@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor, nn
 
@@ -34,7 +36,8 @@ def check_calls(name: str, module: nn.Module) -> None:
         raise ArchitectureError(
             "a forward hook is registered for all modules, which may change values unseen; remove it"
         )
-    replaced = [key for key in vars(module) if callable(getattr(type(module), key, None))]
+    kind: type = type(module)
+    replaced = sorted(vars(module).keys() & _callables(kind))
     if module._forward_hooks or module._forward_pre_hooks or replaced:
         what = f"its own {replaced[0]}()" if replaced else "a forward hook"
         raise ArchitectureError(
@@ -53,6 +56,12 @@ def check_weight(name: str, rule: Knowledge) -> None:
         raise ArchitectureError(
             f"the weight of {name or 'the module'} is a {type(tensor).__name__}; use a plain tensor"
         )
+
+
+@cache
+def _callables(kind: type) -> frozenset[str]:
+    """List what can be called on a class; asked of every module at every certificate, so that looking is too slow."""
+    return frozenset(key for key in dir(kind) if callable(getattr(kind, key, None)))
 
 
 def _methods(kind: type) -> list[str]:
