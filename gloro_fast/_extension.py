@@ -84,6 +84,13 @@ def why_not() -> str | None:
     return _WHY_NOT
 
 
+def has_kernel(op: str, device: str) -> bool:
+    """Whether an implementation of the op is registered for a device type, "cpu" or "cuda"."""
+    if not hasattr(torch.ops.gloro_fast, op):
+        return False
+    return torch._C._dispatch_has_kernel_for_dispatch_key(f"gloro_fast::{op}", device.upper())
+
+
 def warn_if_missing() -> None:
     """Warn once per process that plain PyTorch stands in for the compiled ops; silent when they are loaded."""
     global _warned

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from gloro_fast import _extension, bounds, ops
+from gloro_fast import _extension, _gpu, bounds, ops
 from gloro_fast.nn.rules import LinearMap
 from gloro_fast.ops import Geometry
 
 
 def active_kernels() -> list[dict[str, str]]:
-    """Give a row for each op and device: ``op``, ``device``, ``runs`` (compiled or reference) and ``why``."""
+    """Give a row for each op and device: ``op``, ``device``, ``runs`` (compiled, Triton or reference) and ``why``."""
     devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
     return [_row(op, device) for op in op_names() for device in devices]
 
@@ -27,14 +27,14 @@ def bound_kinds() -> dict[str, str]:
 
 
 def _row(op: str, device: str) -> dict[str, str]:
-    reason = _extension.why_not()
-    if reason is None and _is_registered(op, device):
-        return {"op": op, "device": device, "runs": "compiled", "why": "the extension has a kernel for it"}
-    why = reason or "the extension has no kernel for it on this device"
-    return {"op": op, "device": device, "runs": "PyTorch reference", "why": why}
+    reason = _why_not_on_cpu(op) if device == "cpu" else _gpu.why_not(op)
+    if reason is None:
+        kind = "Triton" if device != "cpu" and _gpu.is_triton(op) else "compiled"
+        return {"op": op, "device": device, "runs": kind, "why": "there is a kernel for it"}
+    return {"op": op, "device": device, "runs": "PyTorch reference", "why": reason}
 
 
-def _is_registered(op: str, device: str) -> bool:
-    if not hasattr(torch.ops.gloro_fast, op):
-        return False
-    return torch._C._dispatch_has_kernel_for_dispatch_key(f"gloro_fast::{op}", device.upper())
+def _why_not_on_cpu(op: str) -> str | None:
+    if (reason := _extension.why_not()) is not None:
+        return reason
+    return None if _extension.has_kernel(op, "cpu") else "there is no kernel for it on this device"

@@ -13,18 +13,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gloro_fast import _extension
+from gloro_fast import _extension, _gpu
 from gloro_fast.errors import ArchitectureError
 
 _CPU_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_GPU_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def minmax(x: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Sort the channel pairs of ``x + bias``, keeping one bit a pair for the backward pass.
 
-    Runs compiled on the CPU, for contiguous and channels_last tensors without a copy (other strides are made
-    contiguous first); elsewhere, and within torch.func's transforms, as :func:`minmax_reference`. Same bits at
-    every number of threads.
+    Runs compiled on the CPU and, but for float64, in Triton on the GPU, for contiguous and channels_last tensors
+    without a copy (other strides are made contiguous first); elsewhere, and within torch.func's transforms, as
+    :func:`minmax_reference`. Same bits at every number of threads and in every run.
 
     Args:
         x: (B, C) or (B, C, ...), any float type, C even.
@@ -82,7 +83,9 @@ def unpack_mask(mask: Tensor, x: Tensor) -> Tensor:
     samples, channels, *spatial = x.shape
     if mask.dtype == torch.bool:
         return mask
-    bits = (mask.unsqueeze(-1) >> torch.arange(8, dtype=torch.uint8)).bitwise_and(1).bool().flatten(-2)
+    bits = (
+        (mask.unsqueeze(-1) >> torch.arange(8, dtype=torch.uint8, device=mask.device)).bitwise_and(1).bool().flatten(-2)
+    )
     length = x[0, 0].numel() if samples and channels else 0
     if mask.dim() == 2:  # a row of whole bytes per pair and sample
         return bits[:, :length].reshape(samples, channels // 2, *spatial)
@@ -109,7 +112,11 @@ def check_arguments(x: Tensor, bias: Tensor | None) -> None:
 def runs_compiled(x: Tensor) -> bool:
     """Whether the compiled op takes ``x``; warns once where it would, but is not built."""
     # torch.func (vmap, grad, jvp) does not differentiate ops of torch.library, but the reference it does.
-    if not x.is_cpu or x.dtype not in _CPU_DTYPES or torch._C._are_functorch_transforms_active():
+    if torch._C._are_functorch_transforms_active():
+        return False
+    if x.is_cuda:
+        return x.dtype in _GPU_DTYPES and _gpu.runs("minmax")
+    if not x.is_cpu or x.dtype not in _CPU_DTYPES:
         return False
     _extension.warn_if_missing()
     return _extension.available()
@@ -206,6 +213,8 @@ if _extension.available():
     _below_autograd = torch._C._AutoDispatchBelowAutograd
     _forward = torch.ops.gloro_fast.minmax.default
     _route = torch.ops.gloro_fast.minmax_backward.default
+    _gpu.implement("minmax", "minmax")
+    _gpu.implement("minmax_backward", "minmax")
     torch.library.register_fake("gloro_fast::minmax", _fake_minmax)
     torch.library.register_fake("gloro_fast::minmax_backward", _fake_minmax_backward)
     torch.library.register_autograd("gloro_fast::minmax", _backward, setup_context=_save_mask)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gloro_fast import _extension
+from gloro_fast import _extension, _gpu
 from gloro_fast.ops.minmax import _backward, check_arguments, minmax, needs_gradient, runs_compiled
 
 
@@ -15,9 +15,9 @@ def minmax_(x: Tensor, bias: Tensor | None = None) -> Tensor:
     """Write the sorted channel pairs of ``x + bias`` over ``x``; otherwise as :func:`gloro_fast.ops.minmax`.
 
     The rules are those of PyTorch's own in-place ops: autograd refuses the backward pass of whoever needs the
-    overwritten values. One bit a pair is kept for the backward pass. Compiled, traced, on a GPU or where ``x`` is
-    neither contiguous nor channels_last, the result is computed apart and copied over ``x``; a compiler then
-    leaves the copy out where it can.
+    overwritten values. One bit a pair is kept for the backward pass. Traced, or where ``x`` is neither contiguous
+    nor channels_last, the result is computed apart and copied over ``x``; a compiler leaves the copy out where it
+    can.
 
     Args:
         x: (B, C) or (B, C, ...), any float type, C even.
@@ -80,4 +80,5 @@ def _fake_minmax_(x: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 if _extension.available():
+    _gpu.implement("minmax_", "minmax")
     torch.library.register_fake("gloro_fast::minmax_", _fake_minmax_)

@@ -6,7 +6,8 @@ import platform
 import torch
 
 import gloro_fast
-from gloro_fast import _extension, bounds, data, ops
+from gloro_fast import _extension, _gpu, bounds, data, ops
+from gloro_fast.cli.kernels import active_kernels
 
 
 def test_it_says_what_runs_where_and_why(invoke):
@@ -33,3 +34,14 @@ def test_without_the_extension_it_says_why(invoke, monkeypatch):
     known = json.loads(invoke("info", "--json").stdout)
     assert {row["runs"] for row in known["kernels"]} == {"PyTorch reference"}
     assert {row["why"] for row in known["kernels"]} == {"it was left out"}
+
+
+def test_kernels_on_a_gpu_are_those_that_would_run(invoke, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(_gpu, "_HAS_TRITON", False)
+    rows = {row["op"]: row for row in json.loads(invoke("info", "--json").stdout)["kernels"] if row["device"] == "cuda"}
+    assert rows["minmax"]["runs"] == "PyTorch reference"
+    if _extension.available():
+        assert "triton is not installed" in rows["minmax"]["why"]
+        monkeypatch.setattr(_gpu, "_HAS_TRITON", True)
+        assert {row["op"]: row["runs"] for row in active_kernels() if row["device"] == "cuda"}["minmax"] == "Triton"

@@ -1,0 +1,69 @@
+"""Which ops run as kernels of their own on a GPU, and why not where they don't.
+
+Kernels written in Triton are registered from here as the CUDA implementation of the ops (torch calls AMD's GPUs
+CUDA as well); Triton is imported when the first of them runs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import warnings
+from typing import Any
+
+import torch
+
+from gloro_fast import _extension
+
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
+_in_triton: set[str] = set()
+_switched_off: dict[str, str] = {}
+_warned: set[str] = set()
+
+
+def implement(op: str, module: str) -> None:
+    """Register ``gloro_fast.kernels.<module>.<op>`` as the CUDA implementation of an op of the extension.
+
+    Where it runs is asked of :func:`why_not` under the name of the module, which holds the passes of one op.
+    """
+
+    def run(*arguments: Any) -> Any:
+        return getattr(importlib.import_module(f"gloro_fast.kernels.{module}"), op)(*arguments)
+
+    _in_triton.add(module)
+    torch.library.impl(f"gloro_fast::{op}", "CUDA", run)
+
+
+def is_triton(op: str) -> bool:
+    """Whether the op's kernels for GPUs are written in Triton."""
+    return op in _in_triton
+
+
+def why_not(op: str) -> str | None:
+    """Why the op runs as plain PyTorch on a GPU, in one line; None if a kernel serves it."""
+    reason = _extension.why_not() or _switched_off.get(op)
+    if reason is not None:
+        return reason
+    if op in _in_triton:
+        return None if _HAS_TRITON else "triton is not installed; `pip install triton`"
+    return None if _extension.has_kernel(op, "cuda") else "there is no kernel for it on this device"
+
+
+def runs(op: str) -> bool:
+    """Whether a kernel serves the op on a GPU; warns once of each reason where none does."""
+    reason = why_not(op)
+    if reason is None:
+        return True
+    if reason not in _warned and not torch.compiler.is_compiling():
+        _warned.add(reason)
+        message = f"gloro_fast runs {op} as plain PyTorch on the GPU, slower, with the same results: {reason}"
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
+    return False
+
+
+def switch_off(op: str, reason: str) -> None:
+    """Let plain PyTorch stand in for the op's kernels on GPUs for the rest of the process, and warn of it."""
+    _switched_off[op] = reason
+    _warned.add(reason)
+    message = f"gloro_fast runs {op} as plain PyTorch on the GPU for the rest of this process: {reason}"
+    warnings.warn(message, RuntimeWarning, stacklevel=2)

@@ -1,0 +1,296 @@
+"""MinMax on the GPU: what ``gloro_fast.ops.minmax`` defines, as Triton kernels.
+
+Memory orders and masks are those of csrc/cpu/minmax.h, bit for bit:
+
+    planar       (samples, pairs, 2, length)   a row is one pair of one sample, its bits padded to whole bytes
+    interleaved  (pixels, pairs, 2)            one run of pixels * pairs bits
+
+Every element is read once and written once, in accesses of 16 bytes where the sizes allow. Indices are 64 bits
+wide. Sums for the bias gradient are taken in float32 in an order that the shape alone decides.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .launch_table import on_device_of
+from .minmax_tiles import InterleavedTiles, PlanarTiles
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@triton.jit
+def _sort_pairs(a, b):
+    """Give (swap, low, high); compared in float32, which holds every value of the narrower types."""
+    wide_a = a.to(tl.float32)
+    wide_b = b.to(tl.float32)
+    swap = wide_a > wide_b
+    low = tl.where(swap | (wide_b != wide_b), b, a)
+    high = tl.where(swap | (wide_a != wide_a), a, b)
+    return swap, low, high
+
+
+@triton.jit
+def _add(x, bias):
+    """Give x + bias rounded to the type of x."""
+    return (x.to(tl.float32) + bias.to(tl.float32)).to(x.dtype)
+
+
+@triton.jit
+def _count(vectors, VECTOR: tl.constexpr):
+    """Give vectors * VECTOR, in which Triton sees the factor, and with it how wide it may load."""
+    return tl.full((), VECTOR, tl.int64) * vectors
+
+
+@triton.jit
+def _bytes_of_bits(vectors, VECTOR: tl.constexpr):
+    """Give the bytes that hold vectors * VECTOR bits."""
+    return _count(vectors, VECTOR // 8) if VECTOR % 8 == 0 else tl.cdiv(_count(vectors, VECTOR), 8)
+
+
+@triton.jit
+def planar_forward(
+    x, bias, y, mask, rows, channels, vectors,
+    HAS_BIAS: tl.constexpr, IN_PLACE: tl.constexpr,
+    VECTOR: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, TABLE: tl.constexpr,
+):  # fmt: skip
+    """Sort the pairs of a tile of rows and keep their bits; the cut is that of ``PlanarTiles``."""
+    length = _count(vectors, VECTOR)
+    width = _bytes_of_bits(vectors, VECTOR)
+    blocks = tl.cdiv(length, COLUMNS)
+    program = tl.program_id(0).to(tl.int64)
+    first_row = program // blocks * ROWS
+    row = first_row + tl.arange(0, ROWS)
+    start = (program % blocks) * COLUMNS
+    column = start + tl.arange(0, COLUMNS)
+    inside = (row < rows)[:, None] & (column < length)[None, :]
+    first = row[:, None] * (2 * length) + column[None, :]
+    a = tl.load(x + first, inside, other=0)
+    b = tl.load(x + first + length, inside, other=0)
+    if HAS_BIAS:  # one wide access for all rows, handed out on the chip; else each thread asks for each of its rows
+        place = tl.arange(0, TABLE)
+        table = tl.load(bias + (2 * first_row + place) % channels, place < 2 * ROWS, 0)
+        of_a, of_b = tl.split(tl.reshape(table, (TABLE // 2, 2)))
+        a = _add(a, tl.gather(of_a, tl.arange(0, ROWS), 0)[:, None])
+        b = _add(b, tl.gather(of_b, tl.arange(0, ROWS), 0)[:, None])
+    swap, low, high = _sort_pairs(a, b)
+    if IN_PLACE:  # what one thread loads another may store
+        tl.debug_barrier()
+    tl.store(y + first, low, inside)
+    tl.store(y + first + length, high, inside)
+    bits = tl.reshape((swap & inside).to(tl.int32), (ROWS, COLUMNS // 8, 8)) << tl.arange(0, 8)[None, None, :]
+    byte = start // 8 + tl.arange(0, COLUMNS // 8)
+    held = (row < rows)[:, None] & (byte < width)[None, :]
+    tl.store(mask + row[:, None] * width + byte[None, :], tl.sum(bits, 2).to(tl.uint8), held)
+
+
+@triton.jit
+def planar_backward(
+    grad_y, mask, grad_x, sums, rows, vectors,
+    HAS_SUMS: tl.constexpr, VECTOR: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Route the gradient of a tile of rows by their bits; sums: (tiles along a row, rows, 2)."""
+    length = _count(vectors, VECTOR)
+    width = _bytes_of_bits(vectors, VECTOR)
+    blocks = tl.cdiv(length, COLUMNS)
+    program = tl.program_id(0).to(tl.int64)
+    row = program // blocks * ROWS + tl.arange(0, ROWS)
+    block = program % blocks
+    column = block * COLUMNS + tl.arange(0, COLUMNS)
+    byte = block * (COLUMNS // 8) + tl.arange(0, COLUMNS // 8)
+    held = (row < rows)[:, None] & (byte < width)[None, :]
+    bits = tl.load(mask + row[:, None] * width + byte[None, :], held, other=0).to(tl.int32)
+    swap = tl.reshape((bits[:, :, None] >> tl.arange(0, 8)[None, None, :]) & 1, (ROWS, COLUMNS)) != 0
+    inside = (row < rows)[:, None] & (column < length)[None, :]
+    first = row[:, None] * (2 * length) + column[None, :]
+    low = tl.load(grad_y + first, inside, other=0)
+    high = tl.load(grad_y + first + length, inside, other=0)
+    a = tl.where(swap, high, low)
+    b = tl.where(swap, low, high)
+    tl.store(grad_x + first, a, inside)
+    tl.store(grad_x + first + length, b, inside)
+    if HAS_SUMS:
+        place = 2 * (block * rows + row)[:, None] + tl.arange(0, 2)[None, :]
+        both = tl.join(tl.sum(a.to(tl.float32), 1), tl.sum(b.to(tl.float32), 1))
+        tl.store(sums + place, both, (row < rows)[:, None])
+
+
+@triton.jit
+def interleaved_forward(
+    x, bias, y, mask, vectors, channels,
+    HAS_BIAS: tl.constexpr, IN_PLACE: tl.constexpr,
+    VECTOR: tl.constexpr, PAIRS: tl.constexpr, STRIDE: tl.constexpr, FOLD: tl.constexpr,
+):  # fmt: skip
+    """Sort the pairs of a run, step by step, and keep their bits; the cut is that of ``InterleavedTiles``."""
+    count = _count(vectors, VECTOR)
+    width = _bytes_of_bits(vectors, VECTOR)
+    begin = tl.program_id(0).to(tl.int64) * STRIDE
+    lane = tl.arange(0, 2 * PAIRS)
+    own_byte = tl.arange(0, PAIRS // 8)
+    if HAS_BIAS:  # the same in every step: see InterleavedTiles
+        added = tl.load(bias + (2 * begin + tl.arange(0, FOLD)) % channels)
+    for start in range(begin, count, tl.num_programs(0).to(tl.int64) * STRIDE):
+        element = 2 * start + lane
+        inside = (element < 2 * count) & (lane < 2 * STRIDE)
+        values = tl.load(x + element, inside, other=0)
+        if HAS_BIAS:
+            values = tl.reshape(_add(tl.reshape(values, (2 * PAIRS // FOLD, FOLD)), added[None, :]), (2 * PAIRS,))
+        a, b = tl.split(tl.reshape(values, (PAIRS, 2)))
+        swap, low, high = _sort_pairs(a, b)
+        if IN_PLACE:
+            tl.debug_barrier()
+        tl.store(y + element, tl.interleave(low, high), inside)
+        swap = swap & (start + tl.arange(0, PAIRS) < count)
+        bits = tl.reshape(swap.to(tl.int32), (PAIRS // 8, 8)) << tl.arange(0, 8)[None, :]
+        byte = start // 8 + own_byte
+        tl.store(mask + byte, tl.sum(bits, 1).to(tl.uint8), (byte < width) & (own_byte < STRIDE // 8))
+
+
+@triton.jit
+def interleaved_backward(
+    grad_y, mask, grad_x, sums, vectors,
+    HAS_SUMS: tl.constexpr, VECTOR: tl.constexpr, PAIRS: tl.constexpr, STRIDE: tl.constexpr, FOLD: tl.constexpr,
+):  # fmt: skip
+    """Route the gradient of a run by its bits, step by step; sums: what each program added up, lane by lane."""
+    count = _count(vectors, VECTOR)
+    width = _bytes_of_bits(vectors, VECTOR)
+    begin = tl.program_id(0).to(tl.int64) * STRIDE
+    lane = tl.arange(0, 2 * PAIRS)
+    own_byte = tl.arange(0, PAIRS // 8)
+    total = tl.zeros((FOLD,), tl.float32)
+    for start in range(begin, count, tl.num_programs(0).to(tl.int64) * STRIDE):
+        byte = start // 8 + own_byte
+        bits = tl.load(mask + byte, (byte < width) & (own_byte < STRIDE // 8), other=0).to(tl.int32)
+        swap = tl.reshape((bits[:, None] >> tl.arange(0, 8)[None, :]) & 1, (PAIRS,)) != 0
+        element = 2 * start + lane
+        inside = (element < 2 * count) & (lane < 2 * STRIDE)
+        low, high = tl.split(tl.reshape(tl.load(grad_y + element, inside, other=0), (PAIRS, 2)))
+        routed = tl.interleave(tl.where(swap, high, low), tl.where(swap, low, high))
+        tl.store(grad_x + element, routed, inside)
+        if HAS_SUMS:
+            total += tl.sum(tl.reshape(routed.to(tl.float32), (2 * PAIRS // FOLD, FOLD)), 0)
+    if HAS_SUMS:
+        kept: tl.constexpr = FOLD if FOLD < 2 * STRIDE else 2 * STRIDE
+        place = tl.arange(0, FOLD)
+        tl.store(sums + tl.program_id(0).to(tl.int64) * kept + place, total, place < kept)
+
+
+def minmax(x: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Give y and the mask: the CUDA implementation of the op ``gloro_fast::minmax``."""
+    _check(x, bias)
+    if not (x.is_contiguous() or _is_channels_last(x)):
+        x = x.contiguous()
+    y, mask = torch.empty_like(x), _empty_mask(x)
+    _forward(x, bias, y, mask)
+    return y, mask
+
+
+def minmax_(x: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Write y over ``x`` and give the mask: the CUDA implementation of the op ``gloro_fast::minmax_``."""
+    _check(x, bias)
+    if not (x.is_contiguous() or _is_channels_last(x)):
+        raise RuntimeError("minmax_: x must be contiguous or channels_last to be written over")
+    mask = _empty_mask(x)
+    _forward(x, bias, x, mask)
+    return mask
+
+
+def minmax_backward(grad_y: Tensor, mask: Tensor, with_bias: bool) -> tuple[Tensor, Tensor]:
+    """Give the gradients of x and bias: the CUDA implementation of the op ``gloro_fast::minmax_backward``."""
+    _check(grad_y, None)
+    planar = mask.dim() == 2
+    channels_last = not planar and grad_y.dim() == 4
+    grad_y = grad_y.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    if mask.dtype != torch.uint8 or mask.shape != _mask_shape(grad_y, planar) or mask.device != grad_y.device:
+        raise RuntimeError("minmax_backward: the mask is not that of a tensor of this shape")
+    grad_x = torch.empty_like(grad_y)
+    channels = grad_y.shape[1] if with_bias else 0
+    if grad_y.numel() == 0:
+        return grad_x, grad_y.new_zeros(channels)
+    with on_device_of(grad_y):
+        backward = _planar_backward if planar else _interleaved_backward
+        sums = backward(grad_y, mask.contiguous(), grad_x, with_bias)
+    return grad_x, grad_y.new_empty(0) if sums is None else sums.sum(0).to(grad_y.dtype)
+
+
+def _forward(x: Tensor, bias: Tensor | None, y: Tensor, mask: Tensor) -> None:
+    if x.numel() == 0:
+        return
+    with_bias = bias is not None
+    bias = bias.contiguous() if bias is not None else None
+    with on_device_of(x):
+        if mask.dim() == 2:
+            tiles = PlanarTiles.of(x)
+            planar_forward[(tiles.programs,)](
+                x, bias, y, mask, tiles.rows, x.shape[1], tiles.vectors,
+                HAS_BIAS=with_bias, IN_PLACE=x is y,
+                VECTOR=tiles.vector, ROWS=tiles.tile_rows, COLUMNS=tiles.tile_columns, TABLE=tiles.table,
+                num_warps=tiles.warps,
+            )  # fmt: skip
+        else:
+            runs = InterleavedTiles.of(x, whole_pixels=with_bias)
+            interleaved_forward[(runs.programs,)](
+                x, bias, y, mask, runs.vectors, x.shape[1],
+                HAS_BIAS=with_bias, IN_PLACE=x is y,
+                VECTOR=runs.vector, PAIRS=runs.pairs, STRIDE=runs.stride, FOLD=runs.fold, num_warps=runs.warps,
+            )  # fmt: skip
+
+
+def _planar_backward(grad_y: Tensor, mask: Tensor, grad_x: Tensor, with_bias: bool) -> Tensor | None:
+    """Give, if asked for, sums of grad_x in float32: any number of rows of one value a channel."""
+    tiles = PlanarTiles.of(grad_y)
+    sums = None
+    if with_bias:
+        sums = grad_y.new_empty(tiles.blocks * grad_y.shape[0], grad_y.shape[1], dtype=torch.float32)
+    planar_backward[(tiles.programs,)](
+        grad_y, mask, grad_x, sums, tiles.rows, tiles.vectors,
+        HAS_SUMS=with_bias, VECTOR=tiles.vector, ROWS=tiles.tile_rows, COLUMNS=tiles.tile_columns,
+        num_warps=tiles.warps,
+    )  # fmt: skip
+    return sums
+
+
+def _interleaved_backward(grad_y: Tensor, mask: Tensor, grad_x: Tensor, with_bias: bool) -> Tensor | None:
+    """Give what :func:`_planar_backward` gives."""
+    runs = InterleavedTiles.of(grad_y, whole_pixels=with_bias)
+    sums = grad_y.new_empty(runs.rows_of_sums, grad_y.shape[1], dtype=torch.float32) if with_bias else None
+    interleaved_backward[(runs.programs,)](
+        grad_y, mask, grad_x, sums, runs.vectors,
+        HAS_SUMS=with_bias, VECTOR=runs.vector, PAIRS=runs.pairs, STRIDE=runs.stride, FOLD=runs.fold,
+        num_warps=runs.warps,
+    )  # fmt: skip
+    return sums
+
+
+def _check(x: Tensor, bias: Tensor | None) -> None:
+    if x.dim() < 2 or x.shape[1] % 2 != 0 or x.dtype not in DTYPES:
+        raise RuntimeError(
+            "minmax: expected (batch, channels in pairs, ...) of float32, bfloat16 or float16,"
+            f" got {x.dtype} {tuple(x.shape)}"
+        )
+    if bias is not None and (bias.shape != x.shape[1:2] or bias.dtype != x.dtype or bias.device != x.device):
+        raise RuntimeError(f"minmax: bias must hold one value a channel ({x.shape[1]}) of the type of x, beside x")
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def _length(x: Tensor) -> int:
+    return math.prod(x.shape[2:])
+
+
+def _empty_mask(x: Tensor) -> Tensor:
+    planar = x.is_contiguous() and _length(x) != 1
+    return x.new_empty(_mask_shape(x, planar), dtype=torch.uint8)
+
+
+def _mask_shape(x: Tensor, planar: bool) -> tuple[int, ...]:
+    if planar:
+        return x.shape[0] * (x.shape[1] // 2), triton.cdiv(_length(x), 8)
+    return (triton.cdiv(x.shape[0] * _length(x) * (x.shape[1] // 2), 8),)

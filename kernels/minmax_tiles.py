@@ -1,0 +1,111 @@
+"""How the work of minmax is cut into programs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import triton
+from torch import Tensor
+
+from .launch_table import Entry, entry_of_current_device
+
+_THREADS_PER_WARP = 32
+_BYTES_PER_ACCESS = 16
+_LARGEST_VECTOR = 128  # a row of so many pairs has a mask of 16 bytes: one access
+
+
+@dataclass(frozen=True)
+class PlanarTiles:
+    """Tiles of ``tile_rows`` rows by ``tile_columns`` columns for rows of ``vectors * vector`` pairs.
+
+    ``vector`` is the power of two that divides the length of a row, as far as it widens an access.
+    """
+
+    rows: int
+    vectors: int
+    vector: int
+    tile_rows: int
+    tile_columns: int
+    table: int  # values of the bias that all threads load at once, at least a tile's
+    warps: int
+
+    @classmethod
+    def of(cls, x: Tensor) -> PlanarTiles:
+        """Cut x, contiguous, on the current device."""
+        length = math.prod(x.shape[2:])
+        size, warps = _tile(entry_of_current_device(), x)
+        # Long rows are cut after two accesses of each thread: tails leave fewer lanes idle than with whole tiles.
+        columns = min(triton.next_power_of_2(max(length, 8)), 2 * _lanes(x, warps), size // 2)
+        vector = math.gcd(length, _LARGEST_VECTOR)
+        rows = size // 2 // columns
+        table = max(_lanes(x, warps), 2 * rows)
+        return cls(x.numel() // (2 * length), length // vector, vector, rows, columns, table, warps)
+
+    @property
+    def blocks(self) -> int:
+        """Tiles along a row."""
+        return triton.cdiv(self.vectors * self.vector, self.tile_columns)  # type: ignore[no-any-return]
+
+    @property
+    def programs(self) -> int:
+        """One a tile."""
+        return triton.cdiv(self.rows, self.tile_rows) * self.blocks  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class InterleavedTiles:
+    """Programs that take ``stride`` pairs each, in tiles of ``pairs``, and step on together over the run of pairs.
+
+    With whole pixels, a step of all programs is a number of whole pixels: each lane of a program then sees one and
+    the same channel in all steps. Lanes that are ``fold`` elements apart see the same one too.
+    """
+
+    vectors: int
+    vector: int
+    channels: int
+    pairs: int
+    stride: int
+    fold: int
+    programs: int
+    warps: int
+
+    @classmethod
+    def of(cls, x: Tensor, whole_pixels: bool) -> InterleavedTiles:
+        """Cut x, channels_last or one pixel a sample, on the current device."""
+        entry = entry_of_current_device()
+        size, warps = _tile(entry, x)
+        lanes, channels = _lanes(x, warps), x.shape[1]
+        fold, unit = size, 1
+        stride = size // 2
+        if whole_pixels and channels & (channels - 1) == 0 and channels <= 4 * lanes:
+            fold = max(lanes, channels)
+        elif whole_pixels:  # each lane keeps its own channel's values, so there must be few
+            size = fold = 4 * lanes
+            whole = math.lcm(8, channels // 2)  # pairs of whole pixels and whole bytes of the mask
+            stride = size // 2 // whole * whole or size // 2
+            unit = channels // 2 // math.gcd(channels // 2, stride)
+        programs = triton.cdiv(x.numel() // 2, stride)
+        if whole_pixels:
+            programs = max(min(programs, entry.programs) // unit, 1) * unit
+        count = x.numel() // 2
+        vector = math.gcd(count, _LARGEST_VECTOR)
+        return cls(count // vector, vector, channels, size // 2, stride, fold, programs, warps)
+
+    @property
+    def rows_of_sums(self) -> int:
+        """Rows, one value a channel each, of the sums that all programs leave."""
+        return self.programs * min(self.fold, 2 * self.stride) // self.channels
+
+
+def _lanes(x: Tensor, warps: int) -> int:
+    """Elements that all threads of a program access at once."""
+    return warps * _THREADS_PER_WARP * _BYTES_PER_ACCESS // x.itemsize
+
+
+def _tile(entry: Entry, x: Tensor) -> tuple[int, int]:
+    """Elements and warps of a program: whole tiles if they fill the card, else halved, at the same bytes a thread."""
+    size, warps = entry.tile_bytes // x.itemsize, entry.warps
+    while warps > 1 and x.numel() < size * entry.programs:
+        size, warps = size // 2, warps // 2
+    return size, warps

@@ -1,0 +1,77 @@
+"""How ops find their kernels on a GPU, without one: with fake tensors and in torch's dispatcher."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch._subclasses import FakeTensorMode
+
+from gloro_fast import _extension, _gpu
+from gloro_fast.ops import minmax, minmax_
+
+pytestmark = pytest.mark.skipif(not _extension.available(), reason=f"compiled ops: {_extension.why_not()}")
+
+
+@pytest.fixture(autouse=True)
+def _as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_gpu, "_switched_off", {})
+    monkeypatch.setattr(_gpu, "_warned", set())
+    monkeypatch.setattr(_gpu, "_HAS_TRITON", True)
+
+
+@pytest.fixture
+def on_gpu() -> Iterator[torch.Tensor]:
+    with FakeTensorMode():
+        yield torch.empty(2, 4, 5, 7, device="cuda")
+
+
+def runs_as_kernel(x: torch.Tensor) -> bool:
+    """The reference's mask is bool, that of the kernels bits."""
+    return minmax(x)[1].dtype == torch.uint8
+
+
+@pytest.mark.parametrize("op", ["minmax", "minmax_", "minmax_backward"])
+def test_kernels_are_registered_for_the_gpu(op: str) -> None:
+    assert _extension.has_kernel(op, "cuda")
+
+
+def test_there_is_no_kernel_without_an_op() -> None:
+    assert not _extension.has_kernel("no_such_op", "cuda")
+    assert _gpu.why_not("no_such_op") == "there is no kernel for it on this device"
+
+
+def test_they_take_tensors_on_the_gpu(on_gpu: torch.Tensor) -> None:
+    assert runs_as_kernel(on_gpu)
+    assert runs_as_kernel(on_gpu.bfloat16())
+    assert not runs_as_kernel(on_gpu.double())
+    assert minmax_(on_gpu) is on_gpu
+
+
+def test_without_triton_the_reference_runs_and_one_warning_says_so(
+    on_gpu: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_gpu, "_HAS_TRITON", False)
+    with pytest.warns(RuntimeWarning, match="minmax as plain PyTorch on the GPU.*triton is not installed"):
+        assert not runs_as_kernel(on_gpu)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not runs_as_kernel(on_gpu)
+
+
+def test_a_kernel_that_is_switched_off_stays_off(on_gpu: torch.Tensor) -> None:
+    with pytest.warns(RuntimeWarning, match="rest of this process: it is wrong here"):
+        _gpu.switch_off("minmax", "it is wrong here")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not runs_as_kernel(on_gpu)
+    assert _gpu.why_not("minmax") == "it is wrong here"
+
+
+def test_importing_the_package_does_not_import_triton() -> None:
+    code = "import sys, gloro_fast; sys.exit('triton' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
