@@ -9,6 +9,7 @@ import typer
 from gloro_fast._version import __version__
 from gloro_fast.cli.certify import certify
 from gloro_fast.cli.evaluate import evaluate
+from gloro_fast.cli.import_keras import import_keras
 from gloro_fast.cli.info import info
 from gloro_fast.cli.recipes import recipes
 from gloro_fast.cli.reporting import Commands
@@ -24,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (train, certify, evaluate, recipes, info):
+for _command in (train, certify, evaluate, recipes, import_keras, info):
     app.command()(_command)
 
 

@@ -14,6 +14,7 @@ _EXTRAS = {
     "scikit-learn": "the digits",
     "adversarial-robustness-toolbox": "attacks",
     "tensorboard": "train --tensorboard",
+    "h5py": "import-keras",
     "torchvision": "train --download",
 }
 
