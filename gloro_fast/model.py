@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 
 from gloro_fast import ops
-from gloro_fast.bounds import DEFAULT_METHOD, NetworkBound, check_method, general_difference_bounds
+from gloro_fast.bounds import DEFAULT_METHOD, NetworkBound, bound_work, check_method, general_difference_bounds
 from gloro_fast.certify import Certificate, certify_logits, check_batch, check_images
 from gloro_fast.errors import ConfigError, FrozenError, StaleBoundError
 from gloro_fast.executed import ExecutedNet, check_settings
@@ -146,30 +146,51 @@ class GloRoNet(nn.Module):
         """Whether ``freeze`` was called: the bound is then never found anew by itself."""
         return self._frozen
 
-    def freeze(self, method: str = DEFAULT_METHOD) -> GloRoNet:
+    def freeze(self, method: str = DEFAULT_METHOD, effort: Literal["normal", "tight"] = "normal") -> GloRoNet:
         """Find the Lipschitz constant of the present weights by ``method`` and keep to it.
 
         Args:
-            method: a name in ``gloro_fast.bounds.METHODS``. ``"power"`` is power iteration to convergence, an
-                estimate from below.
+            method: a name in ``gloro_fast.bounds.METHODS``. All give upper bounds with every rounding included, but
+                ``"power"``: power iteration to convergence, as in the paper, an estimate from below.
+            effort: ``"tight"`` takes as long as it needs to come within 1e-6 of every layer's norm; the same as
+                ``method="tight"``.
 
         Returns:
             The net itself.
 
         Raises:
-            ConfigError: there is no such method.
+            ConfigError: there is no such method or effort, or an effort beside a method that has but one.
         """
         check_method(method)
+        if effort == "tight" and method in (DEFAULT_METHOD, "tight"):
+            method = "tight"
+        elif effort != "normal":
+            raise ConfigError(f"effort {effort!r} beside method {method!r}; use method='auto', effort='tight'")
         self._method = method
         self._signed = self._sign()
         self._frozen = True
         return self
 
     def unfreeze(self) -> GloRoNet:
-        """Forget the frozen constant; evaluation finds it when needed, after every change of the weights."""
+        """Forget the frozen constant; evaluation finds it by the default method, after every change of the weights."""
+        self._method = DEFAULT_METHOD
         self._frozen = False
         self._signed = None
         return self
+
+    def find_bound(self, method: str) -> NetworkBound:
+        """Bound the present weights by ``method`` for comparison; nothing is kept, nor signed with it.
+
+        Raises:
+            ConfigError: there is no such method.
+        """
+        check_method(method)
+        plan = self._plan if self._plan.fits(self.module) else make_plan(self.module, self.input_shape)
+        return sign(self.module, plan, method).network
+
+    def bound_work(self) -> float:
+        """Give about as many floating-point operations as the default method takes; a core does some 2e10 a second."""
+        return sum(map(bound_work, self._plan.linear_maps()))
 
     def certify(self, x: Tensor, epsilon: float | None = None, executed: bool = False) -> Certificate:
         """Certify a batch; the net is run in evaluation mode, without autocast.

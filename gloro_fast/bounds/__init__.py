@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from gloro_fast.bounds.auto import auto, tight
+from gloro_fast.bounds.auto import work as bound_work
 from gloro_fast.bounds.cholesky import cholesky
 from gloro_fast.bounds.diagonal import diagonal_bound
 from gloro_fast.bounds.head_differences import general_difference_bounds, head_difference_bounds
@@ -28,7 +29,7 @@ METHODS: dict[str, Method] = {
     "trivial": trivial,
     "power": power,
 }
-DEFAULT_METHOD = "power"
+DEFAULT_METHOD = "auto"
 
 __all__ = [
     "DEFAULT_METHOD",
@@ -36,6 +37,7 @@ __all__ = [
     "LayerBound",
     "NetworkBound",
     "bound_network",
+    "bound_work",
     "check_method",
     "general_difference_bounds",
     "head_difference_bounds",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Iterator
@@ -21,8 +22,8 @@ from gloro_fast.ops.geometry import Geometry
 _TOLERANCE = 1e-7
 # Tori beyond the first are tried until so much arithmetic is done: on two cores some five seconds.
 _AFFORDABLE = 1e11
-# Symbols are evaluated so many numbers at a time, 128 MB.
-_CHUNK = 1 << 24
+# Symbols are evaluated so many numbers at a time, 32 MB; Gram iteration holds some ten times that.
+_CHUNK = 1 << 22
 
 
 @torch.no_grad()
@@ -66,20 +67,58 @@ def torus(name: str, layer: LinearMap, tolerance: float = _TOLERANCE) -> LayerBo
     return LayerBound(name, scaled.unscale_up(_bound(scaled.weight, layer.geometry, tolerance)), "torus", "upper bound")
 
 
+def work(layer: LinearMap) -> float:
+    """Give about as many floating-point operations as ``torus`` takes; the values of the weight do not matter."""
+    weight, geometry = layer.weight.detach(), layer.geometry
+    if geometry.is_dense:
+        return _work(1, *weight.shape)
+    if geometry.padding_mode == "circular":
+        geometry = dataclasses.replace(geometry, padding_mode="zeros")
+    symbol, tori = _extensions(weight.reshape(geometry.groups, -1, *weight.shape[1:]), geometry)
+    return sum(_affordable(symbol, tori))
+
+
 def _bound(weight: Tensor, geometry: Geometry, tolerance: float) -> float:
     if geometry.is_dense:
         return gram(weight[None], None, tolerance)
     kernel = weight.reshape(geometry.groups, -1, *weight.shape[1:])
     if geometry.padding_mode == "circular":
         return _circular(kernel, geometry, tolerance)
+    symbol, tori = _extensions(kernel, geometry)
+    best = math.inf
+    for frequencies in tori[: len(_affordable(symbol, tori))]:
+        best = min(best, add_up(_largest(symbol, frequencies, tolerance, best), symbol.error))
+    # Without a torus no output reads an input.
+    return best if tori else 0.0
+
+
+def _extensions(kernel: Tensor, geometry: Geometry) -> tuple[Symbol, list[list[Frequencies]]]:
+    """Give the symbol of a zero-padded convolution, and the tori to try; none where no output reads an input."""
     split = [axes(geometry, taps, dim) for dim, taps in enumerate(kernel.shape[3:])]
-    if not all(split):
-        # No output reads an input.
-        return 0.0
-    strides = [axis[0].stride for axis in split]
+    strides = [step // math.gcd(step, gap) for step, gap in zip(geometry.stride, geometry.dilation, strict=True)]
     symbol = Symbol.of(kernel, [list(range(taps)) for taps in kernel.shape[3:]], strides)
+    if not all(split):
+        return symbol, []
     sides = [max(_side(problem) for problem in axis) for axis in split]
-    return _smallest(symbol, list(_tori(sides, symbol.taps.shape[: symbol.spatial])), tolerance)
+    return symbol, list(_tori(sides, symbol.taps.shape[: symbol.spatial]))
+
+
+def _affordable(symbol: Symbol, tori: list[list[Frequencies]]) -> list[float]:
+    """Give the work of the tori that are affordable, the first in any case."""
+    *_, rows, columns = symbol.taps.shape
+    groups = symbol.taps.shape[symbol.spatial]
+    chosen: list[float] = []
+    for frequencies in tori:
+        work = _work(groups * math.prod(len(axis.multiples) for axis in frequencies), rows, columns)
+        if chosen and sum(chosen) + work > _AFFORDABLE:
+            break
+        chosen.append(work)
+    return chosen
+
+
+def _work(count: int, rows: int, columns: int) -> float:
+    """Count six steps of all matrices; few go further."""
+    return 36.0 * count * min(rows, columns) ** 2 * max(rows, columns)
 
 
 def _side(axis: Axis) -> int:
@@ -104,21 +143,6 @@ def _grid(sides: list[int], twists: tuple[int, ...]) -> list[Frequencies]:
     """Give the frequencies of a torus, without the negatives of others: the first axis is halved."""
     both = zip(sides, twists, strict=True)
     return [Frequencies.of_torus(side, twist, half=axis == 0) for axis, (side, twist) in enumerate(both)]
-
-
-def _smallest(symbol: Symbol, tori: list[list[Frequencies]], tolerance: float) -> float:
-    """Give the smallest of the bounds that the tori give."""
-    best, spent = math.inf, 0.0
-    *_, rows, columns = symbol.taps.shape
-    for frequencies in tori:
-        count = symbol.taps.shape[symbol.spatial] * math.prod(len(axis.multiples) for axis in frequencies)
-        # Six steps of all matrices, more of a few.
-        work = 36.0 * count * min(rows, columns) ** 2 * max(rows, columns)
-        if spent and spent + work > _AFFORDABLE:
-            break
-        spent += work
-        best = min(best, add_up(_largest(symbol, frequencies, tolerance, best), symbol.error))
-    return best
 
 
 def _largest(symbol: Symbol, frequencies: list[Frequencies], tolerance: float, ceiling: float) -> float:

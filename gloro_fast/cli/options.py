@@ -33,7 +33,8 @@ MethodOption = Annotated[
     str | None,
     typer.Option(
         "--method",
-        help="How to find the Lipschitz constant (gloro-fast info lists the methods); power by default.",
+        help="How to bound the Lipschitz constant (gloro-fast info lists the methods); auto by default. tight takes "
+        "longer; power is the paper's estimate.",
         show_default=False,
     ),
 ]

@@ -62,8 +62,10 @@ class EpochMetrics:
         learning_rate: Adam's.
         seconds: duration of the training part of the epoch.
         validation_clean: share of the validation images classified correctly.
-        validation_vra: share of them also certified at the recipe's ``epsilon``.
-        validation_lipschitz: K that this was certified with.
+        validation_vra: share of them also certified at the recipe's ``epsilon``, by the estimate.
+        validation_lipschitz: K that this was certified with, the estimate by ``power``.
+        bound_gap: K by the default method, an upper bound, over the estimate by ``power``, of the weights at the end
+            of the epoch; None for nets that take long to bound.
     """
 
     epoch: int
@@ -79,6 +81,7 @@ class EpochMetrics:
     validation_clean: float | None = None
     validation_vra: float | None = None
     validation_lipschitz: float | None = None
+    bound_gap: float | None = None
 
     @classmethod
     def of(cls, epoch: int, settings: EpochSettings, running: Running, seconds: float) -> EpochMetrics:

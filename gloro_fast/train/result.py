@@ -40,7 +40,7 @@ class Result:
         epochs: robust epochs.
         warmup_epochs: epochs of plain cross entropy before them.
         selected_epoch: number of the epoch whose weights are kept, from 1, warm-up counted.
-        validation_vra: VRA of that epoch on the validation split; None without one.
+        validation_vra: VRA of that epoch on the validation split, by the estimate; None without one.
         seconds: duration of the whole run, interruptions left out.
         seconds_per_epoch: mean training time of an epoch, without validation.
         seed: of the run.

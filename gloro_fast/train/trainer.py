@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from gloro_fast.train.build import build_criterion, build_net, build_optimizer, 
 from gloro_fast.train.config import RunConfig
 from gloro_fast.train.divergence import check_finite_loss, check_finite_weights, steps_between_checks
 from gloro_fast.train.epochs import EpochMetrics, EpochSettings, epoch_settings
+from gloro_fast.train.gap import bound_gap
 from gloro_fast.train.objective import robust_loss, standard_loss
 from gloro_fast.train.observers import Curves, MetricsCsv, Observer, RunStart, Step, closing
 from gloro_fast.train.randomness import Randomness
@@ -251,6 +253,8 @@ class Trainer:
         row = EpochMetrics.of(state.epoch + 1, self._settings, state.sums.read(), seconds)
         if self._validation is not None and self._settings.phase == "robust":
             row = validate(state, self._validation, row, self.config.recipe.epsilon)
+        if self._settings.phase == "robust":
+            row = dataclasses.replace(row, bound_gap=bound_gap(state.net, row.validation_lipschitz))
         state.rows.append(row)
         state.epoch, state.batch, state.order, state.epoch_seconds = state.epoch + 1, 0, None, 0.0
         self._save()

@@ -27,10 +27,10 @@ def test_a_csv_has_a_row_for_every_image_with_what_certify_says(invoke, run):
     assert [float(row["radius"]) for row in rows] == pytest.approx(certificate.radius.tolist(), abs=1e-5)
     for row in rows:
         assert (row["certified"] == "true") == (float(row["radius"]) > 0.1)
-        assert (row["epsilon"], row["method"], row["executed"]) == ("0.1", "power (estimate)", "false")
+        assert (row["epsilon"], row["method"], row["executed"]) == ("0.1", "auto", "false")
     sure = [row for row in rows if row["certified"] == "true" and row["label"] == row["prediction"]]
     assert f"{len(sure) / len(rows):.2%}" in result.stdout
-    assert "power (estimate)" in result.stdout
+    assert "by auto" in result.stdout
 
 
 def test_json_has_the_summary_and_the_samples(invoke, run, tmp_path):

@@ -13,7 +13,7 @@ def test_table_picture_and_numbers(invoke, run):
     found = json.loads((run / "vra.json").read_text())
     assert found["clean_accuracy"] == trained["clean_accuracy"]
     assert found["vra"] == trained["vra"] == found["radii"][2]["vra"]
-    assert found["method"] == "power (estimate)"
+    assert found["method"] == "auto"
     vra = [row["vra"] for row in found["radii"]]
     assert [row["radius"] for row in found["radii"]] == [0.05, 0.1, 0.3]
     assert vra == sorted(vra, reverse=True)

@@ -20,8 +20,8 @@ def test_a_run_folder_is_complete_and_the_table_says_what_it_rests_on(invoke, tm
     names = {"model.safetensors", "config.toml", "metrics.csv", "curves.png", "result.json"}
     assert names <= {file.name for file in out.iterdir()}
     found = json.loads((out / "result.json").read_text())
-    assert found["method"] == "power (estimate)"
-    for text in (f"{found['vra']:.2%}", f"{found['clean_accuracy']:.2%}", "power (estimate)", str(out), "median"):
+    assert found["method"] == "auto"
+    for text in (f"{found['vra']:.2%}", f"{found['clean_accuracy']:.2%}", "auto", str(out), "median"):
         assert text in result.stdout
     assert "\x1b" not in result.output
 

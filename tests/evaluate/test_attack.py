@@ -41,19 +41,19 @@ def test_no_certified_point_is_broken(net, images):
     assert report
     assert int(report.certified.sum()) > 200
     assert torch.equal(report.certified, net.certify(images, EPSILON).certified)
-    assert report.method == "power (estimate)"
+    assert report.method == "auto"
 
 
 @pytest.mark.usefixtures("_toolbox")
 def test_false_certificates_are_broken(net, images, monkeypatch):
     """The check itself: with K a tenth of what it is, the attack must find points that do not hold."""
-    honest = bounds.METHODS["power"]
+    honest = bounds.METHODS["auto"]
 
     def too_small(name, layer):
         bound = honest(name, layer)
         return dataclasses.replace(bound, value=bound.value / 10)
 
-    monkeypatch.setitem(bounds.METHODS, "power", too_small)
+    monkeypatch.setitem(bounds.METHODS, "auto", too_small)
     report = unbroken(copy.deepcopy(net).unfreeze(), images, 1.0, steps=20, restarts=1)
     assert not report
     assert int(report.broken.sum()) > 50

@@ -49,7 +49,7 @@ def test_the_picture(net, digits, tmp_path, monkeypatch, radius):
         picture.verify()
     (axes,) = drawn[0].axes
     texts = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert any("power (estimate)" in text for text in texts)
+    assert any("auto" in text for text in texts)
     assert any(f"{found.vra(0.3):.1%}" in text and "0.3" in text for text in texts)
     assert "radius" in axes.get_xlabel()
     assert axes.get_ylabel()

@@ -53,7 +53,7 @@ def test_it_trains_and_its_bound_holds(net):
         optimizer.step()
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in net.parameters())
     net.eval()
-    assert net.bound.kind == "estimate"
+    assert net.bound.kind == "upper bound"
     x = torch.rand(200, *SHAPE)
     step = torch.randn_like(x) * 10 ** torch.empty(200, 1, 1, 1).uniform_(-3, 0)
     body = copy.deepcopy(net.module[:-1]).double()

@@ -21,7 +21,7 @@ def test_metrics_csv(tmp_path):
         rows = list(reader)
     assert ",".join(reader.fieldnames) == (
         "epoch,phase,loss,train_clean,train_vra,lipschitz,epsilon,lam,learning_rate,seconds,"
-        "validation_clean,validation_vra,validation_lipschitz"
+        "validation_clean,validation_vra,validation_lipschitz,bound_gap"
     )
     assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
     assert [row["phase"] for row in rows] == ["warmup", "robust", "robust", "robust"]

@@ -88,7 +88,7 @@ def draw(rows: list[EpochMetrics], path: Path) -> None:
     )
     _plot(
         vra,
-        "verified-robust accuracy (VRA)",
+        "verified-robust accuracy (VRA), by the estimate",
         {"training": lambda row: row.train_vra, "validation": lambda row: row.validation_vra},
         rows,
     )

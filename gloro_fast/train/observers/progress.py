@@ -88,5 +88,5 @@ def _numbers(loss: float, clean: float, vra: float | None, lipschitz: float | No
     if vra is not None:
         parts.append(f"VRA {vra:.2%}")
     if lipschitz is not None:
-        parts.append(f"K {lipschitz:.3g}")
+        parts.append(f"K {lipschitz:.3g} (estimate)")
     return "  ".join(parts)
