@@ -42,6 +42,10 @@ class CheckpointError(GloroFastError, RuntimeError):
     """A checkpoint or run folder is damaged, of another architecture, or does not fit the request."""
 
 
+class CertificateError(GloroFastError, RuntimeError):
+    """A certificate file is missing, truncated, damaged or edited, or of another format."""
+
+
 class DivergenceError(GloroFastError, ArithmeticError):
     """The training loss became NaN or infinite; the last good checkpoint is kept."""
 

@@ -142,6 +142,30 @@ class GloRoNet(nn.Module):
         return self._current().network
 
     @property
+    def difference_bounds(self) -> Tensor:
+        """(m, m) float64 upper bounds on D_ij = ||w_i - w_j|| that certificates rest on; see ``bound``."""
+        return self._current().differences
+
+    def bound_by(self, method: str) -> NetworkBound:
+        """Give the Lipschitz constant by another method, for comparison; the net keeps its own.
+
+        Raises:
+            ConfigError: there is no such method.
+        """
+        check_method(method)
+        self._current()
+        return sign(self.module, self._plan, method).network
+
+    def absolute_norms(self) -> dict[str, float]:
+        """Give the bounds on || |W| || of the linear layers before the head, by name, that executed certificates use.
+
+        Raises:
+            ConfigError: the net is in half precision.
+            ArchitectureError: it is not known how a layer rounds; names it.
+        """
+        return self._executed_net(self._current()).absolute_norms()
+
+    @property
     def frozen(self) -> bool:
         """Whether ``freeze`` was called: the bound is then never found anew by itself."""
         return self._frozen

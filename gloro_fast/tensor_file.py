@@ -41,7 +41,7 @@ def write(path: Path, kind: str, tensors: Mapping[str, Tensor], document: Mappin
         "written_by": f"gloro_fast {__version__}, torch {torch.__version__}",
         "document": json.dumps(document),
     }
-    metadata["sha256"] = _digest(plain, metadata["document"])
+    metadata["sha256"] = digest(plain, metadata["document"])
     # Written as bytes, so that what the disk refuses comes as an OSError whatever the serializer does.
     content = save(plain, metadata)
     with saving(path):
@@ -70,7 +70,7 @@ def read(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is truncated or damaged ({_first_line(error)}); {_REMEDY}") from None
-    if metadata.get("sha256") != _digest(tensors, metadata.get("document", "")):
+    if metadata.get("sha256") != digest(tensors, metadata.get("document", "")):
         raise CheckpointError(f"{path} is damaged: its contents do not match their digest; {_REMEDY}")
     document: dict[str, Any] = json.loads(metadata["document"])
     return tensors, document
@@ -104,13 +104,18 @@ def _check_kind(path: Path, kind: str, metadata: Mapping[str, str]) -> None:
         )
 
 
-def _digest(tensors: Mapping[str, Tensor], document: str) -> str:
-    """Hash names, dtypes, shapes and bits of all tensors, and the document."""
-    digest = hashlib.sha256(document.encode())
+def digest(tensors: Mapping[str, Tensor], document: str = "") -> str:
+    """Give the SHA-256 of names, dtypes, shapes and bits of all tensors, and the document.
+
+    Args:
+        tensors: any shapes, dtypes and devices.
+        document: text that belongs to them.
+    """
+    hashed = hashlib.sha256(document.encode())
     for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+        hashed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        hashed.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return hashed.hexdigest()
 
 
 def _first_line(error: BaseException) -> str:

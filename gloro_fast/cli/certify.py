@@ -45,6 +45,10 @@ def certify(
         Path | None,
         typer.Option(help="A .csv or .json file; RUN/certificates.csv by default.", show_default=False),
     ] = None,
+    certificate: Annotated[
+        Path | None,
+        typer.Option(help="A .json file for the whole certificate, which gloro-fast audit checks.", show_default=False),
+    ] = None,
     batch_size: BatchSizeOption = 512,
     device: DeviceOption = None,
     threads: ThreadsOption = None,
@@ -58,6 +62,8 @@ def certify(
     from gloro_fast.cli.evaluation import evaluate_run
 
     path = run.expanduser() / "certificates.csv" if out is None else output_path(out, ".csv", ".json")
+    if certificate is not None:
+        certificate = output_path(certificate, ".json", option="--certificate")
     if epsilon is not None:
         positive_epsilon(epsilon)
     evaluated = evaluate_run(
@@ -75,7 +81,9 @@ def certify(
     content = _json if path.suffix.lower() == ".json" else _csv
     with writing(path):
         write_text(path, content(evaluated, epsilon))
-    _print_summary(evaluated, epsilon, path)
+    if certificate is not None:
+        _write_certificate(evaluated, epsilon, certificate)
+    _print_summary(evaluated, epsilon, path, certificate)
 
 
 def _samples(evaluated: EvaluatedRun, epsilon: float) -> Iterator[tuple[int, int, int, bool, float]]:
@@ -107,7 +115,22 @@ def _json(evaluated: EvaluatedRun, epsilon: float) -> str:
     return to_json(content)
 
 
-def _print_summary(evaluated: EvaluatedRun, epsilon: float, path: Path) -> None:
+def _write_certificate(evaluated: EvaluatedRun, epsilon: float, path: Path) -> None:
+    from gloro_fast.certificate_file import CertificateFile
+
+    certificate = CertificateFile.of(
+        evaluated.net,
+        evaluated.evaluation,
+        evaluated.images,
+        epsilon=epsilon,
+        data=evaluated.data,
+        part=evaluated.split,
+    )
+    with writing(path):
+        certificate.write(path)
+
+
+def _print_summary(evaluated: EvaluatedRun, epsilon: float, path: Path, certificate: Path | None) -> None:
     evaluation = evaluated.evaluation
     certified = evaluation.radius > epsilon
     lower, median, upper = evaluation.radius_quartiles()
@@ -118,5 +141,6 @@ def _print_summary(evaluated: EvaluatedRun, epsilon: float, path: Path) -> None:
         (f"VRA at epsilon {epsilon:.6g}", evaluated.vra(epsilon)),
         ("certified radius", f"median {median:.4g}, quartiles {lower:.4g} to {upper:.4g} (0 where wrong)"),
         ("written to", str(path)),
+        ("certificate", "" if certificate is None else str(certificate)),
     ]
     console().print(facts(rows, "certificates"))

@@ -10,7 +10,9 @@ from gloro_fast.cli.options import choice, usable_device, use_threads
 from gloro_fast.cli.reporting import percent
 
 if TYPE_CHECKING:
+    from gloro_fast.data import Split
     from gloro_fast.evaluate import Evaluation
+    from gloro_fast.model import GloRoNet
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class EvaluatedRun:
         data_note: what to print beside results made with it.
         split: "test" or "train".
         evaluation: prediction and radius of every image.
+        net: the net, frozen.
+        images: what was evaluated.
     """
 
     recipe: str
@@ -32,6 +36,8 @@ class EvaluatedRun:
     data_note: str
     split: str
     evaluation: Evaluation
+    net: GloRoNet
+    images: Split
 
     def facts(self) -> list[tuple[str, str]]:
         """Give what every summary says of net and data."""
@@ -107,5 +113,7 @@ def evaluate_run(
         data, data_dir = config.recipe.data, data_dir or (Path(config.data_dir) if config.data_dir else None)
     data_set = load(data, data_dir)
     net.freeze(method)
-    evaluation = evaluate(net, data_set.test if split == "test" else data_set.train, batch_size, executed)
-    return EvaluatedRun(config.recipe.name, config.recipe.epsilon, data_set.name, data_set.note, split, evaluation)
+    images = data_set.test if split == "test" else data_set.train
+    evaluation = evaluate(net, images, batch_size, executed)
+    recipe = config.recipe
+    return EvaluatedRun(recipe.name, recipe.epsilon, data_set.name, data_set.note, split, evaluation, net, images)

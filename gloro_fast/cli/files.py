@@ -12,23 +12,24 @@ from typing import Any
 from gloro_fast.errors import ConfigError
 
 
-def output_path(path: Path, *suffixes: str) -> Path:
+def output_path(path: Path, *suffixes: str, option: str = "--out") -> Path:
     """Give ``path`` if a file of that name can be written there.
 
     Args:
         path: the file; one that is there will be replaced.
         suffixes: what its name may end in, such as ".csv".
+        option: what gave the path.
 
     Raises:
         ConfigError: another suffix, no such folder, or a folder itself.
     """
     path = path.expanduser()
     if path.suffix.lower() not in suffixes:
-        raise ConfigError(f"--out is {path}; give it a name that ends in {' or '.join(suffixes)}")
+        raise ConfigError(f"{option} is {path}; give it a name that ends in {' or '.join(suffixes)}")
     if path.is_dir():
-        raise ConfigError(f"--out is {path}, a folder; give the name of a file")
+        raise ConfigError(f"{option} is {path}, a folder; give the name of a file")
     if not path.parent.is_dir():
-        raise ConfigError(f"--out is {path}, but there is no folder {path.parent}; make it first")
+        raise ConfigError(f"{option} is {path}, but there is no folder {path.parent}; make it first")
     return path
 
 

@@ -12,7 +12,7 @@ from gloro_fast.bounds.rounding import down
 from gloro_fast.errors import ExecutionError
 from gloro_fast.executed.arithmetic import Arithmetic, plus, times
 from gloro_fast.executed.head import Head, Logits, without_head
-from gloro_fast.executed.steps import State, Step, make_step
+from gloro_fast.executed.steps import State, Step, Sums, make_step
 from gloro_fast.nn.rules import LinearMap
 from gloro_fast.plan import Plan, floating_dtype
 from gloro_fast.signed_bound import SignedBound, as_evaluated
@@ -56,6 +56,10 @@ class ExecutedNet:
                 assert isinstance(rule, LinearMap)
                 head = Head.of(plan.head, rule, arithmetic)
         return cls(steps, head, bound)
+
+    def absolute_norms(self) -> dict[str, float]:
+        """Give || |W| || of the linear layers before the head, as bounded, by name."""
+        return {step.name: step.absolute for step in self.steps if isinstance(step, Sums)}
 
     @torch.no_grad()
     def radius(self, x: Tensor, logits: Tensor, prediction: Tensor) -> Tensor:

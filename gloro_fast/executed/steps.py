@@ -91,6 +91,7 @@ class Sums:
     The same bounds with u of float64 and X = ``value`` hold for the evaluation in float64.
 
     Attributes:
+        name: the layer's name in the module.
         layer: the layer in float64.
         spectral: ||W||, as bounded.
         absolute: a, as bounded.
@@ -101,6 +102,7 @@ class Sums:
         arithmetic: the program's.
     """
 
+    name: str
     layer: Affine
     spectral: float
     absolute: float
@@ -190,7 +192,7 @@ def make_step(
     """
     kind = known_type(module)
     if kind in (nn.Linear, nn.Conv2d, Conv2d) and isinstance(rule, LinearMap):
-        return _sums(float64_copy(module, rule), input_shape, rule, constant, arithmetic)
+        return _sums(name, float64_copy(module, rule), input_shape, rule, constant, arithmetic)
     if kind in _SELECTIONS and constant == 1.0:
         return Selection(module, arithmetic)
     raise ArchitectureError(
@@ -199,13 +201,15 @@ def make_step(
 
 
 def _sums(
-    layer: Affine, input_shape: tuple[int, ...], rule: LinearMap, constant: float, arithmetic: Arithmetic
+    name: str, layer: Affine, input_shape: tuple[int, ...], rule: LinearMap, constant: float, arithmetic: Arithmetic
 ) -> Sums:
     outputs = int(layer(rule.weight.new_zeros(1, *input_shape, dtype=torch.float64)).numel())
     bias = 0.0
     if layer.bias is not None:
         bias = float(norms(layer.bias.expand(outputs // len(layer.bias), -1)[None]))
-    return Sums(layer, constant, absolute_norm(rule), _terms(rule), outputs, math.prod(input_shape), bias, arithmetic)
+    return Sums(
+        name, layer, constant, absolute_norm(rule), _terms(rule), outputs, math.prod(input_shape), bias, arithmetic
+    )
 
 
 def _terms(rule: LinearMap) -> int:
