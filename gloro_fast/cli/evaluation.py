@@ -10,9 +10,10 @@ from gloro_fast.cli.options import choice, usable_device, use_threads
 from gloro_fast.cli.reporting import percent
 
 if TYPE_CHECKING:
-    from gloro_fast.data import Split
+    from gloro_fast.data import DataSet, Split
     from gloro_fast.evaluate import Evaluation
     from gloro_fast.model import GloRoNet
+    from gloro_fast.train.config import RunConfig
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,6 @@ def evaluate_run(
         GloroFastError: whatever does not fit, in one line.
     """
     from gloro_fast.bounds import DEFAULT_METHOD, check_method
-    from gloro_fast.data import load
     from gloro_fast.evaluate import evaluate
     from gloro_fast.run_folder import load_net
 
@@ -109,11 +109,27 @@ def evaluate_run(
     check_method(method)
     use_threads(threads)
     net, config = load_net(run, usable_device(device))
-    if data is None or data == config.recipe.data:
-        data, data_dir = config.recipe.data, data_dir or (Path(config.data_dir) if config.data_dir else None)
-    data_set = load(data, data_dir)
+    data_set = load_run_data(config, data, data_dir)
     net.freeze(method)
     images = data_set.test if split == "test" else data_set.train
     evaluation = evaluate(net, images, batch_size, executed)
     recipe = config.recipe
     return EvaluatedRun(recipe.name, recipe.epsilon, data_set.name, data_set.note, split, evaluation, net, images)
+
+
+def load_run_data(config: RunConfig, data: str | None, data_dir: Path | None) -> DataSet:
+    """Load a data set for the net of a run.
+
+    Args:
+        config: of the run.
+        data: name or path of the data set; None for the run's own.
+        data_dir: its place; None for where the run found it, if it is the run's own.
+
+    Raises:
+        GloroFastError: it cannot be loaded.
+    """
+    from gloro_fast.data import load
+
+    if data is None or data == config.recipe.data:
+        data, data_dir = config.recipe.data, data_dir or (Path(config.data_dir) if config.data_dir else None)
+    return load(data, data_dir)

@@ -15,6 +15,7 @@ _EXTRAS = {
     "adversarial-robustness-toolbox": "attacks",
     "tensorboard": "train --tensorboard",
     "h5py": "import-keras",
+    "scipy": "audit",
     "torchvision": "train --download",
 }
 

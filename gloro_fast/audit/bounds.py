@@ -1,0 +1,118 @@
+"""The recorded bounds: each proven to be one, and none further above than it was found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import sparse
+
+from gloro_fast.audit.layers import Affine, Layer
+from gloro_fast.audit.spectral import proves
+from gloro_fast.bounds import METHODS
+from gloro_fast.certificate_file import CertificateFile, LayerRecord
+from gloro_fast.nn.rules import KINDS, LinearMap
+from gloro_fast.plan import make_plan
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_SLACK = Fraction(1, 10**9)
+_POWER_OFF = 0.01
+_POWER_STEPS = 300
+
+
+def check_layers(certificate: CertificateFile, layers: Sequence[Layer], module: nn.Module) -> Iterator[str]:
+    """Prove the constant of every layer before the head, and of its absolute weights where they were used."""
+    for record, layer in zip(certificate.layers, layers, strict=False):
+        if isinstance(layer, Affine):
+            yield from _check_affine(record, layer, certificate, module)
+        elif record.value != 1.0 or record.kind != "exact":
+            yield f"layer {record.name} has constant {record.value!r} ({record.kind}) instead of exactly 1"
+    weakest = max((record.kind for record in certificate.layers), key=KINDS.index, default="exact")
+    if certificate.kind != weakest:
+        yield f"the constant is called {certificate.kind!r}, but among its layers there is one that is {weakest!r}"
+
+
+def _check_affine(record: LayerRecord, layer: Affine, certificate: CertificateFile, module: nn.Module) -> Iterator[str]:
+    name = record.name
+    estimate = _power(layer.matrix)
+    if record.kind == "estimate":
+        yield f"layer {name}: {record.value!r} by {record.method} is an estimate from below, no bound"
+    else:
+        proven = proves(layer.matrix, record.value)
+        if proven is None:
+            proven = _found_by_another(record, certificate, module)
+        if not proven:
+            why = (
+                "cannot be confirmed" if proven is None else f"is not proven to be one: the norm is about {estimate!r}"
+            )
+            yield f"layer {name}: the bound {record.value!r} {why}"
+    if record.power is None or abs(record.power - estimate) > _POWER_OFF * estimate:
+        yield f"layer {name}: power iteration gives {estimate!r} instead of {record.power!r}"
+    elif record.power and record.tightness != record.value / record.power:
+        yield f"layer {name}: tightness is {record.tightness!r} instead of {record.value / record.power!r}"
+    if certificate.executed and (record.absolute is None or not proves(abs(layer.matrix), record.absolute)):
+        yield f"layer {name}: the bound {record.absolute!r} on its absolute weights is not proven to be one"
+
+
+def _found_by_another(record: LayerRecord, certificate: CertificateFile, module: nn.Module) -> bool | None:
+    """Say whether another rigorous method of the package bounds the layer by no more; None if that tells nothing."""
+    for planned in make_plan(module, tuple(certificate.input_shape)).layers:
+        rule = planned.rule()
+        if planned.name == record.name and isinstance(rule, LinearMap):
+            others = [METHODS[method](record.name, rule) for method in METHODS if method != record.method]
+            if any(other.kind != "estimate" and other.value <= record.value for other in others):
+                return True
+    return None
+
+
+def check_product(certificate: CertificateFile) -> Iterator[str]:
+    """Compare K with the product of the constants, in rational numbers."""
+    if not all(math.isfinite(record.value) for record in certificate.layers):
+        if certificate.lipschitz != math.inf:
+            yield f"K is {certificate.lipschitz!r}, but a layer has no finite bound"
+        return
+    product = math.prod((Fraction(record.value) for record in certificate.layers), start=Fraction(1))
+    if math.isinf(certificate.lipschitz) and product > Fraction(1, 2) * 2**1024:
+        return
+    if not (math.isfinite(certificate.lipschitz) and product <= Fraction(certificate.lipschitz)):
+        yield f"K is {certificate.lipschitz!r}, which is below the product of the layers' constants"
+    elif Fraction(certificate.lipschitz) > product * (1 + _SLACK) + Fraction(2) ** -1000:
+        yield f"K is {certificate.lipschitz!r}, which is above the product {float(product)!r} of the layers' constants"
+
+
+def check_differences(certificate: CertificateFile, head: Affine | None) -> Iterator[str]:
+    """Compare D with the distances of the rows of the head, in rational numbers."""
+    classes = certificate.logits.shape[1]
+    rows = None if head is None else [[Fraction(value) for value in row] for row in head.matrix.toarray().tolist()]
+    entries = iter(certificate.differences)
+    for i in range(classes):
+        for j in range(i + 1, classes):
+            bound = next(entries)
+            # Of two logits that are not the outputs of a dense layer, the distance of unit vectors.
+            square = Fraction(2) if rows is None else _distance(rows[i], rows[j])
+            if not (bound >= 0 and (math.isinf(bound) or Fraction(bound) ** 2 >= square)):
+                yield f"D[{i}, {j}] is {bound!r}, which is below {math.sqrt(square)!r}, the distance of the rows"
+            elif math.isinf(bound) or Fraction(bound) ** 2 > square * (1 + _SLACK) ** 2 + Fraction(2) ** -200:
+                yield f"D[{i}, {j}] is {bound!r}, which is above {math.sqrt(square)!r}, the distance of the rows"
+
+
+def _distance(first: list[Fraction], second: list[Fraction]) -> Fraction:
+    return sum(((a - b) ** 2 for a, b in zip(first, second, strict=True)), start=Fraction(0))
+
+
+def _power(matrix: sparse.csr_array) -> float:
+    """Estimate the norm from below by power iteration."""
+    v = np.random.default_rng(0).standard_normal(matrix.shape[1])
+    norm = 0.0
+    for _ in range(_POWER_STEPS):
+        length = float(np.linalg.norm(v))
+        if not length > 0:
+            return 0.0
+        image = matrix @ (v / length)
+        norm, v = float(np.linalg.norm(image)), matrix.T @ image
+    return norm

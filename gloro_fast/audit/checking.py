@@ -1,0 +1,71 @@
+"""The audit: what it checks, in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from gloro_fast.audit.bounds import check_differences, check_layers, check_product
+from gloro_fast.audit.layers import Affine, Layer, read_layers
+from gloro_fast.audit.samples import check_samples, check_summary
+from gloro_fast.certificate_file import CertificateFile, split_digest, weights_digest
+from gloro_fast.fingerprint import structure
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from gloro_fast.data import Split
+
+
+def audit(certificate: CertificateFile, module: nn.Module, split: Split) -> Iterator[str]:
+    """Check everything that ``certificate`` says against the classifier and the data.
+
+    Args:
+        certificate: the file; that it matches its checksum has been checked in reading it.
+        module: the classifier f, on the CPU, in evaluation mode, float32 or float64.
+        split: images and labels.
+
+    Yields:
+        One line for everything that is wrong; none if the certificate holds.
+
+    Raises:
+        ArchitectureError: the module has a layer that the audit does not know; names it.
+    """
+    # Of other weights or images, everything else would differ too.
+    wrong = [*_check_identity(certificate, module, split)]
+    if not wrong:
+        layers = read_layers(module, tuple(certificate.input_shape))
+        wrong = [*_check_names(certificate, layers)]
+    yield from wrong
+    if wrong:
+        return
+    head = layers[-1] if len(layers) > len(certificate.layers) else None
+    assert head is None or isinstance(head, Affine)
+    yield from check_layers(certificate, layers, module)
+    yield from check_product(certificate)
+    yield from check_differences(certificate, head)
+    yield from check_samples(certificate, layers, split)
+    yield from check_summary(certificate)
+
+
+def _check_identity(certificate: CertificateFile, module: nn.Module, split: Split) -> Iterator[str]:
+    if certificate.weights != weights_digest(module):
+        yield f"the weights are not those that were certified: SHA-256 {weights_digest(module)[:16]}... instead of " + (
+            f"{certificate.weights[:16]}..."
+        )
+    if certificate.modules != [list(entry) for entry in structure(module)]:
+        yield "the modules of the classifier are not those that were certified"
+    if certificate.data_digest != split_digest(split):
+        yield f"the images or labels are not those that were certified ({certificate.data}, {certificate.part} split)"
+    elif certificate.labels != split.labels.tolist():
+        yield "the labels in the certificate are not those of the data"
+
+
+def _check_names(certificate: CertificateFile, layers: list[Layer]) -> Iterator[str]:
+    dense = layers[-1] if isinstance(layers[-1], Affine) and layers[-1].dense else None
+    before = [layer.name for layer in (layers if dense is None else layers[:-1])]
+    if [record.name for record in certificate.layers] != before:
+        yield f"the bounds are of layers {[record.name for record in certificate.layers]}, the net has {before}"
+    outputs = certificate.logits.shape[1]
+    if len(certificate.differences) != outputs * (outputs - 1) // 2:
+        yield f"there are {len(certificate.differences)} differences of rows for {outputs} classes"

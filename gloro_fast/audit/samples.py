@@ -1,0 +1,171 @@
+"""The recorded images: logits evaluated anew, and what follows from them compared in rational numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gloro_fast.audit.forward import Constants, evaluate, executed_radius
+from gloro_fast.audit.layers import Array, Layer
+from gloro_fast.certificate_file import CertificateFile
+from gloro_fast.data import to_float
+
+if TYPE_CHECKING:
+    from gloro_fast.data import Split
+
+_BATCH = 256
+_SHOWN = 3
+# Radii are rounded down by a few units of the last place, and by a little more where float64 was bounded in norms.
+_BELOW = Fraction(1, 10**12)
+_EXECUTED_BELOW = 1e-6
+
+
+def check_samples(certificate: CertificateFile, layers: Sequence[Layer], split: Split) -> Iterator[str]:
+    """Check logits, prediction, margin, radii and whether it is certified, of every image."""
+    allowed = _executed(certificate, layers, split) if certificate.executed else None
+    for wrong in (
+        _check_logits(certificate, layers, split),
+        _check_exactly(certificate),
+        _check_executed(certificate, allowed),
+    ):
+        yield from _first(wrong)
+
+
+def check_summary(certificate: CertificateFile) -> Iterator[str]:
+    """Count again."""
+    count, epsilon = len(certificate.labels), certificate.epsilon
+    right = [a == b for a, b in zip(certificate.labels, certificate.prediction, strict=True)]
+    expected = {"clean_accuracy": sum(right)}
+    for prefix, radii in (("", certificate.radius), ("real_", certificate.real_radius)):
+        sure = [radius > epsilon for radius in radii]
+        expected[f"{prefix}certified"] = sum(sure)
+        expected[f"{prefix}vra"] = sum(a and b for a, b in zip(right, sure, strict=True))
+    for name in sorted(expected.keys() | certificate.summary.keys()):
+        share = expected[name] / count if name in expected else None
+        if certificate.summary.get(name) != share:
+            yield f"{name} is {certificate.summary.get(name)!r} in the summary instead of {share!r}"
+
+
+def _first(lines: Iterator[str]) -> Iterator[str]:
+    """Pass on the first few of many lines, and their number."""
+    more = 0
+    for place, line in enumerate(lines):
+        if place < _SHOWN:
+            yield line
+        else:
+            more += 1
+            last = line
+    if more:
+        yield f"... and {more} more like these, up to: {last}"
+
+
+def _batches(split: Split, dtype: str) -> Iterator[tuple[int, Array]]:
+    """Give the place of the first image and the images as columns, as the program of that type gets them."""
+    for first in range(0, len(split), _BATCH):
+        images = to_float(split.images[first : first + _BATCH])
+        yield first, images.numpy().astype(dtype).astype(np.float64).reshape(len(images), -1).T
+
+
+def _dtype(certificate: CertificateFile) -> str:
+    return str(certificate.logits.numpy().dtype)
+
+
+def _check_logits(certificate: CertificateFile, layers: Sequence[Layer], split: Split) -> Iterator[str]:
+    dtype = _dtype(certificate)
+    recorded = certificate.logits.double().numpy().T
+    for first, images in _batches(split, dtype):
+        found = evaluate(layers, images, dtype)
+        off = np.abs(recorded[:, first : first + images.shape[1]] - found.value)
+        for place in np.flatnonzero(~(off <= found.error + found.program).all(axis=0)):
+            yield f"image {first + place}: a logit is {off[:, place].max():.3g} off, more than rounding explains"
+
+
+def _check_exactly(certificate: CertificateFile) -> Iterator[str]:
+    classes = certificate.logits.shape[1]
+    slopes = _slopes(certificate, classes)
+    logits = certificate.logits.tolist()
+    for index, row in enumerate(logits):
+        said = (certificate.prediction[index], certificate.margin[index], certificate.real_radius[index])
+        yield from (f"image {index}: {line}" for line in _check_row(row, slopes, *said))
+        radius = certificate.radius[index]
+        if certificate.certified[index] is not (radius > certificate.epsilon):
+            yield f"image {index}: certified is {certificate.certified[index]} at radius {radius!r}"
+        if not (0 <= radius <= said[2]) or (radius != said[2] and not certificate.executed):
+            yield f"image {index}: radius {radius!r} beside {said[2]!r} in real arithmetic"
+
+
+def _slopes(certificate: CertificateFile, classes: int) -> list[list[Fraction | None]]:
+    """Give K D_ij; None where it is not finite."""
+    entries = iter(certificate.differences)
+    slopes: list[list[Fraction | None]] = [[Fraction(0)] * classes for _ in range(classes)]
+    for i in range(classes):
+        for j in range(i + 1, classes):
+            distance = next(entries)
+            finite = math.isfinite(distance) and math.isfinite(certificate.lipschitz)
+            slopes[i][j] = slopes[j][i] = Fraction(distance) * Fraction(certificate.lipschitz) if finite else None
+    return slopes
+
+
+def _check_row(
+    row: list[float], slopes: list[list[Fraction | None]], prediction: int, margin: float, radius: float
+) -> Iterator[str]:
+    if not all(map(math.isfinite, row)):
+        if radius != 0:
+            yield f"radius {radius!r} in spite of a logit that is not finite"
+        return
+    if prediction != row.index(max(row)):
+        yield f"the prediction is {prediction} instead of {row.index(max(row))}"
+        return
+    exact = [Fraction(value) for value in row]
+    gaps = [exact[prediction] - value for place, value in enumerate(exact) if place != prediction]
+    if margin != float(min(gaps)):
+        yield f"the margin is {margin!r} instead of {float(min(gaps))!r}"
+    own = [slope for place, slope in enumerate(slopes[prediction]) if place != prediction]
+    if None in own:
+        if radius != 0:
+            yield f"radius {radius!r} in spite of a bound that is not finite"
+        return
+    limits = [
+        gap / slope if gap and slope else Fraction(0) for gap, slope in zip(gaps, own, strict=True) if slope or not gap
+    ]
+    yield from _check_radius(radius, min(limits, default=None))
+
+
+def _check_radius(radius: float, exact: Fraction | None) -> Iterator[str]:
+    if exact is None:
+        if radius != math.inf:
+            yield f"the radius is {radius!r}, but nothing limits it"
+    elif not (math.isfinite(radius) and Fraction(radius) <= exact):
+        yield f"the radius {radius!r} is above the exact one, {float(exact)!r}"
+    elif Fraction(radius) < exact * (1 - _BELOW) - Fraction(2) ** -1000:
+        yield f"the radius {radius!r} is below the exact one, {float(exact)!r}"
+
+
+def _executed(certificate: CertificateFile, layers: Sequence[Layer], split: Split) -> Array:
+    """Give the radius that the formula of executed certificates allows each image."""
+    dtype, classes = _dtype(certificate), certificate.logits.shape[1]
+    constants = [Constants(record.value, record.absolute or 0.0) for record in certificate.layers]
+    differences = np.zeros((classes, classes))
+    differences[np.triu_indices(classes, 1)] = certificate.differences
+    differences += differences.T
+    parts = []
+    for first, images in _batches(split, dtype):
+        prediction = certificate.prediction[first : first + images.shape[1]]
+        parts.append(executed_radius(layers, constants, differences, certificate.lipschitz, images, prediction, dtype))
+    return np.concatenate(parts)
+
+
+def _check_executed(certificate: CertificateFile, allowed: Array | None) -> Iterator[str]:
+    if allowed is None:
+        return
+    for index, (radius, real, limit) in enumerate(
+        zip(certificate.radius, certificate.real_radius, allowed.tolist(), strict=True)
+    ):
+        if not radius <= limit:
+            yield f"image {index}: the executed radius {radius!r} is above what rounding leaves, {limit!r}"
+        elif radius < min(real, limit) * (1 - _EXECUTED_BELOW) - _EXECUTED_BELOW:
+            yield f"image {index}: the executed radius {radius!r} is below {min(real, limit)!r}"

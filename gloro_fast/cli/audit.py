@@ -1,0 +1,68 @@
+"""``gloro-fast audit``: whether a certificate file holds, found out in another way than the one that made it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gloro_fast.cli.options import DataDirOption, DataOption, ThreadsOption, use_threads
+from gloro_fast.cli.reporting import console, facts, percent
+from gloro_fast.errors import ConfigError
+
+_DOES_NOT_HOLD = 1
+
+
+def audit(
+    file: Annotated[Path, typer.Argument(help="What certify --certificate wrote.", metavar="FILE")],
+    model: Annotated[
+        Path,
+        typer.Option(
+            "--model", help="The run folder, or its model.safetensors.", metavar="RUN|FILE", show_default=False
+        ),
+    ],
+    data: DataOption = None,
+    data_dir: DataDirOption = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """Check a certificate file against the weights and the data that it names, by an independent, slow path.
+
+    Layers are unrolled into matrices and their bounds proven by factorisations, exactly where they are small; products,
+    distances, margins and radii are compared in rational numbers; logits are evaluated anew with error bounds. Every
+    difference is one line; if there is any, the exit code is 1.
+    """
+    try:
+        from gloro_fast.audit import audit as differences
+    except ImportError as error:
+        raise ConfigError(f"audit needs SciPy ({error}); install it with: pip install 'gloro-fast[audit]'") from None
+    from gloro_fast.certificate_file import CertificateFile
+    from gloro_fast.cli.evaluation import load_run_data
+    from gloro_fast.run_folder import load_net
+
+    use_threads(threads)
+    certificate = CertificateFile.read(file.expanduser())
+    net, config = load_net(_run_folder(model.expanduser()))
+    data_set = load_run_data(config, data, data_dir)
+    split = data_set.train if certificate.part == "train" else data_set.test
+    wrong = 0
+    for line in differences(certificate, net.module, split):
+        typer.echo(f"wrong: {line}", err=True)
+        wrong += 1
+    if wrong:
+        typer.echo(f"{file} does not hold: {wrong} differences", err=True)
+        raise typer.Exit(_DOES_NOT_HOLD)
+    rows = [
+        ("data", f"{certificate.data}, {certificate.part} split, {len(certificate.labels):,} images"),
+        ("Lipschitz constant", f"{certificate.lipschitz:.6g}, by {certificate.method}, every layer proven"),
+        ("rounding of the forward pass", "covered" if certificate.executed else "not covered"),
+        (f"VRA at epsilon {certificate.epsilon:.6g}", percent(certificate.summary["vra"])),
+    ]
+    console().print(facts(rows, f"{file} holds"))
+
+
+def _run_folder(path: Path) -> Path:
+    """Give the run folder that ``path`` is or lies in."""
+    from gloro_fast.run_folder import RunFolder
+
+    return path.parent if path.name == RunFolder(path.parent).model.name else path
