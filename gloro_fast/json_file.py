@@ -68,7 +68,7 @@ def _refuse(word: str) -> None:
 
 
 def _checksum(entries: dict[str, Any]) -> str:
-    canonical = json.dumps(entries, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    canonical = json.dumps(entries, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 

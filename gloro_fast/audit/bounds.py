@@ -107,6 +107,7 @@ def _distance(first: list[Fraction], second: list[Fraction]) -> Fraction:
 
 def _power(matrix: sparse.csr_array) -> float:
     """Estimate the norm from below by power iteration."""
+    transposed = sparse.csr_array(matrix.T)
     v = np.random.default_rng(0).standard_normal(matrix.shape[1])
     norm = 0.0
     for _ in range(_POWER_STEPS):
@@ -114,5 +115,5 @@ def _power(matrix: sparse.csr_array) -> float:
         if not length > 0:
             return 0.0
         image = matrix @ (v / length)
-        norm, v = float(np.linalg.norm(image)), matrix.T @ image
+        norm, v = float(np.linalg.norm(image)), transposed @ image
     return norm

@@ -191,7 +191,9 @@ def _least(
         return total
 
     gap = logits[prediction, columns] - logits - pairs(*error) - pairs(*constant)
-    quotient = np.maximum(gap, 0.0) / (own * lipschitz + pairs(*slope))
+    slopes = own * lipschitz + pairs(*slope)
+    # Nothing limits an image where there is no slope below a positive gap.
+    quotient = np.divide(np.maximum(gap, 0.0), slopes, out=np.where(gap > 0, np.inf, 0.0), where=slopes > 0)
     quotient[prediction, columns] = np.inf
     radius: Array = quotient.min(axis=0)
     return radius

@@ -148,7 +148,7 @@ def _convolution(name: str, layer: nn.Module, shape: tuple[int, ...]) -> tuple[A
     matrix = sparse.csr_array(sparse.coo_array((values, (at, source)), shape=size))
     bias = np.zeros(outs) if layer.bias is None else _numbers(layer.bias)
     spread = np.repeat(bias, rows[0] * rows[1])
-    return Affine(name, matrix, spread, ins * math.prod(taps), dense=False), (outs, *rows)
+    return Affine(name, matrix, spread, int(np.bincount(at).max()), dense=False), (outs, *rows)
 
 
 def _reached(count: int, step: int, before: int, offset: int, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -18,7 +18,7 @@ LARGEST_WORK = 2e12
 """Multiplications up to which a factorisation is tried: minutes."""
 _SMALLEST_BLOCK = 256
 # How much below bound^2 the factorised matrix begins: slack for its rounding, coarse first since that does most often.
-_SLACKS = (1e-7, 1e-9, 1e-11, 1e-12, 1e-13)
+_SLACKS = (1e-7, 1e-9, 1e-11, 1e-13)
 _SMALL_SIDE = 640
 
 
@@ -48,7 +48,8 @@ def proves(matrix: sparse.csr_array, bound: float) -> bool | None:
         return False
     # By a power of two, so that nothing is rounded and squares neither over- nor underflow.
     exponent = math.frexp(largest)[1]
-    scaled = sparse.csr_array(matrix * 2.0**-exponent)
+    scaled = matrix.copy()
+    scaled.data = np.ldexp(matrix.data, -exponent)
     if min(matrix.shape) <= EXACT_SIDE:
         return _proves_exactly(scaled.toarray(), Fraction(bound) / Fraction(2) ** exponent)
     return _proves_by_factors(scaled, math.ldexp(bound, -exponent))
@@ -180,20 +181,36 @@ def _residual_rows(target: Array, left: list[Array], right: list[Array]) -> Arra
 def _product(a: Array, b: Array) -> tuple[Array, Array, Array]:
     """Give a b^T as the sum of two matrices, and bounds on the row sums of what it is off.
 
-    Few columns at a time: sums of c products are off by at most gamma_{c+1} |a| |b|^T, and are added up with what each
+    Each factor is cut into two slices of so few bits that the products of slices add up without any rounding (Ozaki et
+    al. 2012), and a rest, some 2^-40 of the factor, whose products are rounded. The sums are added up with what each
     addition loses (Knuth's exact sum of two).
     """
-    columns = 32 if a.shape[1] <= _SMALL_SIDE or len(a) <= _SMALL_SIDE else 128
+    length = a.shape[1]
+    bits = (52 - max(1, length - 1).bit_length()) // 2
+    first, second = _slices(a, bits), _slices(b, bits)
     total = np.zeros((len(a), len(b)))
     lost = np.zeros_like(total)
-    for first in range(0, a.shape[1], columns):
-        part = a[:, first : first + columns] @ b[:, first : first + columns].T
+    rest_a, rest_b = a - first[0] - first[1], b - second[0] - second[1]
+    exact = [one @ other.T for one in first for other in second]
+    for part in (*exact, rest_a @ b.T, (first[0] + first[1]) @ rest_b.T):
         added = total + part
         was = added - total
         lost += (total - (added - was)) + (part - was)
         total = added
+    rounded = np.abs(rest_a) @ np.abs(b).sum(axis=0) + np.abs(a) @ np.abs(rest_b).sum(axis=0)
     size = np.abs(a) @ np.abs(b).sum(axis=0)
-    # What was lost is at most u times the sums of absolute values, once a chunk, and is rounded once a chunk.
-    chunks = -(-a.shape[1] // columns)
-    error = (2 * (columns + 2) * UNIT + 4 * (chunks * UNIT) ** 2) * size * (1 + 4 * sum(a.shape) * UNIT)
-    return total, lost, error
+    # What six additions lose is at most 6 u of the absolute values, and is itself rounded six times.
+    error = 2 * (length + 4) * UNIT * rounded + 100 * UNIT**2 * size
+    return total, lost, error * (1 + 4 * (length + len(b)) * UNIT)
+
+
+def _slices(x: Array, bits: int) -> tuple[Array, Array]:
+    """Cut off the leading bits of all numbers, twice, each time counted from the largest."""
+    slices = []
+    for _ in range(2):
+        largest = float(np.abs(x).max(initial=0.0))
+        # Adding 1.5 * 2^52 units rounds to a whole number of units.
+        shift = 1.5 * math.ldexp(1.0, math.frexp(largest)[1] + 52 - bits) if largest else 0.0
+        slices.append((x + shift) - shift)
+        x = x - slices[-1]
+    return slices[0], slices[1]
