@@ -9,6 +9,7 @@ import typer
 from gloro_fast._version import __version__
 from gloro_fast.cli.audit import audit
 from gloro_fast.cli.certify import certify
+from gloro_fast.cli.doctor import doctor
 from gloro_fast.cli.evaluate import evaluate
 from gloro_fast.cli.import_keras import import_keras
 from gloro_fast.cli.info import info
@@ -26,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (train, certify, audit, evaluate, recipes, import_keras, info):
+for _command in (train, certify, audit, evaluate, recipes, import_keras, info, doctor):
     app.command()(_command)
 
 
