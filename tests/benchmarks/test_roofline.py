@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks.networks import NETWORKS
+from benchmarks.roofline import minmax
+from benchmarks.roofline.__main__ import main
+from benchmarks.roofline.work import CARDS, LAUNCH_MICROSECONDS, Card, Work
+
+
+def test_memory_bound_arithmetic_bound_and_launch_bound() -> None:
+    card = Card("card", bandwidth=1000, float32=10)
+    assert Work("op", "case", 0, bytes_moved=10**9).microseconds(card) == pytest.approx(1000)
+    assert Work("op", "case", 0, bytes_moved=10**6, flops=10**10).microseconds(card) == pytest.approx(1000)
+    assert Work("op", "case", 4, bytes_moved=0).microseconds(card) == pytest.approx(4 * LAUNCH_MICROSECONDS)
+
+
+def test_the_activations_of_a_network() -> None:
+    shapes = minmax.activation_shapes(NETWORKS["2C2F"])
+    assert [len(shape) for shape in shapes] == [4, 4, 2]
+    assert all(shape[0] == 512 for shape in shapes)
+
+
+def test_minmax_moves_every_byte_once() -> None:
+    elements = sum(torch.Size(shape).numel() for shape in minmax.activation_shapes(NETWORKS["2C2F"]))
+    forward = next(w for w in minmax.work() if w.op == "minmax forward" and w.case.startswith("2C2F"))
+    assert 8 * elements + elements // 16 <= forward.bytes_moved <= 1.001 * (8 * elements + elements // 16)
+
+
+def test_it_is_called_an_estimate(capsys: pytest.CaptureFixture[str]) -> None:
+    main()
+    printed = capsys.readouterr().out
+    assert "ESTIMATE" in printed
+    for card in CARDS:
+        assert card.name in printed
+    assert printed.count("minmax") == 2 * 2 * len(NETWORKS)
