@@ -1,20 +1,27 @@
-"""How the layers of a plan are executed: one after the other, a bias added by the MinMax that follows it."""
+"""How a graph is executed: its operations one after the other, a bias added by the MinMax that follows it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gloro_fast.graph.node import Joining, Layer, Node
+from gloro_fast.graph.operations import Function, OfList
 from gloro_fast.nn.conv import Conv2d
 from gloro_fast.nn.minmax import MinMax
 from gloro_fast.nn.residual import ResidualConv2d
 from gloro_fast.nn.rules import known_type
 from gloro_fast.ops.minmax_inplace import minmax_
 
-Step = Callable[[Tensor], Tensor]
+# A step on the values of earlier ones, in numbered slots: (what, slots read, slot written, slots emptied afterwards).
+Step = tuple[Callable[..., Any], tuple[int, ...], int, tuple[int, ...]]
+
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 @dataclass(frozen=True)
@@ -40,33 +47,111 @@ class BiasedMinMax:
         return minmax_(y, linear.bias)
 
 
-def fuse(modules: Sequence[nn.Module], output_ranks: Sequence[int]) -> tuple[Step, ...]:
-    """Give the steps that execute ``modules`` in order.
+@dataclass(frozen=True)
+class Program:
+    """The steps of a graph.
+
+    Attributes:
+        chain: the operations of a graph that is a sequence; empty if it is none.
+        steps: the operations with the slots of their inputs and outputs; slot 0 begins with the input.
+        slots: how many there are.
+        result: the slot of the logits.
+    """
+
+    chain: tuple[Callable[..., Any], ...]
+    steps: tuple[Step, ...]
+    slots: int
+    result: int
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Execute the steps on a batch."""
+        if self.chain:
+            for operation in self.chain:
+                x = operation(x)
+            return x
+        values: list[Any] = [None] * self.slots
+        values[0] = x
+        for operation, reads, write, emptied in self.steps:
+            values[write] = operation(*[values[slot] for slot in reads])
+            for slot in emptied:
+                values[slot] = None
+        result: Tensor = values[self.result]
+        return result
+
+
+def program(nodes: Sequence[Node], output: int) -> Program:
+    """Arrange the steps that compute node ``output``, in the order of the nodes, in as few slots as they need.
 
     Args:
-        modules: the layers, of known types.
-        output_ranks: dimensions of each layer's output, batch included.
+        nodes: the graph, the input first.
+        output: the index of the logits.
     """
+    operations = _fuse(nodes, output)
+    last_use = {source: index for index, (_, inputs) in operations.items() for source in inputs}
+    last_use[output] = len(nodes)
+    slot_of, free, slots = {0: 0}, [], 1
     steps: list[Step] = []
-    index = 0
-    while index < len(modules):
-        module, after = modules[index], modules[index + 1 : index + 2]
-        if after and type(after[0]) is MinMax and _has_channel_bias(module, output_ranks[index]):
-            assert isinstance(module, nn.Conv2d | nn.Linear)
-            steps.append(BiasedMinMax(module))
-            index += 2
-        else:
-            steps.append(module)
-            index += 1
-    return tuple(steps)
+    for index, (operation, inputs) in operations.items():
+        reads = tuple(slot_of[source] for source in inputs)
+        done = sorted({slot_of[source] for source in inputs if last_use[source] == index})
+        free += done
+        if not free:
+            free, slots = [slots], slots + 1
+        slot_of[index] = free.pop(0)
+        steps.append((operation, reads, slot_of[index], tuple(slot for slot in done if slot != slot_of[index])))
+    chain = tuple(operation for operation, *_ in steps) if slots == 1 else ()
+    chain = chain if all(reads == (0,) for _, reads, *_ in steps) else ()
+    return Program(chain, tuple(steps), slots, slot_of[output])
 
 
-def _has_channel_bias(module: nn.Module, output_rank: int) -> bool:
-    """Whether ``module`` adds a bias along dimension 1, where MinMax finds its channels.
+def _fuse(nodes: Sequence[Node], output: int) -> dict[int, tuple[Callable[..., Any], tuple[int, ...]]]:
+    """Give the operation and inputs of each node that is needed, MinMax with the layer before it where that may be."""
+    needed = {output}
+    for index in range(output, 0, -1):
+        if index in needed:
+            needed.update(nodes[index].inputs)
+    users: dict[int, int] = {output: 1}
+    for index in needed:
+        for source in nodes[index].inputs:
+            users[source] = users.get(source, 0) + 1
+    operations: dict[int, tuple[Callable[..., Any], tuple[int, ...]]] = {}
+    for index in sorted(needed - {0}):
+        node = nodes[index]
+        assert node.operation is not None
+        operation: Callable[..., Any] = node.operation
+        inputs = node.inputs
+        if type(operation) is MinMax and users[inputs[0]] == 1:
+            before = nodes[inputs[0]]
+            if has_channel_bias(before):
+                assert isinstance(before.operation, nn.Conv2d | nn.Linear)
+                operation, inputs = BiasedMinMax(before.operation), before.inputs
+                del operations[node.inputs[0]]
+            elif _needs_not_its_output(before):
+                operation = minmax_
+        operations[index] = (operation, inputs)
+    return operations
+
+
+def has_channel_bias(node: Node) -> bool:
+    """Whether the layer adds a bias along dimension 1, where MinMax finds its channels.
 
     Exactly these types: a subclass with a rule of its own may do more than convolve.
     """
+    module = node.operation
+    if not isinstance(node.transfer, Layer) or not isinstance(module, nn.Module):
+        return False
     kind = known_type(module)
     if kind in (nn.Conv2d, Conv2d, ResidualConv2d):
         return module.bias is not None
-    return kind is nn.Linear and module.bias is not None and output_rank == 2
+    return kind is nn.Linear and module.bias is not None and len(node.shape) == 1
+
+
+def _needs_not_its_output(node: Node) -> bool:
+    """Whether the output is new memory that the operation's own gradient does not read, so that it may be lost."""
+    if node.shares or node.overwrites:
+        return False
+    if isinstance(node.operation, Function | OfList):
+        return isinstance(node.transfer, Joining) and node.operation.function in (torch.add, torch.sub, torch.cat)
+    return isinstance(node.operation, nn.Module) and known_type(node.operation) in (
+        nn.Linear, nn.Conv1d, nn.Conv2d, Conv2d, ResidualConv2d, *_BATCH_NORMS,
+    )  # fmt: skip

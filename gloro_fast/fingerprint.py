@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gloro_fast import ops
-from gloro_fast.nn.rules import Diagonal, Knowledge, LinearMap, LipschitzConstant
+from gloro_fast.nn.rules import Diagonal, Knowledge, LinearMap, LipschitzConstant, has_rule
 from gloro_fast.ops.geometry import Geometry
 
 
@@ -47,7 +47,11 @@ class Fingerprint:
         return "modules, parameters or buffers were added or removed"
 
 
-def fingerprint(module: nn.Module, rules: Sequence[tuple[str, Knowledge]] = ()) -> Fingerprint:
+def fingerprint(
+    module: nn.Module,
+    rules: Sequence[tuple[str, Knowledge]] = (),
+    tensors: Sequence[tuple[str, Tensor]] = (),
+) -> Fingerprint:
     """Take the fingerprint of ``module`` on its device, with one wait for that device.
 
     Moving the module to another device, or to another memory format, changes nothing. Any single changed element
@@ -56,8 +60,9 @@ def fingerprint(module: nn.Module, rules: Sequence[tuple[str, Knowledge]] = ()) 
     Args:
         module: the network.
         rules: name of every layer and what its rule says of its present weights.
+        tensors: others that it computes with, by name.
     """
-    named = watched(module, rules)
+    named = watched(module, rules, tensors)
     values = _hashes([tensor for _, tensor in named])
     return Fingerprint(
         structure(module),
@@ -69,7 +74,9 @@ def fingerprint(module: nn.Module, rules: Sequence[tuple[str, Knowledge]] = ()) 
     )
 
 
-def watched(module: nn.Module, rules: Sequence[tuple[str, Knowledge]]) -> list[tuple[str, Tensor]]:
+def watched(
+    module: nn.Module, rules: Sequence[tuple[str, Knowledge]], tensors: Sequence[tuple[str, Tensor]]
+) -> list[tuple[str, Tensor]]:
     """List every tensor that a fingerprint hashes, with its name: arguments as for :func:`fingerprint`."""
     # Duplicates stay: which layers share a parameter is part of what the network is.
     named = [
@@ -82,7 +89,7 @@ def watched(module: nn.Module, rules: Sequence[tuple[str, Knowledge]]) -> list[t
         tensor = _tensor(rule)
         if tensor is not None and id(tensor) not in registered:
             named.append((f"the effective weight of {name}", tensor))
-    return named
+    return [*named, *tensors]
 
 
 def _tensor(rule: Knowledge) -> Tensor | None:
@@ -100,9 +107,18 @@ def _settings(rule: Knowledge) -> Geometry | tuple[int, ...] | LipschitzConstant
 def structure(module: nn.Module) -> tuple[tuple[str, str, str], ...]:
     """List name, type and settings of every module; the device is no part of it."""
     return tuple(
-        (name, f"{type(child).__module__}.{type(child).__qualname__}", child.extra_repr())
+        (name, f"{type(child).__module__}.{type(child).__qualname__}", child.extra_repr() + _attributes(child))
         for name, child in module.named_modules(remove_duplicate=False)
     )
+
+
+def _attributes(module: nn.Module) -> str:
+    """Show the numbers and names that a module keeps, where its forward is traced: they may be part of the graph."""
+    if has_rule(module):
+        return ""
+    kept = {key: value for key, value in vars(module).items() if isinstance(value, bool | int | float | str)}
+    kept.pop("training", None)
+    return f" {kept}" if kept else ""
 
 
 def _hashes(tensors: list[Tensor]) -> list[int]:

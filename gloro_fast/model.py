@@ -61,8 +61,8 @@ class GloRoNet(nn.Module):
     explicitly, refused.
 
     Args:
-        module: nested ``Sequential`` of layers with Lipschitz rules, from (B, *input_shape) to logits (B, m),
-            without a softmax.
+        module: anything that ``torch.fx`` can trace into layers and functions with Lipschitz rules, from
+            (B, *input_shape) to logits (B, m), without a softmax. The traced graph is what is executed and bounded.
         epsilon: l2 radius >= 0 to certify, in units of the input.
         input_shape: shape of one input, such as (1, 28, 28).
         power_iterations: power iterations a training step.
@@ -90,12 +90,13 @@ class GloRoNet(nn.Module):
         self.power_iterations = power_iterations
         self._epsilon = _checked_epsilon(epsilon)
         self._plan = make_plan(module, self.input_shape)
-        if isinstance(self._plan.layers[-1].module, nn.Softmax):
+        self._training_plan = make_plan(module, self.input_shape, training=True)
+        if isinstance(self._plan.nodes[self._plan.output].operation, nn.Softmax):
             warnings.warn(
                 "the module ends in a Softmax; logits are expected, so certified radii will be small: remove it",
                 stacklevel=2,
             )
-        self.iterates = Iterates(self._plan.linear_maps())
+        self.iterates = Iterates(self._training_plan.linear_maps())
         self.batch_statistics: BatchStatistics | None = None
         self._method = DEFAULT_METHOD
         self._frozen = False
@@ -316,39 +317,40 @@ class GloRoNet(nn.Module):
 
     def _training_margin(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Give the class logits (B, m), the estimate of K and the head's differences (m, m), all differentiable."""
-        if not self._plan.fits(self.module):
-            self._replan()
-        logits = self._plan.run(x)
+        if not (self._training_plan.fits(self.module) and self._training_plan.fits_mode()):
+            self._replan_training()
+        logits = self._training_plan.run(x)
         with torch.autocast(x.device.type, enabled=False):
             lipschitz = self._training_lipschitz()
             return logits, lipschitz, self._training_differences(lipschitz)
 
     def _training_lipschitz(self) -> Tensor:
         """Give the differentiable estimate of K and move the iterates on."""
-        rules = [layer.rule() for layer in self._plan.body]
+        plan = self._training_plan
+        rules = [part.rule() for part in plan.parts]
+        numbers = [rule.factor if isinstance(rule, LipschitzConstant) else 1.0 for rule in rules]
+        which = [index for index, rule in enumerate(rules) if isinstance(rule, LinearMap)]
         maps = [rule for rule in rules if isinstance(rule, LinearMap)]
-        constant: float | Tensor = 1.0
-        for rule in rules:
-            if isinstance(rule, LipschitzConstant):
-                constant = constant * rule.factor
-        diagonals = [rule.scale.abs().amax() for rule in rules if isinstance(rule, Diagonal)]
-        if diagonals:
-            scale = torch.stack(diagonals).prod() * constant
-            constant = scale.to(torch.promote_types(floating_dtype(self.module), torch.float32))
-        if not maps:
-            return torch.as_tensor(constant, device=self._plan.device)
-        sigma, v_new, _ = ops.power_iteration(
-            [linear.weight for linear in maps],
-            self.iterates.vectors(),
-            [linear.geometry for linear in maps],
-            self.power_iterations,
-        )
-        self.iterates.move_to(v_new)
-        return sigma.prod() * constant
+        if maps:
+            found, v_new, _ = ops.power_iteration(
+                [linear.weight for linear in maps],
+                self.iterates.vectors(),
+                [linear.geometry for linear in maps],
+                self.power_iterations,
+            )
+            self.iterates.move_to(v_new)
+        else:
+            dtype = torch.promote_types(floating_dtype(self.module), torch.float32)
+            found = torch.ones(0, dtype=dtype, device=plan.device)
+        for index, rule in enumerate(rules):
+            if isinstance(rule, Diagonal):
+                numbers[index] = rule.scale.abs().amax().to(found.dtype)
+        return plan.composition.estimate(numbers, which, found)
 
     def _training_differences(self, like: Tensor) -> Tensor:
-        if self._plan.head is not None:
-            return ops.head_differences(self._plan.head.weight)
+        head = self._training_plan.head
+        if head is not None:
+            return ops.head_differences(head.weight)
         return general_difference_bounds(self.num_classes, like.device).to(like.dtype)
 
     def _evaluation_logits(self, x: Tensor) -> _Logits:
@@ -417,7 +419,12 @@ class GloRoNet(nn.Module):
     def _replan(self) -> None:
         """Look at the module anew: layers may have been replaced."""
         self._plan = make_plan(self.module, self.input_shape)
-        self.iterates.fit(self._plan.linear_maps())
+
+    @_disable_dynamo
+    def _replan_training(self) -> None:
+        """Look at the module anew as it is in training: layers may have been replaced, or the mode has changed."""
+        self._training_plan = make_plan(self.module, self.input_shape, training=True)
+        self.iterates.fit(self._training_plan.linear_maps())
 
     def _count(self, labels: Tensor, prediction: Tensor, certified: Tensor, lipschitz: Tensor) -> None:
         correct = prediction == labels
@@ -427,6 +434,10 @@ class GloRoNet(nn.Module):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self._signed is not None:
             self._signed = self._signed.to(self._plan.device)
+        if self._plan.unregistered() or self._training_plan.unregistered():
+            # Tensors that a forward makes are where the module was traced.
+            self._replan()
+            self._replan_training()
         return self
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,146 +1,194 @@
-"""The sequence of layers that a GloRo net executes, and what is known of each: it runs what it bounded."""
+"""What a GloRo net executes, and what is known of it: it runs the graph that it bounded."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gloro_fast.errors import ArchitectureError, GloroFastError
-from gloro_fast.execution import Step, fuse
-from gloro_fast.nn.integrity import check_calls, check_module, check_weight
-from gloro_fast.nn.rules import Knowledge, LinearMap, is_dense, lipschitz_rule
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One layer of the sequence.
-
-    Attributes:
-        name: its qualified name in the module.
-        module: the layer itself.
-        input_shape: shape of its input without the batch.
-    """
-
-    name: str
-    module: nn.Module
-    input_shape: tuple[int, ...]
-
-    def rule(self) -> Knowledge:
-        """Give what is known of the layer with its present weights and in its present mode."""
-        return lipschitz_rule(self.name, self.module, self.input_shape)
+from gloro_fast.errors import ArchitectureError
+from gloro_fast.execution import Program, program
+from gloro_fast.graph.aliasing import check_overwriting
+from gloro_fast.graph.composition import Composition, compose
+from gloro_fast.graph.head import find_head
+from gloro_fast.graph.merging import Merged, mergeable
+from gloro_fast.graph.node import Joining, Layer, Mapping, Node, unregistered
+from gloro_fast.graph.operations import Function
+from gloro_fast.graph.reading import read
+from gloro_fast.graph.tracing import trace
+from gloro_fast.nn.integrity import check_calls, check_module
+from gloro_fast.nn.rules import Knowledge, LinearMap, has_rule
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The layers in the order of execution.
+    """A graph, how it is executed, and how its constant is composed.
 
     Attributes:
-        layers: all of them, the head included.
-        num_classes: m, the logits of the last one.
-        head: the last layer if it is dense, so that margins use its rows; else None.
-        steps: what executes the layers.
+        nodes: the operations in order of execution, the input of the network first.
+        output: the node of the logits.
+        num_classes: m, the logits.
+        head_node: the node of the last dense layer, so that margins use its rows; None if the graph ends otherwise.
+        program: what executes the nodes.
+        composition: the constant of everything before the head, or of all without one.
+        modules: the module and those within that were traced through, each with its children and its mode.
     """
 
-    layers: tuple[Layer, ...]
+    nodes: tuple[Node, ...]
+    output: int
     num_classes: int
-    head: nn.Linear | None
-    steps: tuple[Step, ...]
+    head_node: int | None
+    program: Program
+    composition: Composition
+    modules: tuple[tuple[nn.Module, tuple[nn.Module | None, ...], bool], ...]
 
     @property
     def device(self) -> torch.device:
         """Where the parameters are."""
-        return next((p.device for layer in self.layers for p in layer.module.parameters()), torch.device("cpu"))
+        return _device(self.modules[0][0])
 
     @property
-    def body(self) -> tuple[Layer, ...]:
-        """Everything before the head."""
-        return self.layers[:-1] if self.head is not None else self.layers
+    def head(self) -> nn.Linear | None:
+        """The last layer if it is dense."""
+        if self.head_node is None:
+            return None
+        module = self.nodes[self.head_node].operation
+        assert isinstance(module, nn.Linear)
+        return module
+
+    @property
+    def parts(self) -> tuple[Mapping | Merged, ...]:
+        """What the constant is composed of, in order of execution."""
+        return self.composition.parts
 
     def run(self, x: Tensor) -> Tensor:
-        """Execute the layers on a batch."""
-        for step in self.steps:
-            x = step(x)
-        return x
+        """Execute the graph on a batch."""
+        return self.program(x)
 
     def linear_maps(self) -> list[LinearMap]:
-        """Give the linear layers of the body with their present weights, in order."""
-        return [rule for layer in self.body if isinstance(rule := layer.rule(), LinearMap)]
+        """Give the linear maps that the constant is composed of with their present weights, in order."""
+        return [rule for part in self.parts if isinstance(rule := part.rule(), LinearMap)]
+
+    def rules(self) -> list[tuple[str, Knowledge]]:
+        """List what the rule of every layer and function says now."""
+        return [
+            (node.name, node.transfer.rule())
+            for node in self.nodes
+            if node.transfer is not None and not isinstance(node.transfer, Joining)
+        ]
+
+    def sequence(self) -> list[Layer]:
+        """List the layers before the head of a graph that is nothing but a sequence of layers.
+
+        Raises:
+            ArchitectureError: it is more than that; names the first such operation.
+        """
+        layers = []
+        for part in self.parts:
+            if not isinstance(part, Layer) or len(self.composition.steps) > 1:
+                raise ArchitectureError(
+                    f"{part.name} is more than one layer after the other, whose rounding is not bounded; certify "
+                    "without executed"
+                )
+            layers.append(part)
+        return layers
+
+    def unregistered(self) -> list[tuple[str, Tensor]]:
+        """List the tensors that the graph reads and that are neither parameters nor buffers."""
+        return unregistered(self.nodes)
 
     def fits(self, module: nn.Module) -> bool:
-        """Whether ``module`` still consists of the very same layer objects."""
-        now = [leaf for _, leaf in leaves(module)]
-        if len(now) != len(self.layers):
+        """Whether ``module`` still consists of the very same modules."""
+        if module is not self.modules[0][0]:
             return False
-        return all(layer.module is leaf for layer, leaf in zip(self.layers, now, strict=True))
+        for known, children, _ in self.modules:
+            now = known._modules
+            if len(now) != len(children):
+                return False
+            for mine, its in zip(children, now.values(), strict=True):
+                if mine is not its:
+                    return False
+        return True
+
+    def fits_mode(self) -> bool:
+        """Whether every module that was traced through is in the mode in which it was traced."""
+        return all(module.training == training for module, _, training in self.modules)
 
 
-def leaves(module: nn.Module, name: str = "") -> list[tuple[str, nn.Module]]:
-    """List the layers of a module of nested ``Sequential`` with their names, in order of execution."""
-    if type(module) is not nn.Sequential:
-        return [(name, module)]
-    found: list[tuple[str, nn.Module]] = []
-    # Not named_children(): that leaves out the second use of a layer, which runs all the same.
-    for child_name, child in module._modules.items():
-        qualified = f"{name}.{child_name}" if name else child_name
-        if child is None:
-            raise ArchitectureError(f"{qualified} is None; give a layer")
-        found += leaves(child, qualified)
+def make_plan(module: nn.Module, input_shape: tuple[int, ...], training: bool = False) -> Plan:
+    """Trace ``module``, check every operation, and find the shapes by running two small batches of zeros.
+
+    Args:
+        module: from (B, *input_shape) to logits (B, m).
+        input_shape: shape of one image.
+        training: trace it in the mode in which it is, else as it is in evaluation.
+
+    Raises:
+        UnknownLayerError: a layer or function has no Lipschitz rule.
+        ArchitectureError: it cannot be traced, shapes do not fit, fewer than two logits, the head shares a
+            parameter, hooks, something is read after it was overwritten.
+    """
+    check_integrity(module)
+    if type(module) is nn.Sequential and not len(module):
+        raise ArchitectureError("the module has no layers; give one that ends in logits (B, m)")
+    if training:
+        graph, root = trace(module)
+    with evaluation_mode(module):
+        if not training:
+            graph, root = trace(module)
+        modes = tuple((found, tuple(found._modules.values())) for found in traced_through(module))
+        # In inference mode tensors do not tell whether they were written over.
+        with torch.inference_mode(False):
+            x = torch.zeros(1, *input_shape, device=_device(module), dtype=floating_dtype(module))
+            nodes, output = read(graph, root, x)
+        check_overwriting(nodes, output)
+        if not training:
+            _refuse_chance(nodes)
+        head = find_head(nodes, output)
+        kinds = [None if not isinstance(node.transfer, Mapping) else node.transfer.rule() for node in nodes]
+        target = output if head is None else nodes[head].inputs[0]
+        composition = compose(nodes, mergeable(nodes, kinds), target)
+    modules = tuple((found, children, found.training) for found, children in modes)
+    classes = nodes[output].shape[0]
+    return Plan(nodes, output, classes, head, program(nodes, output), composition, modules)
+
+
+def traced_through(module: nn.Module) -> list[nn.Module]:
+    """List ``module`` and the modules within that have no rule, so that their forward was traced."""
+    found: list[nn.Module] = [module]
+    for child in module._modules.values() if not has_rule(module) else ():
+        if child is not None and not has_rule(child):
+            found += traced_through(child)
     return found
 
 
-def make_plan(module: nn.Module, input_shape: tuple[int, ...]) -> Plan:
-    """Check every layer of ``module`` and find its shapes by running two images of zeros.
-
-    Args:
-        module: nested ``Sequential`` of layers with rules, from (B, *input_shape) to logits (B, m).
-        input_shape: shape of one image.
+def check_integrity(module: nn.Module, name: str = "") -> None:
+    """Refuse modules that may compute something else than their type says.
 
     Raises:
-        UnknownLayerError: a layer has no Lipschitz rule.
-        ArchitectureError: shapes do not fit, fewer than two logits, the head shares a parameter, hooks.
+        UnknownLayerError, ArchitectureError: name the module.
     """
-    check_integrity(module)
-    named = leaves(module)
-    if not named:
-        raise ArchitectureError("the module has no layers; give one that ends in logits (B, m)")
-    x = torch.zeros(2, *input_shape, device=_device(module), dtype=floating_dtype(module))
-    layers, ranks = [], []
-    with evaluation_mode(module), torch.no_grad():
-        for name, leaf in named:
-            layer = Layer(name, leaf, tuple(x.shape[1:]))
-            check_weight(name, layer.rule())
-            x = _step(layer, x)
-            layers.append(layer)
-            ranks.append(x.ndim)
-    if x.ndim != 2:
-        raise ArchitectureError(f"the module gives {tuple(x.shape)}; logits must be (B, m), so add a Flatten")
-    if x.shape[1] < 2:
-        raise ArchitectureError(f"the module gives {x.shape[1]} logit a row; a classifier needs at least 2 classes")
-    last = layers[-1].module
-    head = last if is_dense(last) else None
-    assert head is None or isinstance(head, nn.Linear)
-    if head is not None:
-        _check_head_unshared(layers)
-    return Plan(tuple(layers), x.shape[1], head, fuse([layer.module for layer in layers], ranks))
+    if has_rule(module):
+        check_module(name, module)
+        for inner, child in module.named_modules(remove_duplicate=False):
+            if inner:  # A part of a layer, such as a parametrization.
+                check_calls(f"{name}.{inner}" if name else inner, child)
+        return
+    check_calls(name, module)
+    for key, child in module._modules.items():
+        if child is not None:
+            check_integrity(child, f"{name}.{key}" if name else key)
 
 
-def check_integrity(module: nn.Module) -> None:
-    """Refuse layers that are unknown or that may compute something else than their type says.
-
-    Raises:
-        UnknownLayerError, ArchitectureError: name the layer.
-    """
-    known = dict(leaves(module))
-    for name, child in module.named_modules(remove_duplicate=False):
-        if name in known:
-            check_module(name, child)
-        else:
-            # A Sequential on the way to a layer, or a part of one, such as a parametrization.
-            check_calls(name, child)
+def _refuse_chance(nodes: Sequence[Node]) -> None:
+    """Refuse dropout that is not switched off in evaluation."""
+    for node in nodes:
+        if isinstance(node.operation, Function) and node.operation.function is F.dropout and node.operation.after[1]:
+            raise ArchitectureError(f"{node.name} drops at random in evaluation too; pass training=self.training")
 
 
 @contextmanager
@@ -170,40 +218,3 @@ def floating_dtype(module: nn.Module) -> torch.dtype:
 
 def _device(module: nn.Module) -> torch.device:
     return next((p.device for p in module.parameters()), torch.device("cpu"))
-
-
-def _step(layer: Layer, x: Tensor) -> Tensor:
-    """Run one layer on two images, its complaint about a shape turned into one line that names it."""
-    where = f"{layer.name or 'the module'} ({type(layer.module).__name__})"
-    try:
-        result: Tensor = layer.module(x)
-    except GloroFastError:
-        raise
-    except (RuntimeError, ValueError, IndexError) as error:
-        raise ArchitectureError(
-            f"{where} does not take its input of shape {layer.input_shape}; check input_shape and the layers before "
-            f"it: {str(error).splitlines()[0]}"
-        ) from None
-    if len(result) != 2:
-        raise ArchitectureError(f"{where} makes {len(result)} images of 2; a layer must keep the batch as it is")
-    return result
-
-
-def _check_head_unshared(layers: list[Layer]) -> None:
-    """Refuse a head whose parameters are another layer's as well: margins treat its rows as its own."""
-    *body, head = layers
-    own = [_memory(parameter) for parameter in head.module.parameters() if parameter.numel()]
-    for layer in body:
-        for name, parameter in layer.module.named_parameters():
-            storage, first, last = _memory(parameter)
-            if any(storage == theirs and first < end and start < last for theirs, start, end in own):
-                raise ArchitectureError(
-                    f"{layer.name}.{name} is also a parameter of the head {head.name}; give the head its own"
-                )
-
-
-def _memory(tensor: Tensor) -> tuple[int, int, int]:
-    """Give the storage of ``tensor`` and the bytes of it that it spans."""
-    start = tensor.storage_offset() * tensor.itemsize
-    extent = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return tensor.untyped_storage().data_ptr(), int(start), int(start + extent * tensor.itemsize)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gloro_fast import ops
 from gloro_fast.bounds import NetworkBound, bound_network, general_difference_bounds, head_difference_bounds
 from gloro_fast.fingerprint import Fingerprint, fingerprint, watched
-from gloro_fast.nn.rules import LinearMap
+from gloro_fast.graph.merging import Merged
 from gloro_fast.plan import Plan, check_integrity, evaluation_mode
 
 
@@ -47,15 +47,13 @@ def sign(module: nn.Module, plan: Plan, method: str) -> SignedBound:
         method: a name in ``gloro_fast.bounds.METHODS``.
     """
     with as_evaluated(module, plan.device):
-        rules = [(layer.name, layer.rule()) for layer in plan.layers]
-        network = bound_network(rules[: len(plan.body)], method)
+        parts = [(part.name, part.certified_rule() if isinstance(part, Merged) else part.rule()) for part in plan.parts]
+        network = bound_network(parts, method, plan.composition.bound)
         if plan.head is not None:
-            head = rules[-1][1]
-            assert isinstance(head, LinearMap)
-            differences = head_difference_bounds(head.weight)
+            differences = head_difference_bounds(plan.head.weight)
         else:
             differences = general_difference_bounds(plan.num_classes, plan.device)
-        signature = fingerprint(module, rules)
+        signature = fingerprint(module, plan.rules(), plan.unregistered())
         hashes = torch.tensor([value for *_, value in signature.tensors], dtype=torch.int64, device=plan.device)
         return SignedBound(network, differences, signature, hashes)
 
@@ -68,7 +66,7 @@ def present_fingerprint(module: nn.Module, plan: Plan) -> Fingerprint:
     """
     check_integrity(module)
     with as_evaluated(module, plan.device):
-        return fingerprint(module, [(layer.name, layer.rule()) for layer in plan.layers])
+        return fingerprint(module, plan.rules(), plan.unregistered())
 
 
 def weights_are_signed(module: nn.Module, plan: Plan, signed: SignedBound) -> Tensor:
@@ -77,7 +75,7 @@ def weights_are_signed(module: nn.Module, plan: Plan, signed: SignedBound) -> Te
     Returns:
         scalar bool tensor. The structure is not compared: the graph is the structure.
     """
-    named = watched(module, [(layer.name, layer.rule()) for layer in plan.layers])
+    named = watched(module, plan.rules(), plan.unregistered())
     return (ops.fingerprint([tensor for _, tensor in named]) == signed.hashes).all()
 
 

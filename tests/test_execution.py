@@ -5,8 +5,10 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from gloro_fast.execution import BiasedMinMax, fuse
+from gloro_fast.execution import BiasedMinMax
 from gloro_fast.nn import Conv2d, MinMax
+from gloro_fast.ops.minmax_inplace import minmax_
+from gloro_fast.plan import make_plan
 
 IMAGES = (3, 4, 7, 6)
 FUSED = {
@@ -31,6 +33,10 @@ def outcome(function, layer, x):
     return [y, *torch.autograd.grad((y * weights).sum(), [x, *layer.parameters()])]
 
 
+def kinds(plan):
+    return [type(operation) if isinstance(operation, nn.Module) else operation for operation, *_ in plan.program.steps]
+
+
 @pytest.mark.parametrize("case", [*FUSED, *APART])
 def test_steps_compute_what_the_layers_compute(case):
     layer, shape = {**FUSED, **APART}[case]
@@ -38,20 +44,50 @@ def test_steps_compute_what_the_layers_compute(case):
     for parameter in layer.parameters():
         nn.init.normal_(parameter)
     x = torch.randn(shape, dtype=torch.float64)
-    steps = fuse([layer, MinMax()], [layer(x).ndim, x.ndim])
-    assert (len(steps) == 1) == (case in FUSED)
-
-    def run(x):
-        for step in steps:
-            x = step(x)
-        return x
-
-    got, wanted = outcome(run, layer, x), outcome(nn.Sequential(layer, MinMax()), layer, x)
+    module = nn.Sequential(layer, MinMax(), nn.Flatten())
+    plan = make_plan(module.double(), shape[1:])
+    assert any(isinstance(step, BiasedMinMax) for step in plan.program.chain) == (case in FUSED)
+    got, wanted = outcome(plan.run, layer, x), outcome(module, layer, x)
     for mine, its in zip(got, wanted, strict=True):
         torch.testing.assert_close(mine, its, rtol=1e-12, atol=1e-12)
 
 
 def test_only_minmax_right_behind_takes_the_bias():
     linear = nn.Linear(4, 4)
-    steps = fuse([linear, nn.ReLU(), MinMax(), linear, MinMax(), linear], [2] * 6)
-    assert [type(step) for step in steps] == [nn.Linear, nn.ReLU, MinMax, BiasedMinMax, nn.Linear]
+    plan = make_plan(nn.Sequential(linear, nn.ReLU(), MinMax(), linear, MinMax(), nn.Linear(4, 4)), (4,))
+    assert [type(step) for step in plan.program.chain] == [nn.Linear, nn.ReLU, MinMax, BiasedMinMax, nn.Linear]
+
+
+class Branches(nn.Module):
+    """One convolution whose output has one reader, and one whose output has two."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.norm, self.minmax = nn.BatchNorm2d(4), MinMax()
+
+    def forward(self, x):
+        y = self.minmax(self.first(x))
+        z = self.second(y)
+        w = self.minmax(self.norm(z) + y)
+        return (self.minmax(z) + w + z).flatten(1)
+
+
+def test_only_what_nobody_else_reads_is_written_over():
+    module = Branches().double().eval()
+    nn.init.uniform_(module.norm.running_var, 0.5, 2.0)
+    plan = make_plan(module, IMAGES[1:])
+    assert [isinstance(step[0], BiasedMinMax) for step in plan.program.steps].count(True) == 1
+    assert kinds(plan).count(minmax_) == 1  # Of the sum; the second convolution has three readers.
+    assert kinds(plan).count(MinMax) == 1
+    x = torch.randn(IMAGES, dtype=torch.float64)
+    for mine, its in zip(outcome(plan.run, module, x), outcome(module, module, x), strict=True):
+        torch.testing.assert_close(mine, its, rtol=1e-10, atol=1e-10)
+
+
+def test_values_are_let_go_as_soon_as_nobody_reads_them():
+    plan = make_plan(Branches().eval(), IMAGES[1:])
+    # y, z and two of the sum at most.
+    assert plan.program.slots <= 4
+    emptied = [slot for *_, slots in plan.program.steps for slot in slots]
+    assert emptied

@@ -61,7 +61,7 @@ def _check_affine(record: LayerRecord, layer: Affine, certificate: CertificateFi
 
 def _found_by_another(record: LayerRecord, certificate: CertificateFile, module: nn.Module) -> bool | None:
     """Say whether another rigorous method of the package bounds the layer by no more; None if that tells nothing."""
-    for planned in make_plan(module, tuple(certificate.input_shape)).layers:
+    for planned in make_plan(module, tuple(certificate.input_shape)).parts:
         rule = planned.rule()
         if planned.name == record.name and isinstance(rule, LinearMap):
             others = [METHODS[method](record.name, rule) for method in METHODS if method != record.method]

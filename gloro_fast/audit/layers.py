@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,6 @@ from gloro_fast.errors import ArchitectureError
 from gloro_fast.nn.conv import Conv2d
 from gloro_fast.nn.minmax import MinMax
 from gloro_fast.nn.rules import known_type
-from gloro_fast.plan import leaves
 
 Array = NDArray[np.float64]
 Pads = tuple[tuple[int, int], tuple[int, int]]
@@ -82,7 +82,7 @@ def read_layers(module: nn.Module, input_shape: tuple[int, ...]) -> list[Layer]:
     """
     found: list[Layer] = []
     shape = tuple(input_shape)
-    for name, layer in leaves(module):
+    for name, layer in _leaves(module):
         kind = known_type(layer)
         if kind is nn.Linear and len(shape) == 1:
             found.append(_dense(name, layer))
@@ -104,6 +104,17 @@ def read_layers(module: nn.Module, input_shape: tuple[int, ...]) -> list[Layer]:
                 f"{name or 'the module'} is a {kind.__name__} on {shape}; the audit does not know it"
             )
     return found
+
+
+def _leaves(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Go through the layers of nested ``Sequential`` with their names, in order of execution."""
+    if type(module) is not nn.Sequential:
+        yield name, module
+        return
+    # Not named_children(): that leaves out the second use of a layer, which runs all the same.
+    for key, child in module._modules.items():
+        assert child is not None
+        yield from _leaves(child, f"{name}.{key}" if name else key)
 
 
 def _dense(name: str, layer: nn.Module) -> Affine:

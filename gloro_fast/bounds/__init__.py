@@ -6,7 +6,8 @@ an estimate.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
 
 from gloro_fast.bounds.auto import auto, tight
 from gloro_fast.bounds.auto import work as bound_work
@@ -15,7 +16,7 @@ from gloro_fast.bounds.diagonal import diagonal_bound
 from gloro_fast.bounds.head_differences import general_difference_bounds, head_difference_bounds
 from gloro_fast.bounds.layer import LayerBound, Method, NetworkBound
 from gloro_fast.bounds.power import power
-from gloro_fast.bounds.rounding import product_up
+from gloro_fast.bounds.rounding import add_up, product_up
 from gloro_fast.bounds.torus import torus
 from gloro_fast.bounds.trivial import trivial
 from gloro_fast.errors import ConfigError, nearest
@@ -54,15 +55,21 @@ def check_method(method: str) -> None:
         raise ConfigError(f"there is no bound method {method!r}{nearest(method, METHODS)}")
 
 
-def bound_network(layers: Iterable[tuple[str, Knowledge]], method: str) -> NetworkBound:
-    """Bound a sequence of layers by the product of their constants (Leino et al. 2021, Equation 2).
+def bound_network(
+    layers: Iterable[tuple[str, Knowledge]],
+    method: str,
+    compose: Callable[[Sequence[float]], float] = product_up,
+) -> NetworkBound:
+    """Bound layers one by one, and what they make together (Leino et al. 2021, Equation 2).
 
     Args:
         layers: (name, what its rule says) of everything before the last layer.
         method: a name in ``METHODS``, used for the linear layers.
+        compose: gives the constant of the whole, rounded up, from those of the layers; by default their product,
+            as for a sequence.
 
     Returns:
-        The product rounded up. It is a bound only as far as every layer's constant is: ``kind`` tells.
+        The constant of the whole, rounded up. It is a bound only as far as every layer's constant is: ``kind`` tells.
 
     Raises:
         ConfigError: there is no such method.
@@ -70,12 +77,13 @@ def bound_network(layers: Iterable[tuple[str, Knowledge]], method: str) -> Netwo
     check_method(method)
     found = tuple(_bound_layer(name, layer, method) for name, layer in layers)
     kind = max((layer.kind for layer in found), key=KINDS.index, default="exact")
-    return NetworkBound(product_up(layer.value for layer in found), method, kind, found)
+    return NetworkBound(compose([layer.value for layer in found]), method, kind, found)
 
 
 def _bound_layer(name: str, layer: Knowledge, method: str) -> LayerBound:
     if isinstance(layer, LinearMap):
-        return METHODS[method](name, layer)
+        bound = METHODS[method](name, layer)
+        return dataclasses.replace(bound, value=add_up(bound.value, layer.error)) if layer.error else bound
     if isinstance(layer, Diagonal):
         return diagonal_bound(name, layer)
     return LayerBound(name, layer.value, "rule", layer.kind)

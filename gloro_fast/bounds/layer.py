@@ -34,7 +34,7 @@ class NetworkBound:
     """The Lipschitz constant of everything before the last layer.
 
     Attributes:
-        lipschitz: the product over the layers, rounded up.
+        lipschitz: what the constants of the layers make together, rounded up.
         method: the method that was asked for.
         kind: the weakest kind among the layers.
         layers: one entry a layer.

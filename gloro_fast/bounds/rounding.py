@@ -61,6 +61,26 @@ def sqrt_up(x: float) -> float:
     return math.inf if math.isnan(x) else math.nextafter(math.sqrt(x), math.inf)
 
 
+def root_sum_squares_up(*terms: float) -> float:
+    """Give a float >= the real root of the sum of squares of ``terms`` >= 0; inf where one is infinite or NaN.
+
+    They are scaled by a power of two first, which is exact, so that nothing overflows; what underflows is raised to
+    normal numbers.
+    """
+    values = [value for value in terms if value != 0.0]
+    if not all(math.isfinite(value) and value > 0 for value in values):
+        return math.inf
+    if len(values) < 2:
+        return values[0] if values else 0.0
+    exponent = math.frexp(max(values))[1]
+    scaled = [max(math.ldexp(value, -exponent), SMALLEST) for value in values]
+    root = sqrt_up(add_up(*(product_up([value, value]) for value in scaled)))
+    try:
+        return max(math.nextafter(math.ldexp(root, exponent), math.inf), SMALLEST)
+    except OverflowError:
+        return math.inf
+
+
 def norm_up(x: Tensor, dims: int) -> Tensor:
     """Give floats >= the l2 norms over the last ``dims`` dimensions of ``x``, whose entries are far from overflow.
 

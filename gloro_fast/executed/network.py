@@ -13,6 +13,7 @@ from gloro_fast.errors import ExecutionError
 from gloro_fast.executed.arithmetic import Arithmetic, plus, times
 from gloro_fast.executed.head import Head, Logits, without_head
 from gloro_fast.executed.steps import State, Step, Sums, make_step
+from gloro_fast.graph.node import Layer
 from gloro_fast.nn.rules import LinearMap
 from gloro_fast.plan import Plan, floating_dtype
 from gloro_fast.signed_bound import SignedBound, as_evaluated
@@ -48,11 +49,14 @@ class ExecutedNet:
         with as_evaluated(module, plan.device):
             steps = tuple(
                 make_step(layer.name, layer.module, layer.input_shape, layer.rule(), found.value, arithmetic)
-                for layer, found in zip(plan.body, bound.network.layers, strict=True)
+                for layer, found in zip(plan.sequence(), bound.network.layers, strict=True)
             )
             head = None
             if plan.head is not None:
-                rule = plan.layers[-1].rule()
+                assert plan.head_node is not None
+                layer = plan.nodes[plan.head_node].transfer
+                assert isinstance(layer, Layer)
+                rule = layer.rule()
                 assert isinstance(rule, LinearMap)
                 head = Head.of(plan.head, rule, arithmetic)
         return cls(steps, head, bound)

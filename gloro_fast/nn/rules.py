@@ -30,11 +30,15 @@ class LinearMap:
         weight: the effective weight.
         geometry: how it acts.
         transposed: the layer is the adjoint of that map, which has the same norm.
+        error: what must be added to a bound on the norm where the weight was rounded: >= the norm of the change.
+        error: what must be added to a bound on the norm, where the weight was rounded: >= the norm of what that
+            changed.
     """
 
     weight: Tensor
     geometry: Geometry
     transposed: bool = False
+    error: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,6 +158,11 @@ def lipschitz_rule(name: str, module: nn.Module, input_shape: tuple[int, ...]) -
 def has_rule(module: nn.Module) -> bool:
     """Whether there is a rule for the type of ``module``."""
     return known_type(module) in _RULES
+
+
+def is_subclass_of_known(module: nn.Module) -> bool:
+    """Whether ``module`` has no rule, but a class that it comes from has: it may compute anything with its weights."""
+    return not has_rule(module) and any(kind in _RULES for kind in type(module).__mro__)
 
 
 def known_type(module: nn.Module) -> type[nn.Module]:

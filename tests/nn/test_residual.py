@@ -41,7 +41,7 @@ def test_the_state_is_that_of_a_convolution():
 def test_in_a_net_its_bias_goes_to_minmax_and_the_bound_trains_it():
     module = nn.Sequential(ResidualConv2d(4), MinMax(), nn.Flatten(), nn.Linear(64, 3))
     net = GloRoNet(module, 0.1, (4, 4, 4))
-    assert isinstance(net._plan.steps[0], BiasedMinMax)
+    assert isinstance(net._plan.program.chain[0], BiasedMinMax)
     x, y = torch.rand(8, 4, 4, 4), torch.randint(3, (8,))
     torch.testing.assert_close(net(x)[:, :3], module(x))
     net(x, y, CrossEntropyLoss()).backward()

@@ -26,7 +26,7 @@ rational = np.vectorize(Fraction, otypes=[object])
 def exact_layers(net):
     """Every layer as a function on rationals: products by the unrolled matrix, or pairs sorted."""
     functions = []
-    for layer in net._plan.layers:
+    for layer in (node.transfer for node in net._plan.nodes[1:]):
         rule = layer.rule()
         if isinstance(rule, LinearMap):
             basis = torch.eye(math.prod(layer.input_shape), dtype=torch.float64).reshape(-1, *layer.input_shape)

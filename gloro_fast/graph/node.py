@@ -1,0 +1,176 @@
+"""A node of a graph, and how the Lipschitz constant of its output follows from those of its inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gloro_fast.graph.operations import Attribute, Literal, Operation
+from gloro_fast.nn.rules import Diagonal, Knowledge, LinearMap, LipschitzConstant, lipschitz_rule
+from gloro_fast.ops.geometry import Geometry
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer with a rule.
+
+    Attributes:
+        name: its qualified name in the module.
+        module: the layer itself.
+        input_shape: shape of its input without the batch.
+    """
+
+    name: str
+    module: nn.Module
+    input_shape: tuple[int, ...]
+
+    def rule(self) -> Knowledge:
+        """Give what is known of the layer with its present weights and in its present mode."""
+        return lipschitz_rule(self.name, self.module, self.input_shape)
+
+
+@dataclass(frozen=True)
+class Times:
+    """The product with a number, but for what is added: with 1, the identity."""
+
+    name: str
+    number: float
+
+    def rule(self) -> Knowledge:
+        """Give its absolute value, rounded up where it is a quotient that was rounded."""
+        return LipschitzConstant(abs(self.number))
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A map of which the same is known always, such as a slice."""
+
+    name: str
+    known: LipschitzConstant
+
+    def rule(self) -> Knowledge:
+        """Give it."""
+        return self.known
+
+
+@dataclass(frozen=True)
+class Constants:
+    """A value that depends on parameters alone: operations in order, each on the results of earlier ones."""
+
+    operations: tuple[tuple[Operation, tuple[int, ...]], ...]
+
+    def value(self) -> Tensor:
+        """Compute the last one."""
+        results: list[Tensor] = []
+        for operation, inputs in self.operations:
+            results.append(operation(*(results[index] for index in inputs)))
+        return results[-1]
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """The product with a tensor of parameters, or the quotient by it, which has the input's number of dimensions."""
+
+    name: str
+    factor: Constants
+    reciprocal: bool
+    input_shape: tuple[int, ...]
+
+    def rule(self) -> Knowledge:
+        """Give the numbers that the elements are multiplied by."""
+        scale = self.factor.value().double()
+        scale = scale.reshape([1] * (1 + len(self.input_shape) - scale.ndim) + list(scale.shape))[0]
+        return Diagonal(scale.reciprocal() if self.reciprocal else scale)
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """``F.linear`` or a convolution whose weight is a tensor of parameters."""
+
+    name: str
+    weight: Constants
+    geometry: Geometry
+
+    def rule(self) -> Knowledge:
+        """Give the linear map with its present weight."""
+        return LinearMap(self.weight.value(), self.geometry)
+
+
+Mapping = Layer | Times | Fixed | Scaled | Weighted
+
+
+@dataclass(frozen=True)
+class Joining:
+    """A sum of its inputs, each times a number, or tensors side by side.
+
+    Attributes:
+        name: for messages.
+        factors: an upper bound on |number| for each input that is not constant, in order.
+        stacked: whether they lie side by side (root of the sum of squares), else they are added.
+        numbers: in a sum whose terms are of the shape of the result, the exact numbers; else empty.
+    """
+
+    name: str
+    factors: tuple[float, ...]
+    stacked: bool
+    numbers: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operation of a graph.
+
+    Attributes:
+        name: of the layer, or of the function with the module that calls it.
+        operation: what computes it from its inputs.
+        inputs: the indices of the nodes that it reads; 0 is the input of the network.
+        transfer: how the constant of its output follows from those of the inputs that are not constant; None for
+            constants and for the input of the network.
+        shape: of its output, without the batch; of constants, the whole; () for a tuple of tensors.
+        overwrites: whether it writes over its first input.
+        shares: whether its output may share memory with its first input.
+    """
+
+    name: str
+    operation: Operation | None
+    inputs: tuple[int, ...] = ()
+    transfer: Mapping | Joining | None = None
+    shape: tuple[int, ...] = ()
+    overwrites: bool = False
+    shares: bool = False
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether it depends on parameters alone."""
+        return self.transfer is None and self.operation is not None
+
+
+def constants(nodes: Sequence[Node], index: int) -> Constants:
+    """Collect the operations that node ``index``, a constant, is computed by."""
+    needed = {index}
+    for place in range(index, 0, -1):
+        if place in needed:
+            needed.update(nodes[place].inputs)
+    order = sorted(needed)
+    where = {place: number for number, place in enumerate(order)}
+    operations = []
+    for place in order:
+        operation = nodes[place].operation
+        assert operation is not None
+        operations.append((operation, tuple(where[i] for i in nodes[place].inputs)))
+    return Constants(tuple(operations))
+
+
+def unregistered(nodes: Sequence[Node]) -> list[tuple[str, Tensor]]:
+    """List the tensors that nodes read and that are neither parameters nor buffers."""
+    found = []
+    for node in nodes:
+        operation = node.operation
+        if isinstance(operation, Literal):
+            found.append((node.name, operation.value))
+        elif isinstance(operation, Attribute) and isinstance(vars(operation.owner).get(operation.name), torch.Tensor):
+            found.append((node.name, operation()))
+    return found

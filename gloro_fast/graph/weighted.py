@@ -1,0 +1,55 @@
+"""``F.linear`` and convolutions whose weight is a tensor of parameters."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from gloro_fast.graph.call import Call, Operand
+from gloro_fast.graph.node import Node, Weighted, constants
+from gloro_fast.graph.operations import Function
+from gloro_fast.ops.geometry import Geometry
+
+CONVOLUTIONS = (F.conv1d, F.conv2d, torch.conv1d, torch.conv2d)
+
+
+def linear(call: Call, nodes: list[Node]) -> Node:
+    """Read ``F.linear(x, weight, bias)``."""
+    weight, bias = call.read("weight", "bias")
+    if not isinstance(weight, Operand) or len(weight.shape) != 2:
+        raise call.unknown()
+    return _node(call, nodes, Function(F.linear), Geometry(call.input.shape[-1:]), weight, bias)
+
+
+def convolution(call: Call, nodes: list[Node]) -> Node:
+    """Read ``F.conv2d(x, weight, bias, stride, padding, dilation, groups)`` with numbers for the padding."""
+    weight, bias, stride, padding, dilation, groups = call.read(
+        "weight", "bias", "stride", "padding", "dilation", "groups", stride=1, padding=0, dilation=1, groups=1
+    )
+    axes = len(call.input.shape) - 1
+    if not isinstance(weight, Operand) or isinstance(padding, str) or len(weight.shape) != axes + 2:
+        raise call.unknown()
+    stride, padding, dilation = (_per_axis(value, axes) for value in (stride, padding, dilation))
+    geometry = Geometry(call.input.shape, stride, tuple((n, n) for n in padding), dilation, groups)
+    keywords = (("stride", stride), ("padding", padding), ("dilation", dilation), ("groups", groups))
+    function = F.conv1d if axes == 1 else F.conv2d
+    return _node(call, nodes, Function(function, keywords=keywords), geometry, weight, bias)
+
+
+def _node(
+    call: Call, nodes: list[Node], operation: Function, geometry: Geometry, weight: Operand, bias: object
+) -> Node:
+    inputs: tuple[int, ...] = (call.input.index, weight.index)
+    if isinstance(bias, Operand):
+        inputs = (*inputs, bias.index)
+    elif bias is not None:
+        raise call.unknown()
+    if not all(nodes[index].is_constant for index in inputs[1:]):
+        raise call.unknown()
+    transfer = Weighted(call.where, constants(nodes, weight.index), geometry)
+    return Node(call.where, operation, inputs, transfer, call.shape)
+
+
+def _per_axis(value: int | tuple[int, ...], axes: int) -> tuple[int, ...]:
+    sizes = (value,) if isinstance(value, int) else tuple(value)
+    return sizes * axes if len(sizes) == 1 else sizes
