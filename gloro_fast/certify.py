@@ -105,7 +105,7 @@ def certified_radius(logits: Tensor, differences: Tensor, lipschitz: float) -> t
     top = values.gather(1, prediction[:, None])
     gap = top - values
     gap = torch.where(gap > 0, down(gap), 0.0)
-    pair_bounds = _pair_bounds(differences, lipschitz)[prediction]
+    pair_bounds = margin_constants(differences, lipschitz)[prediction]
     limit = torch.where(pair_bounds == 0, torch.inf, down(gap / pair_bounds).clamp_min(0.0))
     quotient = torch.where(gap > 0, limit, 0.0)
     own = torch.zeros_like(quotient, dtype=torch.bool).scatter_(1, prediction[:, None], True)
@@ -134,7 +134,7 @@ def bottom_logit(
         (B,) of the logits' dtype, +inf where a logit or bound is not finite.
     """
     values = logits.double()
-    rise = _pair_bounds(differences, lipschitz)[prediction] * epsilon
+    rise = margin_constants(differences, lipschitz)[prediction] * epsilon
     candidates = up(values + torch.where(rise > 0, up(rise), rise))
     own = torch.zeros_like(candidates, dtype=torch.bool).scatter_(1, prediction[:, None], True)
     bottom = candidates.masked_fill(own, -torch.inf).amax(dim=1).to(logits.dtype)
@@ -177,8 +177,18 @@ def check_images(images: Tensor, input_shape: tuple[int, ...], dtype: torch.dtyp
     check_floats(images, "images")
 
 
-def _pair_bounds(differences: Tensor, lipschitz: float) -> Tensor:
-    """Give K_ij = K D_ij rounded up, exactly 0 only where a factor is, NaN or inf where one is not finite."""
+def margin_constants(differences: Tensor, lipschitz: float) -> Tensor:
+    """Give K_ij = K D_ij rounded up, exactly 0 only where a factor is, NaN or inf where one is not finite.
+
+    They are >= the Lipschitz constants of f_i - f_j in real arithmetic as far as both arguments are upper bounds.
+
+    Args:
+        differences: (m, m) float64, upper bounds on ||w_i - w_j||_2.
+        lipschitz: K >= 0.
+
+    Returns:
+        (m, m) float64.
+    """
     product = differences * lipschitz
     return torch.where((differences > 0) & (lipschitz > 0), positive_up(product), product)
 

@@ -38,6 +38,10 @@ class ExecutionError(GloroFastError, ArithmeticError):
     """A forward pass does not round as sums of products do, which an executed certificate rests on."""
 
 
+class SoundnessError(GloroFastError, ArithmeticError):
+    """A net does what its bound rules out: the bound, or what was measured against it, is wrong."""
+
+
 class CheckpointError(GloroFastError, RuntimeError):
     """A checkpoint or run folder is damaged, of another architecture, or does not fit the request."""
 

@@ -42,6 +42,7 @@ ExecutedOption = Annotated[
     bool,
     typer.Option("--executed", help="Cover the rounding of the net's own float32 forward pass as well."),
 ]
+SeedOption = Annotated[int, typer.Option("--seed", help="Of all random choices.", min=0)]
 BatchSizeOption = Annotated[int, typer.Option("--batch-size", help="Images at a time.", min=1)]
 DeviceOption = Annotated[
     str | None,

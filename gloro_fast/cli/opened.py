@@ -1,0 +1,88 @@
+"""What commands that try a net out begin with: load a run's net, bound it, and load a data split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gloro_fast.cli.evaluation import load_run_data
+from gloro_fast.cli.options import choice, usable_device, use_threads
+
+if TYPE_CHECKING:
+    from gloro_fast.data import Split
+    from gloro_fast.model import GloRoNet
+    from gloro_fast.train.config import RunConfig
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """A run's net, its bound found, and a data split to try it on.
+
+    Attributes:
+        config: what decided the run.
+        net: the net, frozen.
+        data: name of the data set.
+        data_note: what to print beside results made with it.
+        split_name: "test" or "train".
+        split: that split.
+    """
+
+    config: RunConfig
+    net: GloRoNet
+    data: str
+    data_note: str
+    split_name: str
+    split: Split
+
+    @property
+    def epsilon(self) -> float:
+        """The certified l2 radius of the run."""
+        return self.config.recipe.epsilon
+
+    @property
+    def title(self) -> str:
+        """What a picture says it shows."""
+        return f"{self.config.recipe.name}, {self.split_name} split of {self.data}"
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Give what every summary says of net and data."""
+        return [
+            ("recipe", self.config.recipe.name),
+            ("data", f"{self.data}, {self.split_name} split, {len(self.split):,} images"),
+            ("data note", self.data_note),
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the same for JSON."""
+        return {
+            "recipe": self.config.recipe.name,
+            "data": self.data,
+            "data_note": self.data_note,
+            "split": self.split_name,
+        }
+
+
+def open_run(
+    run: Path,
+    *,
+    data: str | None,
+    data_dir: Path | None,
+    split: str,
+    method: str | None,
+    device: str | None,
+    threads: int | None,
+) -> OpenRun:
+    """Load a run's net and a data split; arguments and errors as for ``evaluate_run``."""
+    from gloro_fast.bounds import DEFAULT_METHOD, check_method
+    from gloro_fast.run_folder import load_net
+
+    choice("--split", split, ("test", "train"))
+    method = DEFAULT_METHOD if method is None else method
+    check_method(method)
+    use_threads(threads)
+    net, config = load_net(run, usable_device(device))
+    data_set = load_run_data(config, data, data_dir)
+    net.freeze(method)
+    part = data_set.test if split == "test" else data_set.train
+    return OpenRun(config, net, data_set.name, data_set.note, split, part)
