@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,9 +142,8 @@ def _transposed(kernel: NDArray[np.float32], image: tuple[int, ...]) -> NDArray[
         return kernel.transpose(3, 2, 0, 1)
     if not image:
         return kernel.T
-    channels, height, width = image
-    assert kernel.shape[0] == math.prod(image)
-    return kernel.reshape(height, width, channels, -1).transpose(3, 2, 0, 1).reshape(kernel.shape[1], -1)
+    # From pixels with their channels to channels with their pixels.
+    return kernel.reshape(-1, image[0], kernel.shape[1]).transpose(2, 1, 0).reshape(kernel.shape[1], -1)
 
 
 def _activation(file: KerasFile, asked: str | None) -> str:

@@ -144,7 +144,7 @@ def _each(setting: int | Sequence[int], sizes: Sizes) -> Sizes:
 def _outputs(module: nn.Module, sizes: Sizes) -> Sizes:
     """Give the output size of each dimension; None stands for the input's."""
     asked = module.output_size
-    outputs = asked if isinstance(asked, tuple) else (asked,) * len(sizes)
+    outputs = asked if isinstance(asked, tuple | list) else (asked,) * len(sizes)
     return tuple(size if output is None else int(output) for output, size in zip(outputs, sizes, strict=True))
 
 

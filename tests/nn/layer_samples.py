@@ -116,7 +116,7 @@ AVERAGES = [
     (nn.AdaptiveAvgPool1d(4), ROW),
     (nn.AdaptiveAvgPool2d(1), (2, 4, 5)),
     (nn.AdaptiveAvgPool2d((None, 3)), (1, 4, 7)),
-    (nn.AdaptiveAvgPool2d((5, 6)), (1, 3, 4)),
+    (nn.AdaptiveAvgPool2d([5, 6]), (1, 3, 4)),
     (nn.AdaptiveAvgPool3d(2), (1, 3, 4, 5)),
 ]
 
