@@ -87,14 +87,17 @@ def work(layer: LinearMap) -> float:
 
 
 def _search(scaled: ScaledWeight, geometry: Geometry, problems: list[RowBlocks], excess: float) -> float:
-    estimate = lanczos(scaled.weight, geometry, excess / 2)
+    estimate, attempt = lanczos(scaled.weight, geometry, excess), 0
     while excess < 1.0:
         # Not of a zero estimate: what no output reads of has norm 0, and needs some bound that is not.
         square = max(estimate * (1 + excess), 2.0**-300) ** 2
         bound = max((_squared_norm(problem, square) for problem in problems), default=0.0)
         if bound < math.inf:
             return scaled.unscale_up(sqrt_up(bound))
-        excess *= 8
+        # The largest value hid from the first start, or is nearer to others than the tolerance.
+        attempt += 1
+        estimate = max(estimate, lanczos(scaled.weight, geometry, excess / 100, seed=attempt))
+        excess *= 2 if attempt == 1 else 16
     return math.inf
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from gloro_fast.bounds.rounding import gamma, norm_up, up
 
 _MAX_STEPS = 30
+_SMALL = 2.0**-30
 
 
 def gram(real: Tensor, imag: Tensor | None, tolerance: float, floor: float = 0.0, ceiling: float = math.inf) -> float:
@@ -30,7 +31,7 @@ def gram(real: Tensor, imag: Tensor | None, tolerance: float, floor: float = 0.0
     (p products and a difference), so that the error of an entry is at most gamma_(2p+1) times that of
     (|X| + |Y|)^T (|X| + |Y|), and e = 2 gamma_(2p+1) ||G||_F^2. That is true of every order of summation and of fused
     multiply-adds, but not of Strassen's method, which no BLAS uses for float64. TF32 does not exist for float64. What
-    underflows (the largest entry of every G_t is at least 1/2) is less than what the last rounding up adds to e_t.
+    underflows (||G_t||_F is at least 2^-30, or G is zero) is less than what the last rounding up adds to e_t.
 
     Nothing rests on G^H G being stored symmetric, nor on how far the iteration went, so that each matrix is left off as
     soon as another is certainly larger; what was found for it by then counts.
@@ -42,13 +43,11 @@ def gram(real: Tensor, imag: Tensor | None, tolerance: float, floor: float = 0.0
         floor: what the caller takes the maximum with: matrices below it need not be looked at closely.
         ceiling: where the largest norm is above this, give up and return inf.
     """
-    if not bool(real.isfinite().all()) or (imag is not None and not bool(imag.isfinite().all())):
-        return math.inf
     if real.shape[-1] > real.shape[-2]:
         # The transpose has the same norm, and a smaller Gram matrix.
         real, imag = real.mT, None if imag is None else imag.mT
     rank = real.shape[-1]
-    state = _Iterate.start(real, imag)
+    state = _Iterate.scaled(real, imag, (), ())
     result = floor
     # What the Frobenius norm exceeds the spectral norm by, at most; its root is taken at every step.
     excess = math.sqrt(rank)
@@ -77,37 +76,33 @@ class _Iterate:
     """G_t of every matrix, and what leads back from it to G_0.
 
     Attributes:
-        real, imag: (B, p, q), the largest entry of each in [1/2, 1).
-        frobenius: (B,), upper bounds on their Frobenius norms.
-        exponents: for each step, and the first scaling, the (B,) powers of two divided out, as floats.
+        real, imag: (B, p, q), of Frobenius norms in [2^-30, 1).
+        frobenius: (B,), upper bounds on these.
+        powers: of the start and each step, the (B,) powers of two divided out; None where there was none.
         errors: for each step the (B,) bounds e_t.
     """
 
     real: Tensor
     imag: Tensor | None
     frobenius: Tensor
-    powers: tuple[Tensor, ...]
+    powers: tuple[Tensor | None, ...]
     errors: tuple[Tensor, ...]
 
     @classmethod
-    def start(cls, real: Tensor, imag: Tensor | None) -> _Iterate:
-        return cls._scaled(real, imag, (), ())
-
-    @classmethod
-    def _scaled(
-        cls, real: Tensor, imag: Tensor | None, powers: tuple[Tensor, ...], errors: tuple[Tensor, ...]
+    def scaled(
+        cls, real: Tensor, imag: Tensor | None, powers: tuple[Tensor | None, ...], errors: tuple[Tensor, ...]
     ) -> _Iterate:
-        largest = real.abs().amax(dim=(-2, -1))
+        """Divide by powers of two where norms are far from 1: below 1 they only shrink, so that is a step in three."""
+        frobenius = norm_up(real, 2)
         if imag is not None:
-            largest = torch.maximum(largest, imag.abs().amax(dim=(-2, -1)))
+            frobenius = up(up(up(frobenius.square()) + up(norm_up(imag, 2).square())).sqrt())
+        if bool((frobenius < 1).all()) and bool((frobenius >= _SMALL).all()):
+            return cls(real, imag, frobenius, (*powers, None), errors)
         # By its bits: torch.ldexp goes through pow, which need not be exact.
-        power = (torch.frexp(largest).exponent.long() + 1023 << 52).view(torch.float64)
+        power = (torch.frexp(frobenius).exponent.long() + 1023 << 52).view(torch.float64)
         real = real / power[:, None, None]
         imag = None if imag is None else imag / power[:, None, None]
-        squares = norm_up(real, 2).square()
-        if imag is not None:
-            squares = up(up(squares) + up(norm_up(imag, 2).square()))
-        return cls(real, imag, up(up(squares).sqrt()), (*powers, power), errors)
+        return cls(real, imag, frobenius / power, (*powers, power), errors)
 
     def only(self, chosen: Tensor) -> _Iterate:
         """Keep the chosen matrices."""
@@ -115,7 +110,7 @@ class _Iterate:
             self.real[chosen],
             None if self.imag is None else self.imag[chosen],
             self.frobenius[chosen],
-            tuple(power[chosen] for power in self.powers),
+            tuple(None if power is None else power[chosen] for power in self.powers),
             tuple(error[chosen] for error in self.errors),
         )
 
@@ -126,14 +121,18 @@ class _Iterate:
         if self.imag is None:
             real, imag, factor = self.real.mT @ self.real, None, gamma(rows)
         else:
-            stacked = torch.cat([self.real, self.imag], dim=-2)
             cross = self.real.mT @ self.imag
-            real, imag, factor = stacked.mT @ stacked, cross - cross.mT, 2 * gamma(2 * rows + 1)
-        return self._scaled(real, imag, self.powers, (*self.errors, up(up(squares * factor))))
+            real = torch.baddbmm(self.real.mT @ self.real, self.imag.mT, self.imag)
+            imag, factor = cross - cross.mT, 2 * gamma(2 * rows + 1)
+        return self.scaled(real, imag, self.powers, (*self.errors, up(up(squares * factor))))
 
     def bounds(self) -> Tensor:
         """Unwind: (B,) upper bounds on the norms of the first matrices."""
         norm = self.frobenius
         for power, error in zip(reversed(self.powers[1:]), reversed(self.errors), strict=True):
-            norm = up(up(up(norm * power) + error).sqrt())
-        return up(norm * self.powers[0])
+            norm = up(up(_times(norm, power) + error).sqrt())
+        return _times(norm, self.powers[0])
+
+
+def _times(norm: Tensor, power: Tensor | None) -> Tensor:
+    return norm if power is None else up(norm * power)

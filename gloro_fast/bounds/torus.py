@@ -20,8 +20,11 @@ from gloro_fast.nn.rules import LinearMap
 from gloro_fast.ops.geometry import Geometry
 
 _TOLERANCE = 1e-7
-# Tori beyond the first are tried until so much arithmetic is done: on two cores some five seconds.
-_AFFORDABLE = 1e11
+# Tori beyond the first are tried until so much arithmetic is done: on two cores some two seconds.
+_AFFORDABLE = 3e10
+# Over the layers of 2C2F, 4C3F and 6C2F with random weights, the smallest bound is up to 1 % below that of the first
+# torus; N_0 + 2 beside these took at most 0.05 % more off it, for half as much time again.
+_SIDES = 2
 # Symbols are evaluated so many numbers at a time, 32 MB; Gram iteration holds some ten times that.
 _CHUNK = 1 << 22
 
@@ -45,7 +48,7 @@ def torus(name: str, layer: LinearMap, tolerance: float = _TOLERANCE) -> LayerBo
 
         ||layer|| <= max over the frequencies of ||K'(omega)||,      for every such N and theta, for every axis:
 
-    the smallest is taken over N in {N_0, N_0 + 1, N_0 + 2} and theta in {0, pi}. For a 3 x 3 kernel with
+    the smallest is taken over N in {N_0, N_0 + 1} and theta in {0, pi}. For a 3 x 3 kernel with
     SAME padding, N_0 = n + 1. The torus of side n is no bound: [-1, 2, -1] on n = 3 has norm 3.41, its circular
     convolution 3.0. The weights are real, so that half of the frequencies have the norms of the other half.
 
@@ -134,7 +137,7 @@ def _side(axis: Axis) -> int:
 def _tori(sides: list[int], extents: tuple[int, ...]) -> Iterator[list[Frequencies]]:
     """List the tori to try. Along an axis with one tap the symbol is constant, and one frequency is enough."""
     twists = itertools.product(*((0, 1) if extent > 1 else (0,) for extent in extents))
-    for more, twist in itertools.product(range(3) if max(extents) > 1 else (0,), twists):
+    for more, twist in itertools.product(range(_SIDES) if max(extents) > 1 else (0,), twists):
         torus = [side + more if extent > 1 else 1 for side, extent in zip(sides, extents, strict=True)]
         yield _grid(torus, twist)
 

@@ -45,8 +45,14 @@ def test_within_a_millionth_of_the_norm(layer):
 
 
 def test_an_estimate_that_is_far_too_small_costs_time_alone(layer, monkeypatch):
-    monkeypatch.setattr(module, "lanczos", lambda *_: lanczos(*_) * 0.9)
+    monkeypatch.setattr(module, "lanczos", lambda *args, **options: lanczos(*args, **options) * 0.9)
     assert contains(cholesky("layer", layer).value, unrolled(layer))
+
+
+def test_a_value_that_hid_from_the_first_start_is_found(layer, monkeypatch):
+    # Within a millionth all the same.
+    monkeypatch.setattr(module, "lanczos", lambda *args, seed=0: lanczos(*args, seed=seed) * (1 if seed else 1 - 1e-5))
+    assert cholesky("layer", layer).value < math.sqrt(squared_norm_from_below(unrolled(layer))) * (1 + 1e-6)
 
 
 def test_nothing_is_asked_of_the_library(layer, monkeypatch):
