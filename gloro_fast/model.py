@@ -242,7 +242,8 @@ class GloRoNet(nn.Module):
         epsilon = self._epsilon if epsilon is None else _checked_epsilon(epsilon)
         check_images(x, self._input_shape, floating_dtype(self.module))
         with torch.no_grad():
-            signed, logits, prediction, real_radius, _ = self._evaluate(x)
+            # Layers may write over a copy; an executed radius is that of the images as they came.
+            signed, logits, prediction, real_radius, _ = self._evaluate(x.clone() if executed else x)
         radius = real_radius
         if executed:
             check_settings(self.module, x.device)

@@ -5,31 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import sparse
 
 from gloro_fast.audit.layers import Affine, Layer
-from gloro_fast.audit.spectral import proves
+from gloro_fast.audit.spectral import proves, proves_nonnegative
 from gloro_fast.bounds import METHODS
 from gloro_fast.certificate_file import CertificateFile, LayerRecord
-from gloro_fast.nn.rules import KINDS, LinearMap
-from gloro_fast.plan import make_plan
+from gloro_fast.nn.rules import KINDS, LinearMap, lipschitz_rule
 
-if TYPE_CHECKING:
-    from torch import nn
-
+_METHODS = ("cholesky", "torus", "trivial")
 _SLACK = Fraction(1, 10**9)
 _POWER_OFF = 0.01
 _POWER_STEPS = 300
 
 
-def check_layers(certificate: CertificateFile, layers: Sequence[Layer], module: nn.Module) -> Iterator[str]:
+def check_layers(certificate: CertificateFile, layers: Sequence[Layer]) -> Iterator[str]:
     """Prove the constant of every layer before the head, and of its absolute weights where they were used."""
     for record, layer in zip(certificate.layers, layers, strict=False):
         if isinstance(layer, Affine):
-            yield from _check_affine(record, layer, certificate, module)
+            yield from _check_affine(record, layer, certificate.executed)
         elif record.value != 1.0 or record.kind != "exact":
             yield f"layer {record.name} has constant {record.value!r} ({record.kind}) instead of exactly 1"
     weakest = max((record.kind for record in certificate.layers), key=KINDS.index, default="exact")
@@ -37,7 +33,7 @@ def check_layers(certificate: CertificateFile, layers: Sequence[Layer], module: 
         yield f"the constant is called {certificate.kind!r}, but among its layers there is one that is {weakest!r}"
 
 
-def _check_affine(record: LayerRecord, layer: Affine, certificate: CertificateFile, module: nn.Module) -> Iterator[str]:
+def _check_affine(record: LayerRecord, layer: Affine, executed: bool) -> Iterator[str]:
     name = record.name
     estimate = _power(layer.matrix)
     if record.kind == "estimate":
@@ -45,7 +41,7 @@ def _check_affine(record: LayerRecord, layer: Affine, certificate: CertificateFi
     else:
         proven = proves(layer.matrix, record.value)
         if proven is None:
-            proven = _found_by_another(record, certificate, module)
+            proven = _found_by_another(record, layer)
         if not proven:
             why = (
                 "cannot be confirmed" if proven is None else f"is not proven to be one: the norm is about {estimate!r}"
@@ -55,19 +51,16 @@ def _check_affine(record: LayerRecord, layer: Affine, certificate: CertificateFi
         yield f"layer {name}: power iteration gives {estimate!r} instead of {record.power!r}"
     elif record.power and record.tightness != record.value / record.power:
         yield f"layer {name}: tightness is {record.tightness!r} instead of {record.value / record.power!r}"
-    if certificate.executed and (record.absolute is None or not proves(abs(layer.matrix), record.absolute)):
+    if executed and (record.absolute is None or not proves_nonnegative(abs(layer.matrix), record.absolute)):
         yield f"layer {name}: the bound {record.absolute!r} on its absolute weights is not proven to be one"
 
 
-def _found_by_another(record: LayerRecord, certificate: CertificateFile, module: nn.Module) -> bool | None:
+def _found_by_another(record: LayerRecord, layer: Affine) -> bool | None:
     """Say whether another rigorous method of the package bounds the layer by no more; None if that tells nothing."""
-    for planned in make_plan(module, tuple(certificate.input_shape)).parts:
-        rule = planned.rule()
-        if planned.name == record.name and isinstance(rule, LinearMap):
-            others = [METHODS[method](record.name, rule) for method in METHODS if method != record.method]
-            if any(other.kind != "estimate" and other.value <= record.value for other in others):
-                return True
-    return None
+    rule = lipschitz_rule(record.name, layer.module, layer.input_shape)
+    assert isinstance(rule, LinearMap)
+    others = (METHODS[method](record.name, rule) for method in _METHODS if method != record.method)
+    return True if any(other.value <= record.value for other in others) else None
 
 
 def check_product(certificate: CertificateFile) -> Iterator[str]:

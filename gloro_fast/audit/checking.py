@@ -41,7 +41,7 @@ def audit(certificate: CertificateFile, module: nn.Module, split: Split) -> Iter
         return
     head = layers[-1] if len(layers) > len(certificate.layers) else None
     assert head is None or isinstance(head, Affine)
-    yield from check_layers(certificate, layers, module)
+    yield from check_layers(certificate, layers)
     yield from check_product(certificate)
     yield from check_differences(certificate, head)
     yield from check_samples(certificate, layers, split)
@@ -55,6 +55,8 @@ def _check_identity(certificate: CertificateFile, module: nn.Module, split: Spli
         )
     if certificate.modules != [list(entry) for entry in structure(module)]:
         yield "the modules of the classifier are not those that were certified"
+    if tuple(certificate.input_shape) != tuple(split.images.shape[1:]):
+        yield f"images have shape {tuple(split.images.shape[1:])}, those that were certified {certificate.input_shape}"
     if certificate.data_digest != split_digest(split):
         yield f"the images or labels are not those that were certified ({certificate.data}, {certificate.part} split)"
     elif certificate.labels != split.labels.tolist():

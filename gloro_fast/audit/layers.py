@@ -31,6 +31,8 @@ class Affine:
         bias: (outputs,) float64, zeros where there is none.
         terms: the largest number of entries in a row.
         dense: whether the layer is a dense one, so that as the last it is the head.
+        module: the layer itself.
+        input_shape: of one input.
     """
 
     name: str
@@ -38,6 +40,8 @@ class Affine:
     bias: Array
     terms: int
     dense: bool
+    module: nn.Module
+    input_shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,7 @@ def _leaves(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]
 def _dense(name: str, layer: nn.Module) -> Affine:
     weight = _numbers(layer.weight)
     bias = np.zeros(len(weight)) if layer.bias is None else _numbers(layer.bias)
-    return Affine(name, sparse.csr_array(weight), bias, weight.shape[1], dense=True)
+    return Affine(name, sparse.csr_array(weight), bias, weight.shape[1], True, layer, weight.shape[1:])
 
 
 def _convolution(name: str, layer: nn.Module, shape: tuple[int, ...]) -> tuple[Affine, tuple[int, ...]]:
@@ -159,7 +163,7 @@ def _convolution(name: str, layer: nn.Module, shape: tuple[int, ...]) -> tuple[A
     matrix = sparse.csr_array(sparse.coo_array((values, (at, source)), shape=size))
     bias = np.zeros(outs) if layer.bias is None else _numbers(layer.bias)
     spread = np.repeat(bias, rows[0] * rows[1])
-    return Affine(name, matrix, spread, int(np.bincount(at).max()), dense=False), (outs, *rows)
+    return Affine(name, matrix, spread, int(np.bincount(at).max()), False, layer, shape), (outs, *rows)
 
 
 def _reached(count: int, step: int, before: int, offset: int, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -20,6 +20,7 @@ _SMALLEST_BLOCK = 256
 # How much below bound^2 the factorised matrix begins: slack for its rounding, coarse first since that does most often.
 _SLACKS = (1e-7, 1e-9, 1e-11, 1e-13)
 _SMALL_SIDE = 640
+_QUOTIENTS = 500
 
 
 def proves(matrix: sparse.csr_array, bound: float) -> bool | None:
@@ -53,6 +54,27 @@ def proves(matrix: sparse.csr_array, bound: float) -> bool | None:
     if min(matrix.shape) <= EXACT_SIDE:
         return _proves_exactly(scaled.toarray(), Fraction(bound) / Fraction(2) ** exponent)
     return _proves_by_factors(scaled, math.ldexp(bound, -exponent))
+
+
+def proves_nonnegative(matrix: sparse.csr_array, bound: float) -> bool:
+    """Say whether ||matrix||_2 <= bound is proven for a matrix without negative entries, however large.
+
+    By a factorisation where that can be afforded, else by Collatz's quotients: for every v > 0,
+    ||M||^2 <= max_k (M^T M v)_k / v_k, here with sums of N entries in all, each within (1 + u)^(N + 2).
+    """
+    proven = proves(matrix, bound)
+    if proven is not None:
+        return proven
+    largest = float(matrix.max())
+    scaled, transposed = matrix / largest, sparse.csr_array(matrix.T / largest)
+    v = np.ones(matrix.shape[1])
+    wider = 1 + 8 * (int(np.diff(matrix.indptr).max()) + int(np.diff(transposed.indptr).max()) + 8) * UNIT
+    for _ in range(_QUOTIENTS):
+        image = transposed @ (scaled @ v)
+        if math.sqrt(float((image / v).max())) * largest * wider <= bound:
+            return True
+        v = np.maximum(image / image.max(), 1e-9)
+    return False
 
 
 def _proves_exactly(matrix: Array, bound: Fraction) -> bool:

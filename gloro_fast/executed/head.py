@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gloro_fast.executed.arithmetic import Arithmetic, Growing, norms, plus, times
-from gloro_fast.executed.steps import FLOAT64, State, float64_copy
+from gloro_fast.executed.kinds import float64_copy
+from gloro_fast.executed.steps import FLOAT64, State
 from gloro_fast.nn.rules import LinearMap
 
 
@@ -56,7 +57,8 @@ class Logits:
         before = plus(self.deviation.constant, self.error)[:, None] * self.rows
         allowed = plus(plus(plus(before, self.rounding.constant), self.evaluation), before * 2.0**-50)
         found = (logits.double() - self.value).abs()
-        beyond = found.isfinite() & (found > allowed)
+        # Where a sum may have overflowed, anything may be.
+        beyond = found.isfinite() & (found > allowed) & (self.limit > 0)[:, None]
         return (float(found[beyond].max()), float(allowed[beyond].max())) if bool(beyond.any()) else None
 
 

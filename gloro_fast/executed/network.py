@@ -12,7 +12,8 @@ from gloro_fast.bounds.rounding import down
 from gloro_fast.errors import ExecutionError
 from gloro_fast.executed.arithmetic import Arithmetic, plus, times
 from gloro_fast.executed.head import Head, Logits, without_head
-from gloro_fast.executed.steps import State, Step, Sums, make_step
+from gloro_fast.executed.kinds import make_step
+from gloro_fast.executed.steps import State, Step, Sums
 from gloro_fast.graph.node import Layer
 from gloro_fast.nn.rules import LinearMap
 from gloro_fast.plan import Plan, floating_dtype

@@ -6,27 +6,17 @@ of the program's type with ||x' - x|| <= epsilon. All norms are l2.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-from gloro_fast.bounds.absolute import absolute_norm
 from gloro_fast.bounds.rounding import product_up
-from gloro_fast.errors import ArchitectureError
 from gloro_fast.executed.arithmetic import Arithmetic, Growing, norms, plus, times
-from gloro_fast.nn.conv import Conv2d
-from gloro_fast.nn.minmax import MinMax
-from gloro_fast.nn.rules import Knowledge, LinearMap, known_type
 
 FLOAT64 = Arithmetic.of(torch.float64)
-
-
-Affine = nn.Linear | nn.Conv2d
 
 
 @dataclass(frozen=True)
@@ -92,7 +82,7 @@ class Sums:
 
     Attributes:
         name: the layer's name in the module.
-        layer: the layer in float64.
+        layer: the layer, its parameters in float64.
         spectral: ||W||, as bounded.
         absolute: a, as bounded.
         terms: n.
@@ -103,7 +93,7 @@ class Sums:
     """
 
     name: str
-    layer: Affine
+    layer: nn.Module
     spectral: float
     absolute: float
     terms: int
@@ -140,91 +130,30 @@ class Sums:
 
 @dataclass(frozen=True)
 class Selection:
-    """A layer whose outputs are some of its inputs, or 0, and that is 1-Lipschitz: nothing is rounded.
+    """A layer whose outputs are some of its inputs, or 0: nothing is rounded.
 
     A processor that takes subnormals for 0 may confuse two numbers that are less than 2 tiny apart, and write 0 for
     either: 4 tiny sqrt(N) is added for N outputs.
 
     Attributes:
         layer: the layer, for float64.
+        constant: its Lipschitz constant, above 1 where inputs are selected more than once.
         arithmetic: the program's.
     """
 
     layer: nn.Module
+    constant: float
     arithmetic: Arithmetic
 
     def __call__(self, state: State) -> State:
         """Apply the layer."""
-        value: Tensor = self.layer(state.value)
-        root = math.sqrt(max(value[0].numel(), state.value[0].numel()))
+        # A copy, over which the layer may write.
+        value: Tensor = self.layer(state.value.clone())
+        root = math.sqrt(value[0].numel())
         return State(
             value,
-            plus(state.error, 4 * FLOAT64.tiny * root),
-            state.lipschitz,
-            state.deviation.raised(4 * self.arithmetic.tiny * root),
+            plus(times(state.error, self.constant), 4 * FLOAT64.tiny * root),
+            product_up([self.constant, state.lipschitz]),
+            (state.deviation * self.constant).raised(4 * self.arithmetic.tiny * root),
             state.limit,
         )
-
-
-_SELECTIONS = (MinMax, nn.ReLU, nn.Identity, nn.Flatten, nn.Unflatten, nn.ZeroPad2d)
-
-
-def make_step(
-    name: str,
-    module: nn.Module,
-    input_shape: tuple[int, ...],
-    rule: Knowledge,
-    constant: float,
-    arithmetic: Arithmetic,
-) -> Step:
-    """Give what bounds the rounding of one layer.
-
-    Args:
-        name: its name in the module.
-        module: the layer.
-        input_shape: of one input.
-        rule: what is known of it with its present weights.
-        constant: its Lipschitz constant, as bounded.
-        arithmetic: the program's.
-
-    Raises:
-        ArchitectureError: it is not known how its kind rounds.
-    """
-    kind = known_type(module)
-    if kind in (nn.Linear, nn.Conv2d, Conv2d) and isinstance(rule, LinearMap):
-        return _sums(name, float64_copy(module, rule), input_shape, rule, constant, arithmetic)
-    if kind in _SELECTIONS and constant == 1.0:
-        return Selection(module, arithmetic)
-    raise ArchitectureError(
-        f"{name or 'the module'} is a {kind.__name__}, whose rounding is not bounded; certify without executed"
-    )
-
-
-def _sums(
-    name: str, layer: Affine, input_shape: tuple[int, ...], rule: LinearMap, constant: float, arithmetic: Arithmetic
-) -> Sums:
-    outputs = int(layer(rule.weight.new_zeros(1, *input_shape, dtype=torch.float64)).numel())
-    bias = 0.0
-    if layer.bias is not None:
-        bias = float(norms(layer.bias.expand(outputs // len(layer.bias), -1)[None]))
-    return Sums(
-        name, layer, constant, absolute_norm(rule), _terms(rule), outputs, math.prod(input_shape), bias, arithmetic
-    )
-
-
-def _terms(rule: LinearMap) -> int:
-    """Give the largest number n of products that one output of a linear layer adds."""
-    ones = torch.ones_like(rule.weight, dtype=torch.float64)
-    counts = rule.geometry.apply(ones, ones.new_ones(rule.geometry.input_shape))
-    return round(float(counts.max()))
-
-
-def float64_copy(module: nn.Module, rule: LinearMap) -> Affine:
-    """Give a copy of a linear layer that computes in float64 with the very weights that its rule names."""
-    copied = copy.deepcopy(module)
-    if parametrize.is_parametrized(copied):
-        for tensor in list(copied.parametrizations):  # type: ignore[arg-type]
-            parametrize.remove_parametrizations(copied, tensor)
-    assert isinstance(copied, Affine)
-    assert torch.equal(copied.weight, rule.weight)
-    return copied.double().eval().requires_grad_(False)

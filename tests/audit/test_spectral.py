@@ -100,3 +100,14 @@ def test_what_is_too_large_is_not_tried(monkeypatch):
     monkeypatch.setattr(spectral, "LARGEST_WORK", 10)
     monkeypatch.setattr(spectral, "EXACT_SIDE", 0)
     assert proves(sparse.csr_array(LAPLACE), 3.5) is None
+
+
+def test_quotients_prove_the_norm_of_what_is_not_negative(monkeypatch):
+    monkeypatch.setattr(spectral, "LARGEST_WORK", 10)
+    monkeypatch.setattr(spectral, "EXACT_SIDE", 0)
+    generator = np.random.default_rng(2)
+    for scale in (1.0, 1e-200, 1e200):
+        matrix = generator.random((12, 9)) * scale
+        norm = float(np.linalg.norm(matrix / scale, 2)) * scale
+        assert spectral.proves_nonnegative(sparse.csr_array(matrix), norm * (1 + 1e-9))
+        assert not spectral.proves_nonnegative(sparse.csr_array(matrix), norm * (1 - 1e-12))

@@ -1,5 +1,6 @@
 """Executed certificates: the bound on rounding contains what happens, against exact rationals, and attacks fail."""
 
+import copy
 import math
 import os
 import subprocess
@@ -17,6 +18,8 @@ from gloro_fast.executed import ExecutedNet
 from gloro_fast.executed.arithmetic import Arithmetic
 from gloro_fast.executed.steps import State
 from gloro_fast.nn import Conv2d, MinMax
+from gloro_fast.nn.group_sort import GroupSort
+from gloro_fast.nn.residual import ResidualConv2d
 from gloro_fast.nn.rules import LinearMap
 
 pytestmark = pytest.mark.filterwarnings("ignore:images. pixels range:UserWarning")
@@ -216,6 +219,58 @@ def test_the_bound_on_rounding_follows_the_weights():
     assert net.certify(x, executed=True).radius.item() == pytest.approx(1.5, rel=1e-5)
 
 
+SELECTIONS = {
+    "MaxPool": nn.MaxPool2d(3, 2, padding=1),
+    "GroupSort": GroupSort(4),
+    "shuffle": nn.PixelShuffle(2),
+    "reflect": nn.ReflectionPad2d(1),
+    "dropout": nn.Dropout(0.5),
+}
+ROUNDING = {
+    "AvgPool": nn.AvgPool2d(3, 2, padding=1),
+    "AvgPool by a number": nn.AvgPool2d((2, 3), 1, divisor_override=5),
+    "adaptive": nn.AdaptiveAvgPool2d((2, 3)),
+    "transposed": nn.ConvTranspose2d(4, 4, 3, stride=2, padding=1),
+    "residual": ResidualConv2d(4, 3),
+    "circular": nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"),
+}
+
+
+@pytest.mark.parametrize("kind", SELECTIONS | ROUNDING)
+def test_every_kind_of_layer_stays_within_its_bound(kind):
+    layer = (SELECTIONS | ROUNDING)[kind]
+    shape = (4, 5, 6)
+    net = GloRoNet(nn.Sequential(copy.deepcopy(layer), nn.Flatten()), 0.1, shape)
+    # Certified between two steps of training: the copies stay in evaluation mode.
+    net.train()
+    x = torch.randn(8, *shape)
+    before = x.clone()
+    certificate = net.certify(x, executed=True)
+    assert torch.equal(x, before)
+    assert (certificate.radius <= certificate.real_radius).all()
+    (step, _) = net._executed.steps
+    state = step(State.of_images(x))
+    with torch.no_grad():
+        program = net.eval().module(x.clone()).double()
+    off = (program - state.value.flatten(1)).norm(dim=1)
+    assert (off <= state.deviation.constant + state.error).all()
+    if kind in SELECTIONS:
+        assert (off == 0).all()
+    else:
+        assert (off > state.deviation.constant / 1000).any()
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, MinMax])
+def test_layers_that_write_over_their_input_are_certified_the_same(activation):
+    radii = []
+    for inplace in (False, True):
+        torch.manual_seed(0)
+        layer = activation(inplace=inplace)
+        net = GloRoNet(nn.Sequential(nn.Linear(3, 4), nn.Identity(), layer, nn.Linear(4, 2)), 0.1, (3,)).eval()
+        radii.append(net.certify(torch.randn(5, 3), executed=True).radius)
+    assert torch.equal(*radii)
+
+
 @pytest.mark.parametrize("scale", [2.0**100, 2.0**127])
 def test_what_may_overflow_is_not_certified(scale):
     net = GloRoNet(nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 2, bias=False)), 1.0, (2,))
@@ -259,6 +314,14 @@ def test_logits_that_sums_do_not_explain_are_refused(monkeypatch):
     monkeypatch.setattr(type(net._plan), "run", lambda plan, x: run(plan, x) * (1 + 2.0**-11))
     with pytest.raises(ExecutionError, match="computed in another way"):
         net.certify(x, executed=True)
+
+
+def test_an_overflow_on_the_way_is_no_certificate_and_no_error():
+    # -3e38 - 3e38 + 5e38: a sum that may overflow to -inf, which ReLU takes for 0.
+    net = GloRoNet(nn.Sequential(nn.Linear(3, 2, bias=False), nn.ReLU(), nn.Linear(2, 2, bias=False)), 0.0, (3,))
+    with torch.no_grad():
+        net.module[0].weight.copy_(torch.tensor([[-3e38, -3e38, 3e38], [1.0, 0.0, 0.0]]))
+    assert net.eval().certify(torch.tensor([[1.0, 1.0, 2.5]]), executed=True).radius.item() == 0
 
 
 @pytest.fixture
