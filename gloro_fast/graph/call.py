@@ -14,6 +14,15 @@ BATCHES = (2, 3)
 """The numbers of images that a graph is tried with: what differs between the two depends on the batch."""
 
 
+_PRODUCTS = "that multiplies its inputs by each other and has no Lipschitz constant; replace it by a layer with a rule"
+_STATISTICS = "whose slope grows without limit as its input becomes constant; replace it by BatchNorm, or by nothing"
+_REMEDIES = {
+    **dict.fromkeys(("matmul", "bmm", "mm", "einsum", "baddbmm", "scaled_dot_product_attention"), _PRODUCTS),
+    **dict.fromkeys(("layer_norm", "group_norm", "instance_norm", "rms_norm", "normalize"), _STATISTICS),
+    "batch_norm": "that its module has a rule for; call nn.BatchNorm2d",
+}
+
+
 class BatchSize:
     """Stands for the number of images of a batch among the arguments of a call."""
 
@@ -107,6 +116,9 @@ class Call:
 
     def unknown(self) -> UnknownLayerError:
         """Make the error for a function without a rule, with the remedy."""
+        short = self.function if isinstance(self.function, str) else getattr(self.function, "__name__", "")
+        if short in _REMEDIES:
+            return UnknownLayerError(f"{self.where} is a function {_REMEDIES[short]}")
         return UnknownLayerError(
             f"{self.where} is a function whose Lipschitz constant is unknown with these arguments; use a layer with a "
             "rule, or register one with @gloro_fast.nn.register_lipschitz_function"

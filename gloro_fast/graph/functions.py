@@ -83,7 +83,7 @@ def constant_node(call: Call) -> Node:
         count = next((n for n, argument in enumerate(call.args) if not isinstance(argument, Operand)), len(call.args))
         before = 0
         if count == 0:  # A number first: 1 + weight.
-            before = next(n for n, argument in enumerate(call.args) if isinstance(argument, Operand))
+            before = next((n for n, argument in enumerate(call.args) if isinstance(argument, Operand)), 0)
             count = len(inputs)
         after = call.args[before + count :]
         if len(inputs) != count or _depends_on_batch((after, call.args[:before], tuple(call.keywords.values()))):

@@ -148,6 +148,8 @@ def _is_sequential(module: nn.Module) -> bool:
 
 def _explain(where: str, error: Exception) -> str:
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if "cannot be iterated" in text:
+        return f"{where} iterates over a tensor; take its parts by name, as in a, b = x.chunk(2, dim=1)"
     if _CONTROL_FLOW in text:
         return (
             f"{where} decides by the values of a tensor, which no graph can hold; compute without if and while on "
@@ -155,6 +157,4 @@ def _explain(where: str, error: Exception) -> str:
         )
     if "item assignment" in text:
         return f"{where} writes into a tensor; compute a new one with torch.cat, or register a rule for it"
-    if "cannot be iterated" in text:
-        return f"{where} iterates over a tensor, over images perhaps; use chunk or split along dimension 1"
     return f"{where} cannot be traced by torch.fx ({text}); use tensor operations only, or register a rule for it"

@@ -1,0 +1,187 @@
+"""What cannot be bounded is refused in one line: where, what, and what to do instead. Word by word."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from gloro_fast import GloRoNet
+from gloro_fast.errors import ArchitectureError, UnknownLayerError
+
+SHAPE = (2, 4, 4)
+
+
+class Model(nn.Module):
+    """Something, ``body``, before a dense head; or a whole ``forward`` of its own."""
+
+    def __init__(self, body, whole=False, **layers):
+        super().__init__()
+        self.body, self.whole = body, whole
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+        self.fc = nn.Linear(32, 3)
+
+    def forward(self, x):
+        y = self.body(self, x)
+        return y if self.whole else self.fc(y.flatten(1))
+
+
+class Gate(nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+
+class Erase(nn.Module):
+    def forward(self, x):
+        x[:, 0] = 0
+        return x
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.query, self.key = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        return torch.softmax(self.query(x) @ self.key(x).transpose(-1, -2), -1) @ x
+
+
+class ClipInPlace(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.mark_dirty(x)
+        return x.clamp_(0)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+
+REGISTER = "use a layer with a rule, or register one with @gloro_fast.nn.register_lipschitz_function"
+REFUSED = {
+    "BatchNorm without statistics": (
+        Model(lambda m, x: m.bn(x), bn=nn.BatchNorm2d(2, track_running_stats=False)),
+        "bn: BatchNorm2d without running statistics mixes the images of a batch also in evaluation; "
+        "set track_running_stats=True",
+    ),
+    "LayerNorm": (
+        Model(lambda m, x: m.block(x), block=nn.Sequential(nn.LayerNorm(4))),
+        "block.0 is a LayerNorm, whose slope grows without limit as its input becomes constant (only its eps limits "
+        "it); replace it by BatchNorm, or by nothing",
+    ),
+    "layer_norm": (
+        Model(lambda m, x: F.layer_norm(x, (4,))),
+        "layer_norm() is a function whose slope grows without limit as its input becomes constant; replace it by "
+        "BatchNorm, or by nothing",
+    ),
+    "attention, by hand": (
+        Model(lambda m, x: m.block(x), block=Attention()),
+        "block.matmul() is a function that multiplies its inputs by each other and has no Lipschitz constant; replace "
+        "it by a layer with a rule",
+    ),
+    "attention": (
+        Model(lambda m, x: m.attention(x, x, x)[0], attention=nn.MultiheadAttention(4, 1)),
+        "attention is a MultiheadAttention, which multiplies its inputs by each other and has no Lipschitz constant; "
+        "replace it by convolutions or dense layers",
+    ),
+    "control flow by values": (
+        Model(lambda m, x: m.block(x), block=Gate()),
+        "block (Gate) decides by the values of a tensor, which no graph can hold; compute without if and while on "
+        "tensors, or register a rule for it",
+    ),
+    "a loop over images": (
+        Model(lambda m, x: torch.stack([image.relu() for image in x])),
+        "the module (Model) iterates over a tensor; take its parts by name, as in a, b = x.chunk(2, dim=1)",
+    ),
+    "in-place function of a user": (
+        Model(lambda m, x: ClipInPlace.apply(x)),
+        "the module (Model) calls ClipInPlace, a torch.autograd.Function, which no graph can hold; call it in a layer "
+        "of its own and register a rule with @gloro_fast.nn.register_lipschitz_rule",
+    ),
+    "assignment into a tensor": (
+        Model(lambda m, x: m.block(x), block=Erase()),
+        "block (Erase) writes into a tensor; compute a new one with torch.cat, or register a rule for it",
+    ),
+    "two outputs": (
+        Model(lambda m, x: (m.fc(x.flatten(1)), x), whole=True),
+        "the module returns 2 outputs; a GloRo net needs one, the logits (B, m)",
+    ),
+    "no output": (
+        Model(lambda m, x: m.fc.weight, whole=True),
+        "the module returns what does not depend on its input; return the logits (B, m)",
+    ),
+    "overwritten before it is read": (
+        Model(lambda m, x: (lambda y: F.relu(y, inplace=True) + y)(m.conv(x)), conv=nn.Conv2d(2, 2, 1)),
+        "relu() writes over conv, which add() reads afterwards; set inplace=False, or compute a new tensor",
+    ),
+    "overwritten images": (
+        Model(lambda m, x: m.act(x), act=nn.ReLU(inplace=True)),
+        "act writes over the images that the net is given; set inplace=False, or compute a new tensor",
+    ),
+    "statistics of the batch": (
+        Model(lambda m, x: x - x.mean(0, keepdim=True)),
+        "mean() makes 1 images of 2; leave the batch as it is",
+    ),
+    "another image": (Model(lambda m, x: x.flip(0)), "flip() mixes the images of a batch; leave dimension 0 alone"),
+    "more images": (
+        Model(lambda m, x: x.view(x.shape[0] * 2, 1, 4, 4)),
+        "view() makes 4 images of 2; leave the batch as it is",
+    ),
+    "the number of images": (
+        Model(lambda m, x: x / x.shape[0]),
+        f"truediv() is a function whose Lipschitz constant is unknown with these arguments; {REGISTER}",
+    ),
+    "a product": (
+        Model(lambda m, x: x * torch.sigmoid(x)),
+        "mul() multiplies or divides two tensors of the network, which has no Lipschitz constant; register a rule for "
+        "a layer that does it on bounded values",
+    ),
+    "an unknown function": (
+        Model(lambda m, x: torch.exp(x)),
+        f"exp() is a function whose Lipschitz constant is unknown with these arguments; {REGISTER}",
+    ),
+    "a repeated pixel": (
+        Model(lambda m, x: x[:, [0, 0]]),
+        f"getitem() is a function whose Lipschitz constant is unknown with these arguments; {REGISTER}",
+    ),
+    "random numbers": (
+        Model(lambda m, x: x + torch.randn(1, 2, 4, 4)),
+        "the module draws random numbers in its forward; use nn.Dropout or none at all",
+    ),
+    "dropout that is always on": (
+        Model(lambda m, x: F.dropout(x, 0.5)),
+        "dropout() drops at random in evaluation too; pass training=self.training",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_it_is_refused_in_these_words(case):
+    module, words = REFUSED[case]
+    with pytest.raises((ArchitectureError, UnknownLayerError)) as caught:
+        GloRoNet(module, 0.1, SHAPE)
+    assert str(caught.value) == words
+
+
+def test_random_numbers_drawn_while_tracing_are_not_missed_by_the_generator():
+    module, _ = REFUSED["random numbers"]
+    before = torch.get_rng_state()
+    with pytest.raises(ArchitectureError):
+        GloRoNet(module, 0.1, SHAPE)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_parameter_is_not_written_over_while_it_is_tried():
+    module = Model(lambda m, x: x * m.fc.weight.mul_(2).sum())
+    before = module.fc.weight.detach().clone()
+    with pytest.raises(UnknownLayerError, match=r"mul_\(\)"):
+        GloRoNet(module, 0.1, SHAPE)
+    assert torch.equal(module.fc.weight, before)
+
+
+def test_hooks_within_a_traced_module_are_refused():
+    module = Model(lambda m, x: m.block(x), block=nn.Sequential(nn.ReLU()))
+    GloRoNet(module, 0.1, SHAPE)
+    module.block.register_forward_hook(lambda module, args, output: 2 * output)
+    with pytest.raises(ArchitectureError, match=r"block \(Sequential\) has a forward hook"):
+        GloRoNet(module, 0.1, SHAPE)
