@@ -182,7 +182,8 @@ def compile_all(tools: Toolchain) -> dict[str, Path]:
     with open(folder / "build.ninja", "w", encoding="utf-8") as file:
         writer = ninja_syntax.Writer(file, width=100000)
         write_rules(writer, tools)
-        products = [write_ops_library(writer, tools), *write_build_facts(writer, tools)]
+        planner = write_planner(writer)
+        products = [write_ops_library(writer, tools, planner), *write_build_facts(writer, tools, planner)]
     jobs = [f"-j{os.environ['MAX_JOBS']}"] if os.environ.get("MAX_JOBS") else []
     program = shutil.which("ninja", path=os.pathsep.join([ninja.BIN_DIR, os.environ.get("PATH", "")]))
     if program is None:
@@ -215,7 +216,7 @@ def write_object(writer: Writer, rule: str, source: Path, flags: list[str]) -> s
     return name
 
 
-def write_ops_library(writer: Writer, tools: Toolchain) -> str:
+def write_ops_library(writer: Writer, tools: Toolchain, planner: list[str]) -> str:
     """Kernels free of torch, their glue and the bindings against torch's stable ABI, CUDA where there is nvcc."""
     torch_home = Path(importlib.util.find_spec("torch").origin).parent
     stable_abi = ["-DTORCH_TARGET_VERSION=0x020d000000000000", "-DTORCH_STABLE_ONLY"]
@@ -225,6 +226,7 @@ def write_ops_library(writer: Writer, tools: Toolchain) -> str:
     objects = write_cpu_kernels(writer)
     if tools.nvcc:
         glue += sorted((CSRC / "glue" / "cuda").glob("*.cpp"))
+        objects += planner
         glue_flags += ["-DGLORO_FAST_WITH_CUDA"]
         link_flags += ["-Xlinker=--exclude-libs=ALL"]  # the static CUDA runtime stays private
         flags = [*CUDA_FLAGS, *tools.gencode]
@@ -247,8 +249,13 @@ def write_cpu_kernels(writer: Writer) -> list[str]:
     return objects
 
 
-def write_build_facts(writer: Writer, tools: Toolchain) -> list[str]:
-    """The pybind11 module, which unlike the library needs Python's headers; without them it is left out."""
+def write_planner(writer: Writer) -> list[str]:
+    """The host's part of csrc/cuda: it plans launches, without CUDA, and so is built everywhere."""
+    return [write_object(writer, "cxx", source, CXX_FLAGS) for source in sorted((CSRC / "cuda").glob("*.cpp"))]
+
+
+def write_build_facts(writer: Writer, tools: Toolchain, planner: list[str]) -> list[str]:
+    """The pybind11 module of build facts and planner, which unlike the library needs Python's headers; without them it is left out."""
     import pybind11
 
     headers = sysconfig.get_path("include")
@@ -264,8 +271,10 @@ def write_build_facts(writer: Writer, tools: Toolchain) -> list[str]:
     defines = [f'-DGLORO_FAST_{name}="{value}"' for name, value in facts.items()]
     flags = [*CXX_FLAGS, "-isystem", pybind11.get_include(), "-isystem", headers, *defines]
     name = BUILD_FACTS + sysconfig.get_config_var("EXT_SUFFIX")
-    simd_level = "cpu-simd.cpp.o"  # compiled for the library of ops
-    writer.build(name, "cxx_link", [write_object(writer, "cxx", CSRC / "build_info.cpp", flags), simd_level])
+    sources = [CSRC / "build_info.cpp", CSRC / "planner_bindings.cpp"]
+    objects = [write_object(writer, "cxx", source, flags) for source in sources]
+    objects += ["cpu-simd.cpp.o", "cpu-power_iteration_description.cpp.o"]  # compiled for the library of ops
+    writer.build(name, "cxx_link", [*objects, *planner])
     return [name]
 
 

@@ -1,9 +1,11 @@
-// What was built, and what this machine can run. The build passes the facts as macros; no torch here.
+// What was built, what this machine can run, and the launch planner. The build passes the facts as macros; no torch
+// here.
 #include <pybind11/pybind11.h>
 
 #include <string>
 
 #include "cpu/simd.h"
+#include "planner_bindings.h"
 
 namespace {
 
@@ -40,4 +42,5 @@ PYBIND11_MODULE(_build_info, m) {
   m.attr("nvcc") = GLORO_FAST_NVCC;
   m.attr("cuda_architectures") = GLORO_FAST_CUDA_ARCHITECTURES;
   m.def("simd", &simd, "The vector instructions that the CPU kernels use: avx512, avx2 or portable.");
+  gloro_fast::bind_planner(m);
 }

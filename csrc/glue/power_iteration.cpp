@@ -7,14 +7,14 @@
 #include <algorithm>
 
 #include "../cpu/power_iteration.h"
+#include "../cpu/power_iteration_description.h"
 #include "new_tensor.h"
 
 namespace gloro_fast {
 
 namespace {
 
-using cpu::Axis;
-using cpu::Element;
+using cpu::Description;
 using cpu::LinearLayer;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
@@ -23,75 +23,6 @@ using torch::stable::Tensor;
 constexpr double kWorthThreads = 1e6;
 
 constexpr ScalarType kTypes[] = {ScalarType::Float, ScalarType::Double, ScalarType::BFloat16, ScalarType::Half};
-
-struct Description {
-  LinearLayer layer;
-  std::vector<int64_t> weight_size;
-  bool channels_last;
-};
-
-// Reads the integers in order, and refuses to read past their end.
-class Reader {
- public:
-  explicit Reader(const std::vector<int64_t>& numbers) : numbers_(numbers) {}
-  bool at_end() const { return at_ == numbers_.size(); }
-  int64_t next(int64_t least) {
-    STD_TORCH_CHECK(!at_end(), "power_iteration: the description of the layers is cut short");
-    const int64_t number = numbers_[at_++];
-    STD_TORCH_CHECK(number >= least, "power_iteration: expected at least ", least, ", got ", number);
-    return number;
-  }
-
- private:
-  const std::vector<int64_t>& numbers_;
-  size_t at_ = 0;
-};
-
-Axis read_axis(Reader& numbers) {
-  Axis axis;
-  axis.input = numbers.next(1);
-  axis.kernel = numbers.next(1);
-  axis.stride = numbers.next(1);
-  axis.padding = numbers.next(0);
-  const int64_t padding_after = numbers.next(0);
-  axis.dilation = numbers.next(1);
-  const int64_t room = axis.input + axis.padding + padding_after - axis.dilation * (axis.kernel - 1) - 1;
-  STD_TORCH_CHECK(room >= 0, "power_iteration: a kernel of ", axis.kernel, " is larger than its padded input of ",
-                  axis.input + axis.padding + padding_after);
-  axis.output = room / axis.stride + 1;
-  return axis;
-}
-
-Description read_layer(Reader& numbers) {
-  Description read;
-  LinearLayer& layer = read.layer;
-  const int64_t spatial = numbers.next(0);
-  STD_TORCH_CHECK(spatial <= 2, "power_iteration: convolutions have 1 or 2 spatial dimensions here, got ", spatial);
-  const int64_t type = numbers.next(0);
-  STD_TORCH_CHECK(type < 4, "power_iteration: there is no weight type ", type);
-  layer.weight.element = static_cast<Element>(type);
-  read.channels_last = numbers.next(0) != 0;
-  layer.outputs = numbers.next(1);
-  layer.inputs = numbers.next(1);
-  layer.groups = numbers.next(1);
-  STD_TORCH_CHECK(layer.outputs % layer.groups == 0 && layer.inputs % layer.groups == 0,
-                  "power_iteration: ", layer.groups, " groups do not divide ", layer.inputs, " inputs and ",
-                  layer.outputs, " outputs");
-  layer.dense = spatial == 0;
-  read.weight_size = {layer.outputs, layer.group_inputs()};
-  if (spatial == 2) layer.height = read_axis(numbers);
-  if (spatial >= 1) layer.width = read_axis(numbers);
-  if (spatial == 2) read.weight_size.push_back(layer.height.kernel);
-  if (spatial >= 1) read.weight_size.push_back(layer.width.kernel);
-  return read;
-}
-
-std::vector<Description> read_layers(const std::vector<int64_t>& numbers) {
-  Reader reader(numbers);
-  std::vector<Description> layers;
-  while (!reader.at_end()) layers.push_back(read_layer(reader));
-  return layers;
-}
 
 // Points the layer to the weight's memory, whatever its strides.
 void attach(Description& description, const Tensor& weight, void* data) {
@@ -129,13 +60,6 @@ Tensor new_gradient(const Description& description) {
                     description.channels_last);
 }
 
-std::vector<int64_t> output_size(const Description& description) {
-  std::vector<int64_t> size{description.layer.outputs};
-  if (description.weight_size.size() == 4) size.push_back(description.layer.height.output);
-  if (description.weight_size.size() >= 3) size.push_back(description.layer.width.output);
-  return size;
-}
-
 // Contiguous iterates of the layers' sizes, all of `type`.
 std::vector<Tensor> check_iterates(const std::vector<Tensor>& iterates, const std::vector<LinearLayer>& layers,
                                    ScalarType type, int64_t (LinearLayer::*size)() const) {
@@ -165,7 +89,7 @@ std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> power_iteration_cpu
                                                                                  const std::vector<Tensor>& v_any,
                                                                                  const std::vector<int64_t>& numbers,
                                                                                  int64_t iterations) {
-  std::vector<Description> descriptions = read_layers(numbers);
+  std::vector<Description> descriptions = cpu::read_layers(numbers);
   STD_TORCH_CHECK(!weights.empty() && weights.size() == descriptions.size(), "power_iteration: got ", weights.size(),
                   " weights for ", descriptions.size(), " layers; expected as many, and at least one");
   STD_TORCH_CHECK(iterations >= 0, "power_iteration: expected 0 iterations or more, got ", iterations);
@@ -181,7 +105,7 @@ std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> power_iteration_cpu
   std::vector<Tensor> v_new, u;
   for (size_t i = 0; i < layers.size(); ++i) {
     v_new.push_back(new_like(v[i]));
-    u.push_back(new_tensor(output_size(descriptions[i]), type));
+    u.push_back(new_tensor(descriptions[i].output_size(), type));
   }
   with_iterate_type(type, [&](auto element) {
     using T = decltype(element);
@@ -199,7 +123,7 @@ std::vector<Tensor> power_iteration_backward_cpu(const Tensor& grad_sigma_any, c
   const Tensor grad_sigma = grad_sigma_any.is_contiguous() ? grad_sigma_any : torch::stable::contiguous(grad_sigma_any);
   std::vector<Tensor> gradients;
   std::vector<LinearLayer> layers;
-  for (Description& description : read_layers(numbers)) {
+  for (Description& description : cpu::read_layers(numbers)) {
     gradients.push_back(new_gradient(description));
     attach(description, gradients.back(), gradients.back().mutable_data_ptr());
     layers.push_back(description.layer);

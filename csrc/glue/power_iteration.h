@@ -1,9 +1,5 @@
 // Power iteration between tensors and the torch-free kernels: the layers' description, checks, types, threads.
-//
-// `layers` describes each layer by a run of integers: spatial dimensions r (0 for a dense layer, 1 or 2), type of
-// the weight (0 float32, 1 float64, 2 bfloat16, 3 float16), 1 if its gradient shall be channels_last, outputs,
-// inputs, groups, and for each spatial dimension input size, kernel, stride, zeros before, zeros after, dilation.
-// gloro_fast/ops/power_iteration.py writes it.
+// `layers` is read by csrc/cpu/power_iteration_description.h.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>

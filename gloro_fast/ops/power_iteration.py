@@ -93,8 +93,8 @@ def normalize(x: Tensor, otherwise: Tensor | None) -> Tensor:
     return unit if otherwise is None else torch.where(nonzero, unit, otherwise)
 
 
-# What follows tells torch of the compiled ops: the layers as integers (csrc/glue/power_iteration.h gives their
-# order), shapes for tracing, and the gradient.
+# What follows tells torch of the compiled ops: the layers as integers (csrc/cpu/power_iteration_description.h
+# gives their order), shapes for tracing, and the gradient.
 
 
 def _describe(weights: Sequence[Tensor], v: Sequence[Tensor], geometries: Sequence[Geometry]) -> list[int] | None:
@@ -105,14 +105,20 @@ def _describe(weights: Sequence[Tensor], v: Sequence[Tensor], geometries: Sequen
     dtype = v[0].dtype
     if dtype not in _ITERATE_DTYPES:
         return None
-    numbers: list[int] = []
     for weight, start, geometry in zip(weights, v, geometries, strict=True):
-        shape = weight.shape
-        spatial = len(geometry.stride)
         known = weight.dtype in _CPU_DTYPES and weight.is_cpu and start.is_cpu and start.dtype == dtype
         known = known and geometry.padding_mode == "zeros"
-        if not known or spatial > 2 or start.shape != geometry.input_shape or 0 in shape or 0 in start.shape:
+        spatial, sizes = len(geometry.stride), (*weight.shape, *start.shape)
+        if not known or spatial > 2 or start.shape != geometry.input_shape or 0 in sizes:
             return None
+    return layer_numbers(weights, geometries)
+
+
+def layer_numbers(weights: Sequence[Tensor], geometries: Sequence[Geometry]) -> list[int]:
+    """Give the layers as the integers that the compiled ops take (csrc/cpu/power_iteration_description.h)."""
+    numbers: list[int] = []
+    for weight, geometry in zip(weights, geometries, strict=True):
+        spatial, shape = len(geometry.stride), weight.shape
         channels_last = spatial == 2 and not weight.is_contiguous()
         channels_last = channels_last and weight.is_contiguous(memory_format=torch.channels_last)
         numbers += (spatial, _CPU_DTYPES.index(weight.dtype), int(channels_last))

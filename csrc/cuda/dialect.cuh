@@ -1,0 +1,58 @@
+// The few words in which the kernels speak to the device. nvcc gives them here; a host compiler is given them by the
+// test harness, which runs the same kernels as plain C++.
+#pragma once
+
+#ifdef __CUDACC__
+
+#include <cooperative_groups.h>
+
+#include <cstdint>
+
+#define GLORO_FAST_KERNEL(minimum_blocks) \
+  __global__ void __launch_bounds__(::gloro_fast::cuda::kThreads, minimum_blocks)
+#define GLORO_FAST_PARAMETER(Type) const __grid_constant__ Type
+#define GLORO_FAST_DEVICE __device__ __forceinline__
+#define GLORO_FAST_SHARED_MEMORY(name) extern __shared__ float4 name[]
+
+namespace gloro_fast::cuda {
+
+GLORO_FAST_DEVICE void grid_barrier() {
+  cooperative_groups::this_grid().sync();
+}
+
+// Adds one, after everything that this thread has seen happen.
+GLORO_FAST_DEVICE void arrive(unsigned* counter) {
+  asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory");
+}
+
+// Reads the counter, before everything that this thread does next.
+GLORO_FAST_DEVICE unsigned arrived(const unsigned* counter) {
+  unsigned count;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(count) : "l"(counter) : "memory");
+  return count;
+}
+
+GLORO_FAST_DEVICE float widen_bfloat16(uint16_t bits) {
+  return __uint_as_float(static_cast<unsigned>(bits) << 16);
+}
+GLORO_FAST_DEVICE float widen_float16(uint16_t bits) {
+  float value;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+  return value;
+}
+GLORO_FAST_DEVICE uint16_t narrow_bfloat16(float value) {
+  uint16_t bits;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+  return bits;
+}
+GLORO_FAST_DEVICE uint16_t narrow_float16(float value) {
+  uint16_t bits;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+  return bits;
+}
+
+}  // namespace gloro_fast::cuda
+
+#else
+#include "fibers.h"
+#endif

@@ -1,0 +1,65 @@
+#include "power_iteration.h"
+
+#include <cuda_runtime_api.h>
+
+#include "power_iteration.cuh"
+
+namespace gloro_fast::cuda {
+
+namespace {
+
+const char* reason(cudaError_t status) {
+  if (status == cudaSuccess) return nullptr;
+  static_cast<void>(cudaGetLastError());  // an error that was reported does not come up again in somebody else's call
+  return cudaGetErrorString(status);
+}
+
+template <typename Kernel>
+const char* launch_kernel(Kernel kernel, const Launch& launch, int blocks, int shared_bytes, void* stream,
+                          bool cooperative) {
+  const cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
+  if (status != cudaSuccess) return reason(status);
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeCooperative;
+  attribute.val.cooperative = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(kThreads);
+  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
+  config.stream = static_cast<cudaStream_t>(stream);
+  config.attrs = &attribute;
+  config.numAttrs = cooperative ? 1 : 0;
+  return reason(cudaLaunchKernelEx(&config, kernel, launch));
+}
+
+}  // namespace
+
+const char* read_card(int device, Card* card) {
+  const struct {
+    cudaDeviceAttr attribute;
+    int* value;
+  } wanted[] = {
+      {cudaDevAttrMultiProcessorCount, &card->multiprocessors},
+      {cudaDevAttrMaxSharedMemoryPerMultiprocessor, &card->shared_bytes},
+      {cudaDevAttrMaxSharedMemoryPerBlockOptin, &card->shared_bytes_per_block},
+      {cudaDevAttrReservedSharedMemoryPerBlock, &card->reserved_bytes_per_block},
+      {cudaDevAttrCooperativeLaunch, &card->cooperative},
+      {cudaDevAttrComputeCapabilityMajor, &card->major},
+      {cudaDevAttrComputeCapabilityMinor, &card->minor},
+  };
+  for (const auto& [attribute, value] : wanted) {
+    const cudaError_t status = cudaDeviceGetAttribute(value, attribute, device);
+    if (status != cudaSuccess) return reason(status);
+  }
+  return nullptr;
+}
+
+const char* launch_power_iteration(const Launch& launch, int blocks, int shared_bytes, void* stream) {
+  return launch_kernel(power_iteration_kernel, launch, blocks, shared_bytes, stream, true);
+}
+
+const char* launch_power_iteration_gradient(const Launch& launch, int blocks, int shared_bytes, void* stream) {
+  return launch_kernel(power_iteration_gradient_kernel, launch, blocks, shared_bytes, stream, false);
+}
+
+}  // namespace gloro_fast::cuda

@@ -1,0 +1,17 @@
+// The launches of the batched power iteration, free of torch.
+#pragma once
+
+#include "power_iteration_plan.h"
+#include "power_iteration_planner.h"
+
+namespace gloro_fast::cuda {
+
+// Reads what the planner needs to know of a device. Returns null, or what the driver complained about.
+const char* read_card(int device, Card* card);
+
+// Launch a plan on `stream` (a cudaStream_t) of the current device, whose layers' pointers have been filled in.
+// Return null, or why the launch failed.
+const char* launch_power_iteration(const Launch& launch, int blocks, int shared_bytes, void* stream);
+const char* launch_power_iteration_gradient(const Launch& launch, int blocks, int shared_bytes, void* stream);
+
+}  // namespace gloro_fast::cuda

@@ -1,0 +1,84 @@
+// What a launch of the batched power iteration is told: every layer with its tiles, its memory and its blocks.
+// Plain data that goes to the kernel by value, so that a launch needs no copy to the device and can be captured in
+// a graph. power_iteration_planner.h writes the numbers, the caller the pointers.
+#pragma once
+
+#include <cstdint>
+
+namespace gloro_fast::cuda {
+
+inline constexpr int kThreads = 256;
+inline constexpr int kWarps = kThreads / 32;
+// Blocks that share a multiprocessor: one computes while the other waits for memory.
+inline constexpr int kBlocksPerMultiprocessor = 2;
+// What one thread of a convolution computes: 8 channels x 4 pixels, so that 32 multiply-adds (8 cycles of a warp on
+// 128 lanes) go with 7 reads of shared memory.
+inline constexpr int kThreadChannels = 8;
+inline constexpr int kThreadPixels = 4;
+inline constexpr int kThreadSums = kThreadChannels * kThreadPixels;
+// Shared memory in front of every layout: what the warps of a block tell each other.
+inline constexpr int kReservedBytes = 384;
+// Rows of a dense layer that a warp takes at once, and bytes of a row that its columns are cut into.
+inline constexpr int kDenseRows = 2;
+inline constexpr int kDenseStripBytes = 256;
+inline constexpr int kGradientRows = 32;
+
+enum class WeightType : int32_t { float32, bfloat16, float16 };
+
+// What happens along the height or the width of a convolution.
+struct AxisPlan {
+  int32_t input, output, kernel, stride, dilation, padding;
+  // Input positions of one phase (position mod stride) meet every tap_step-th tap, and from one of those to the next
+  // the output moves by tap_shift: stride and dilation over their greatest common divisor.
+  int32_t tap_step, tap_shift;
+};
+
+// How a product (of the layer, of its transpose, or of the gradient) is cut into items, each the work of one block.
+// Offsets count 4-byte words of shared memory.
+struct Tiling {
+  int32_t items;
+  int32_t channel_tiles;     // of the channels of a group that the product gives
+  int32_t tiles_y, tiles_x;  // of a phase of the picture that it gives
+  int32_t tile_height, tile_width;
+  int32_t log_channel_lanes;  // lanes of a warp side by side in the channels; the others lie along pixels
+  int32_t log_split;          // warps that share a sum
+  int32_t chunk;              // channels (dense: values) of the input that are staged at once
+  int32_t rows, pitch;        // of a staged plane
+  int32_t entry_tiles;        // gradient: tiles of (input channel, tap)
+  int32_t resident;           // the weights stay in shared memory from one product to the next
+  int32_t tables, weights, window;
+};
+
+struct LayerPlan {
+  // Forward: read; backward: the gradient, written.
+  void* weight;
+  const float* start;
+  float* v;
+  float* u;
+  float* spare;       // as long as v
+  double* squares_v;  // one sum of squares an item of the product that gives v
+  double* squares_u;
+  unsigned* arrivals;         // shared by the layers of a group of blocks
+  float* sigma;               // backward: the gradient with respect to sigma, read
+  int32_t weight_strides[4];  // output, input, height, width, in elements
+  WeightType type;
+  int32_t dense;
+  int32_t groups, group_outputs, group_inputs;
+  int32_t first_block, blocks;  // backward: the items of all layers in a row
+  AxisPlan height, width;
+  Tiling forward, transposed;  // backward: `forward` cuts the gradient
+};
+
+// As many as a launch's parameters hold (32,764 bytes from CUDA 12.1 on); longer networks take several launches.
+inline constexpr int kMostLayers = 96;
+
+struct Launch {
+  int32_t layers;
+  int32_t iterations;
+  int32_t groups;  // counters in `arrivals`
+  unsigned* arrivals;
+  LayerPlan layer[kMostLayers];
+};
+static_assert(sizeof(Launch) <= 32764, "the parameters of a kernel are limited");
+
+}  // namespace gloro_fast::cuda

@@ -1,0 +1,60 @@
+// Turns the layers of a network and the properties of a card into launches: which blocks work on which layer, and how
+// every product is cut into tiles. Host code without CUDA's headers, so that it runs and is tested anywhere.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "../cpu/power_iteration_layer.h"
+#include "power_iteration_plan.h"
+
+namespace gloro_fast::cuda {
+
+struct Card {
+  int multiprocessors = 0;
+  int shared_bytes = 0;  // of a multiprocessor
+  int shared_bytes_per_block = 0;
+  int reserved_bytes_per_block = 0;
+  int cooperative = 0;
+  int major = 0, minor = 0;
+};
+
+// Where a layer's working memory lies in the launch's workspace, in bytes.
+struct Workplace {
+  int64_t spare, squares_v, squares_u, arrivals;
+};
+
+struct Plan {
+  Launch launch;  // without pointers
+  int blocks = 0;
+  int shared_bytes = 0;
+  int64_t workspace_bytes = 0;
+  std::vector<Workplace> workplaces;  // of the layers in the order of `launch`
+  std::vector<int> order;             // and which of the layers that were given they are
+  double cycles = 0;                  // of the model, for the slowest blocks
+};
+
+// What a launch moves to and from global memory, in bytes asked for, for one layer.
+struct Traffic {
+  double weights = 0;  // read (gradient: written)
+  double vectors = 0;  // v and u, read and written
+  double norms = 0;    // sums of squares
+  double total() const { return weights + vectors + norms; }
+};
+
+// Plans the power iteration; every launch has at most as many blocks as the card holds at once, and its layers come
+// in any order. Throws std::runtime_error, with a reason in one line, where a layer does not fit.
+std::vector<Plan> plan_power_iteration(const std::vector<cpu::LinearLayer>& layers, const Card& card);
+
+// Plans the gradient; its blocks do not wait for each other, and there may be more of them than the card holds.
+std::vector<Plan> plan_gradient(const std::vector<cpu::LinearLayer>& layers, const Card& card);
+
+// Points every layer of the plan to its part of the workspace.
+void place_workspace(Plan& plan, char* workspace);
+
+// What the planner expects `iterations` steps of layer `index` of a plan to move, and what the gradient does.
+Traffic predict_traffic(const Plan& plan, int index, int iterations);
+Traffic predict_gradient_traffic(const Plan& plan, int index);
+
+}  // namespace gloro_fast::cuda

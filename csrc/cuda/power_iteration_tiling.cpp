@@ -1,0 +1,185 @@
+#include "power_iteration_tiling.h"
+
+#include <algorithm>
+
+namespace gloro_fast::cuda {
+
+namespace {
+
+constexpr int kLogWarps = 3;
+static_assert(1 << kLogWarps == kWarps);
+constexpr int kJoinWords = kThreads * kThreadSums / 2;
+constexpr int kMostChannelLanes = 3;  // as a power of two
+constexpr int kMostDenseChunk = 8192;
+
+int round_up(int value, int multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+int ceil_div(int value, int divisor) {
+  return (value + divisor - 1) / divisor;
+}
+
+// The picture that a product gives: one phase of it, and how many there are.
+int phase_size(const AxisPlan& axis, bool transposed) {
+  return transposed ? ceil_div(axis.input, axis.stride) : axis.output;
+}
+
+int steps(const AxisPlan& axis, bool transposed) {
+  return transposed ? 1 : axis.stride;
+}
+
+void set_tiles(Tiling& tiling, int height, int width, int columns) {
+  const int capacity = pixels_of_a_tile(tiling);
+  tiling.tiles_x = ceil_div(width, std::min({width, capacity, columns}));
+  tiling.tile_width = ceil_div(width, tiling.tiles_x);
+  tiling.tiles_y = ceil_div(height, std::min(height, capacity / tiling.tile_width));
+  tiling.tile_height = ceil_div(height, tiling.tiles_y);
+}
+
+// A staged plane: as many rows and columns as the window has of one position mod step.
+int set_plane(Tiling& tiling, const LayerPlan& layer, bool transposed) {
+  const int step_y = steps(layer.height, transposed), step_x = steps(layer.width, transposed);
+  tiling.rows = ceil_div(window_extent(layer.height, transposed, tiling.tile_height), step_y);
+  tiling.pitch = ceil_div(window_extent(layer.width, transposed, tiling.tile_width), step_x);
+  return step_y * step_x * tiling.rows * tiling.pitch;
+}
+
+// Cycles of the inner loop for `terms` terms of all warps of a block: 32 multiply-adds and 12 other instructions each.
+double loop_cycles(double terms, const Cost& cost) {
+  const double per_warp = kThreadSums * 128 / cost.fma_lanes + 12;
+  return terms * kWarps * per_warp / 2;
+}
+
+double join_cycles(int log_split) {
+  return 300.0 * log_split;
+}
+
+}  // namespace
+
+int pixels_of_a_tile(const Tiling& tiling) {
+  return (32 >> tiling.log_channel_lanes) * kThreadPixels * (kWarps >> tiling.log_split);
+}
+
+int channels_of_a_tile(const Tiling& tiling) {
+  return kThreadChannels << tiling.log_channel_lanes;
+}
+
+int most_taps(const AxisPlan& axis, bool transposed) {
+  return transposed ? ceil_div(axis.kernel, axis.tap_step) : axis.kernel;
+}
+
+int window_extent(const AxisPlan& axis, bool transposed, int outputs) {
+  if (transposed) return outputs + (most_taps(axis, true) - 1) * axis.tap_shift;
+  return (outputs - 1) * axis.stride + axis.dilation * (axis.kernel - 1) + 1;
+}
+
+std::vector<Candidate> conv_candidates(const LayerPlan& layer, bool transposed, int budget_words, const Cost& cost) {
+  const int in_channels = transposed ? layer.group_outputs : layer.group_inputs;
+  const int out_channels = transposed ? layer.group_inputs : layer.group_outputs;
+  const int height = phase_size(layer.height, transposed), width = phase_size(layer.width, transposed);
+  const int phases = transposed ? layer.height.stride * layer.width.stride : 1;
+  const int taps = most_taps(layer.height, transposed) * most_taps(layer.width, transposed);
+  std::vector<Candidate> found;
+  for (int lanes = 0; lanes <= kMostChannelLanes; ++lanes) {
+    if (lanes > 0 && kThreadChannels << lanes >= 2 * out_channels) break;
+    for (int split = 0; split <= kLogWarps; ++split) {
+      for (const int columns : {width, 32, 16}) {
+        if (columns != width && columns >= width) continue;
+        Candidate candidate;
+        Tiling& tiling = candidate.tiling;
+        tiling = {};
+        tiling.log_channel_lanes = lanes;
+        tiling.log_split = split;
+        set_tiles(tiling, height, width, columns);
+        tiling.channel_tiles = ceil_div(out_channels, channels_of_a_tile(tiling));
+        tiling.items = layer.groups * tiling.channel_tiles * phases * tiling.tiles_y * tiling.tiles_x;
+        const int plane = set_plane(tiling, layer, transposed);
+        const int join = split > 0 ? kJoinWords : 0;
+        const int per_channel = taps * (2 + channels_of_a_tile(tiling));
+        const auto words = [&](int chunk) {
+          return round_up(2 * taps * chunk, 4) + taps * chunk * channels_of_a_tile(tiling) +
+                 std::max(chunk * plane, join);
+        };
+        const int most = std::min(in_channels, budget_words / (per_channel + plane));
+        tiling.chunk = most;
+        while (tiling.chunk > 0 && words(tiling.chunk) > budget_words) --tiling.chunk;
+        if (tiling.chunk == 0) continue;
+        const int chunks = ceil_div(in_channels, tiling.chunk);
+        tiling.chunk = ceil_div(in_channels, chunks);
+        candidate.whole = chunks == 1;
+        candidate.table_words = round_up(2 * taps * tiling.chunk, 4);
+        candidate.fixed_words = candidate.table_words + taps * tiling.chunk * channels_of_a_tile(tiling);
+        candidate.window_words = std::max(tiling.chunk * plane, join);
+        const double terms = static_cast<double>(in_channels) * taps;
+        const double loop = loop_cycles(chunks * ceil_div(tiling.chunk * taps, 1 << split), cost);
+        candidate.staging = terms * channels_of_a_tile(tiling) * 16 / 32 / 2 + chunks * Cost::kLatency;
+        candidate.cycles = Cost::kItem + loop + candidate.staging + in_channels * 8.0 * plane / 32 / 2 +
+                           chunks * Cost::kLatency + join_cycles(split);
+        found.push_back(candidate);
+      }
+    }
+  }
+  return found;
+}
+
+std::vector<Candidate> dense_candidates(const LayerPlan& layer, bool transposed, int budget_words, const Cost&) {
+  const int rows = layer.group_outputs, columns = layer.group_inputs;
+  const int bytes = layer.type == WeightType::float32 ? 4 : 2;
+  const int strip = kDenseStripBytes / bytes;
+  const int joined = transposed ? kThreads / (kDenseStripBytes / 16) * strip : 0;
+  Candidate candidate;
+  Tiling& tiling = candidate.tiling;
+  tiling = {};
+  const int length = round_up(transposed ? rows : columns, 8);
+  tiling.chunk = std::min({length, kMostDenseChunk, (budget_words - joined) / 8 * 8});
+  if (tiling.chunk < 8) return {};
+  tiling.items = transposed ? ceil_div(columns, strip) : ceil_div(rows, kWarps * kDenseRows);
+  tiling.window = tiling.chunk;
+  candidate.window_words = tiling.chunk + joined;
+  const double weights = static_cast<double>(rows) * columns * bytes / tiling.items;
+  candidate.cycles = Cost::kItem + 2 * Cost::kLatency + weights / Cost::kBytesPerCycle;
+  return {candidate};
+}
+
+std::vector<Candidate> gradient_candidates(const LayerPlan& layer, int budget_words, const Cost& cost) {
+  const int taps = layer.height.kernel * layer.width.kernel;
+  const int entries = layer.group_inputs * taps;
+  std::vector<Candidate> found;
+  for (int lanes = 0; lanes <= kMostChannelLanes; ++lanes) {
+    if (lanes > 0 && kThreadChannels << lanes >= 2 * layer.group_outputs) break;
+    for (int split = 0; split <= kLogWarps; ++split) {
+      for (const int pixels : {256, 128, 64, 32, 8}) {
+        Candidate candidate;
+        Tiling& tiling = candidate.tiling;
+        tiling = {};
+        tiling.log_channel_lanes = lanes;
+        tiling.log_split = split;
+        const int width = std::min(layer.width.output, std::min(pixels, 32));
+        tiling.tiles_x = ceil_div(layer.width.output, width);
+        tiling.tile_width = ceil_div(layer.width.output, tiling.tiles_x);
+        tiling.tiles_y = ceil_div(layer.height.output, std::min(layer.height.output, pixels / tiling.tile_width));
+        tiling.tile_height = ceil_div(layer.height.output, tiling.tiles_y);
+        tiling.channel_tiles = ceil_div(layer.group_outputs, channels_of_a_tile(tiling));
+        const int entries_of_a_tile = pixels_of_a_tile(tiling);
+        tiling.entry_tiles = ceil_div(entries, entries_of_a_tile);
+        tiling.items = layer.groups * tiling.channel_tiles * tiling.entry_tiles;
+        tiling.chunk = std::min(layer.group_inputs, (entries_of_a_tile + taps - 2) / taps + 1);
+        const int plane = set_plane(tiling, layer, false);
+        const int terms = tiling.tile_height * tiling.tile_width;
+        candidate.table_words = round_up(terms, 4);
+        candidate.fixed_words = candidate.table_words + terms * channels_of_a_tile(tiling);
+        candidate.window_words = std::max(tiling.chunk * plane, split > 0 ? kJoinWords : 0);
+        if (candidate.fixed_words + candidate.window_words > budget_words) continue;
+        const double tiles = static_cast<double>(tiling.tiles_y) * tiling.tiles_x;
+        const double staging = terms * channels_of_a_tile(tiling) * 24.0 / 32 / 2 + tiling.chunk * 8.0 * plane / 32 / 2;
+        candidate.cycles = Cost::kItem + join_cycles(split) +
+                           tiles * (staging + Cost::kLatency + loop_cycles(ceil_div(terms, 1 << split), cost));
+        found.push_back(candidate);
+      }
+    }
+  }
+  return found;
+}
+
+}  // namespace gloro_fast::cuda

@@ -1,0 +1,43 @@
+// All sensible ways to cut one product of a layer into tiles, each with its price.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "power_iteration_plan.h"
+
+namespace gloro_fast::cuda {
+
+// Cycles are those of one multiprocessor that two blocks share; the constants are estimates from instruction counts
+// and latencies, and only their ratios matter.
+struct Cost {
+  double fma_lanes = 128;  // per multiprocessor
+
+  static constexpr double kLatency = 700;       // of a dependent read of global memory
+  static constexpr double kBarrier = 2500;      // of a group
+  static constexpr double kItem = 600;          // indices, tables, sums of squares
+  static constexpr double kBytesPerCycle = 24;  // of a block from the L2 cache
+};
+
+struct Candidate {
+  Tiling tiling;  // offsets are not set
+  int table_words = 0;
+  int fixed_words = 0;  // tables and weights
+  int window_words = 0;
+  bool whole = false;  // all input channels are staged at once
+  double cycles = 0;   // of an item
+  double staging = 0;  // of these, for the weights
+};
+
+int pixels_of_a_tile(const Tiling& tiling);
+int channels_of_a_tile(const Tiling& tiling);
+
+// Most taps that an item of a product has, and the size of the plane that it stages for a channel of the input.
+int most_taps(const AxisPlan& axis, bool transposed);
+int window_extent(const AxisPlan& axis, bool transposed, int outputs);
+
+std::vector<Candidate> conv_candidates(const LayerPlan& layer, bool transposed, int budget_words, const Cost& cost);
+std::vector<Candidate> dense_candidates(const LayerPlan& layer, bool transposed, int budget_words, const Cost& cost);
+std::vector<Candidate> gradient_candidates(const LayerPlan& layer, int budget_words, const Cost& cost);
+
+}  // namespace gloro_fast::cuda

@@ -1,0 +1,183 @@
+"""Builds power_iteration_device.cpp, which runs the CUDA kernels of power iteration on the CPU, and talks to it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from gloro_fast.ops import Geometry
+from gloro_fast.ops.power_iteration import layer_numbers
+
+HERE = Path(__file__).resolve().parent
+CSRC = HERE.parents[1] / "csrc"
+FLAGS = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Wno-unknown-pragmas"]
+SANITIZERS = {
+    "none": [],
+    "address": ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
+    "thread": ["-g", "-fsanitize=thread"],
+}
+PLANNER = ["planner", "tiling", "traffic"]
+# Planted bugs change these, which are quick to compile beside the kernels.
+KERNELS = "power_iteration_device.cpp"
+
+
+class Card(NamedTuple):
+    """What the planner knows of a card."""
+
+    multiprocessors: int
+    shared_bytes: int = 100 << 10
+    shared_bytes_per_block: int = 99 << 10
+    reserved_bytes_per_block: int = 1 << 10
+    major: int = 8
+    minor: int = 6
+
+
+@dataclass
+class Network:
+    """Layers with their weights and iterates."""
+
+    weights: list[Tensor]
+    v: list[Tensor]
+    geometries: list[Geometry]
+
+    def numbers(self) -> list[int]:
+        return layer_numbers(self.weights, self.geometries)
+
+
+class Outcome(NamedTuple):
+    """What both launches give, and the bytes of it all."""
+
+    sigma: Tensor
+    v: list[Tensor]
+    u: list[Tensor]
+    gradients: list[Tensor]
+    raw: bytes
+
+
+def compiler() -> list[str]:
+    command = shlex.split(os.environ.get("CXX", "")) or ["c++"]
+    if shutil.which(command[0]) is None:
+        pytest.skip(f"no C++ compiler ({command[0]})")
+    return command
+
+
+class DeviceProgram:
+    """The program, compiled once with a sanitizer; ``with_kernels`` gives one whose kernels were changed."""
+
+    def __init__(self, folder: Path, sanitizer: str) -> None:
+        self.folder, self.sanitizer, self.compiler = folder, sanitizer, compiler()
+        probe = folder / "probe.cpp"
+        probe.write_text("int main() { return 0; }\n")
+        command = [*self.compiler, *SANITIZERS[sanitizer], str(probe), "-o", str(folder / "probe")]
+        if subprocess.run(command, capture_output=True, check=False).returncode != 0:
+            pytest.skip(f"{self.compiler[0]} has no {sanitizer} sanitizer")
+        host = [HERE / "fibers.cpp", CSRC / "cpu" / "power_iteration_description.cpp"]
+        host += [CSRC / "cuda" / f"power_iteration_{name}.cpp" for name in PLANNER]
+        # The bookkeeping of the fibers is not what ThreadSanitizer shall see.
+        flags = ["-DFIBERS_THREAD_SANITIZER"] if sanitizer == "thread" else SANITIZERS[sanitizer]
+        self.objects = self._compile({source: flags for source in host}, CSRC / "cuda")
+        self.program = self._link(self._compile({HERE / KERNELS: SANITIZERS[sanitizer]}, CSRC / "cuda"), "program")
+
+    def _compile(self, sources: dict[Path, list[str]], cuda: Path) -> list[Path]:
+        targets, running = [], []
+        for source, flags in sources.items():
+            target = self.folder / f"{cuda.name}-{source.stem}.o"
+            include = ["-I", str(cuda), "-I", str(CSRC / "cpu"), "-I", str(HERE)]
+            command = [*self.compiler, *FLAGS, *flags, *include, "-c", str(source), "-o", str(target)]
+            running.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
+            targets.append(target)
+        for process in running:
+            _, errors = process.communicate()
+            assert process.returncode == 0, errors
+        return targets
+
+    def _link(self, objects: list[Path], name: str) -> Path:
+        target = self.folder / name
+        subprocess.run(
+            [*self.compiler, *SANITIZERS[self.sanitizer], *map(str, [*objects, *self.objects]), "-o", str(target)],
+            check=True,
+        )
+        return target
+
+    def with_kernels(self, file: str, right: str, wrong: str, name: str) -> Path:
+        """Compile the kernels with a bug planted; the host's part stays as it is."""
+        folder = self.folder / name / f"cuda-{name}"
+        shutil.copytree(CSRC / "cuda", folder)
+        shutil.copytree(CSRC / "cpu", folder.parent / "cpu")
+        source = (folder / file).read_text()
+        assert right in source, "the kernel no longer has the place where the bug is planted"
+        (folder / file).write_text(source.replace(right, wrong))
+        return self._link(self._compile({HERE / KERNELS: SANITIZERS[self.sanitizer]}, folder), f"program-{name}")
+
+    def start(
+        self,
+        network: Network,
+        iterations: int,
+        card: Card,
+        schedule: int = 0,
+        program: Path | None = None,
+    ) -> tuple[subprocess.CompletedProcess[str], Path]:
+        case, result = self.folder / "case", self.folder / "result"
+        case.write_bytes(_case(network, iterations, card, schedule))
+        result.unlink(missing_ok=True)
+        # A preloaded allocator is more than the sanitizers bear.
+        environment = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
+        environment["TSAN_OPTIONS"] = "halt_on_error=1"
+        command = [str(program or self.program), str(case), str(result)]
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment), result
+
+    def run(self, network: Network, iterations: int, card: Card, schedule: int = 0) -> Outcome:
+        process, result = self.start(network, iterations, card, schedule)
+        assert process.returncode == 0, process.stdout[-4000:] + process.stderr[-4000:]
+        return _read(network, result.read_bytes())
+
+
+def _case(network: Network, iterations: int, card: Card, schedule: int) -> bytes:
+    def integers(values: Sequence[int]) -> bytes:
+        return np.array(values, np.int64).tobytes()
+
+    numbers = network.numbers()
+    parts = [integers([len(numbers), *numbers])]
+    for weight, v in zip(network.weights, network.v, strict=True):
+        strides = list(weight.stride())
+        if len(strides) == 4:
+            four = strides
+        elif len(strides) == 3:
+            four = [*strides[:2], 0, strides[2]]
+        else:
+            four = [*strides, 0, 0]
+        in_memory = weight.detach().as_strided((weight.numel(),), (1,))
+        parts += [integers(four), in_memory.view(torch.uint8).numpy().tobytes(), v.contiguous().numpy().tobytes()]
+    return b"".join([*parts, integers([iterations, *card, schedule])])
+
+
+def _read(network: Network, raw: bytes) -> Outcome:
+    at = 0
+
+    def take(count: int, dtype: torch.dtype) -> Tensor:
+        nonlocal at
+        size = count * dtype.itemsize
+        taken = torch.frombuffer(bytearray(raw[at : at + size]), dtype=dtype)
+        at += size
+        return taken
+
+    sigma = take(len(network.weights), torch.float32)
+    v, u, gradients = [], [], []
+    for weight, start, geometry in zip(network.weights, network.v, network.geometries, strict=True):
+        shape = geometry.apply(torch.zeros_like(weight, dtype=torch.float32), start).shape
+        v.append(take(start.numel(), torch.float32).reshape(start.shape))
+        u.append(take(shape.numel(), torch.float32).reshape(shape))
+        gradients.append(take(weight.numel(), weight.dtype).as_strided(weight.shape, weight.stride()))
+    assert at == len(raw)
+    return Outcome(sigma, v, u, gradients, raw)

@@ -1,0 +1,133 @@
+// CUDA C++ on the CPU: every device thread is a fiber, all of them on one operating-system thread. This file gives
+// the kernels of csrc/cuda what dialect.cuh gives them under nvcc; fibers.cpp runs them and finds divergent barriers,
+// deadlocks and shared memory read before it was written (NaN). Under AddressSanitizer and ThreadSanitizer the fibers
+// announce themselves, so that accesses out of bounds and data races between device threads are found too.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+
+#include "half.h"
+
+namespace fibers {
+
+// A place in the kernel's source, to tell barriers apart.
+struct Site {
+  const char* file;
+  int line;
+};
+#define FIBERS_SITE ::fibers::Site site = {__builtin_FILE(), __builtin_LINE()}
+
+struct Index {
+  unsigned x;
+};
+struct Position {
+  Index thread, block;
+};
+const Position& position();
+void* shared_memory();
+
+void block_barrier(Site site);
+void grid_barrier(Site site);
+// Gives the value of the lane whose number differs in the bits `lanes`; all 32 lanes take part.
+uint64_t exchange(uint64_t value, unsigned lanes, Site site);
+// Tells that something has changed on which others may wait, and lets others run.
+void changed();
+void wait_a_turn();
+
+struct Shape {
+  unsigned blocks = 1;
+  unsigned threads = 256;
+  size_t shared_bytes = 0;
+  unsigned resident = 1u << 20;  // blocks that the device holds at once
+  bool cooperative = false;
+  // 0: ascending, 1: descending, else a seed for orders that change all the time.
+  unsigned schedule = 0;
+};
+
+// Runs `kernel` for every thread. Throws std::runtime_error with what went wrong and where.
+void launch(const Shape& shape, const std::function<void()>& kernel);
+
+}  // namespace fibers
+
+#define threadIdx (::fibers::position().thread)
+#define blockIdx (::fibers::position().block)
+
+#define GLORO_FAST_KERNEL(minimum_blocks) inline void
+#define GLORO_FAST_PARAMETER(Type) const Type&
+#define GLORO_FAST_DEVICE inline
+#define GLORO_FAST_SHARED_MEMORY(name) float4* const name = static_cast<float4*>(::fibers::shared_memory())
+
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+inline float4 make_float4(float x, float y, float z, float w) {
+  return {x, y, z, w};
+}
+inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) {
+  return {x, y, z, w};
+}
+
+inline void __syncthreads(FIBERS_SITE) {
+  fibers::block_barrier(site);
+}
+
+template <typename T>
+T __shfl_xor_sync(unsigned, T value, int lanes, FIBERS_SITE) {
+  uint64_t bits = 0;
+  std::memcpy(&bits, &value, sizeof value);
+  bits = fibers::exchange(bits, static_cast<unsigned>(lanes), site);
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+inline int __float_as_int(float value) {
+  int bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+inline float __int_as_float(int bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+namespace gloro_fast::cuda {
+
+using std::max;
+using std::min;
+
+inline void grid_barrier(FIBERS_SITE) {
+  fibers::grid_barrier(site);
+}
+
+inline void arrive(unsigned* counter) {
+  __atomic_fetch_add(counter, 1u, __ATOMIC_RELEASE);
+  fibers::changed();
+}
+
+inline unsigned arrived(const unsigned* counter) {
+  fibers::wait_a_turn();
+  return __atomic_load_n(counter, __ATOMIC_ACQUIRE);
+}
+
+inline float widen_bfloat16(uint16_t bits) {
+  return cpu::widen(cpu::BFloat16{bits});
+}
+inline float widen_float16(uint16_t bits) {
+  return cpu::widen(cpu::Half{bits});
+}
+inline uint16_t narrow_bfloat16(float value) {
+  return cpu::narrow<cpu::BFloat16>(value).bits;
+}
+inline uint16_t narrow_float16(float value) {
+  return cpu::narrow<cpu::Half>(value).bits;
+}
+
+}  // namespace gloro_fast::cuda
