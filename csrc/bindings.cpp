@@ -12,6 +12,7 @@
 #include "glue/power_iteration.h"
 #ifdef GLORO_FAST_WITH_CUDA
 #include "glue/cuda/architecture.h"
+#include "glue/cuda/power_iteration.h"
 #endif
 
 STABLE_TORCH_LIBRARY(gloro_fast, m) {
@@ -43,6 +44,7 @@ STABLE_TORCH_LIBRARY(gloro_fast, m) {
       "power_iteration(Tensor[] weights, Tensor[] v, int[] layers, int iterations)"
       " -> (Tensor sigma, Tensor[] v_new, Tensor[] u)");
   m.def("power_iteration_backward(Tensor grad_sigma, Tensor[] v, Tensor[] u, int[] layers) -> Tensor[]");
+  m.def("power_iteration_fits(int device, int[] layers) -> bool");
   m.def("architecture(Tensor like) -> Tensor");
 }
 
@@ -65,5 +67,12 @@ STABLE_TORCH_LIBRARY_IMPL(gloro_fast, CPU, m) {
 #ifdef GLORO_FAST_WITH_CUDA
 STABLE_TORCH_LIBRARY_IMPL(gloro_fast, CUDA, m) {
   m.impl("architecture", TORCH_BOX(&gloro_fast::architecture_cuda));
+  m.impl("power_iteration", TORCH_BOX(&gloro_fast::power_iteration_cuda));
+  m.impl("power_iteration_backward", TORCH_BOX(&gloro_fast::power_iteration_backward_cuda));
+}
+
+// Takes no tensor, and so is not a device's.
+STABLE_TORCH_LIBRARY_IMPL(gloro_fast, CompositeImplicitAutograd, m) {
+  m.impl("power_iteration_fits", TORCH_BOX(&gloro_fast::power_iteration_fits));
 }
 #endif

@@ -1,0 +1,189 @@
+#include "power_iteration.h"
+
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <stdexcept>
+#include <utility>
+
+#include "../../cpu/power_iteration_description.h"
+#include "../../cuda/power_iteration.h"
+
+namespace gloro_fast {
+
+namespace {
+
+namespace accelerator = torch::stable::accelerator;
+using cpu::Description;
+using cuda::Plan;
+using torch::headeronly::MemoryFormat;
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+constexpr ScalarType kTypes[] = {ScalarType::Float, ScalarType::Double, ScalarType::BFloat16, ScalarType::Half};
+
+struct Plans {
+  std::vector<Description> layers;
+  std::vector<Plan> forward, gradient;
+};
+
+cuda::Card read_card(int32_t device) {
+  cuda::Card card;
+  const char* const error = cuda::read_card(device, &card);
+  STD_TORCH_CHECK(error == nullptr, "power_iteration: the properties of GPU ", device, " cannot be read: ", error);
+  return card;
+}
+
+// Plans once for each network and device: a training step finds its plans here.
+std::shared_ptr<const Plans> plans_for(const std::vector<int64_t>& numbers, int32_t device) {
+  static std::mutex mutex;
+  static std::map<std::pair<int32_t, std::vector<int64_t>>, std::shared_ptr<const Plans>> known;
+  const std::lock_guard<std::mutex> lock(mutex);
+  std::shared_ptr<const Plans>& plans = known[{device, numbers}];
+  if (plans == nullptr) {
+    auto made = std::make_shared<Plans>();
+    made->layers = cpu::read_layers(numbers);
+    std::vector<cpu::LinearLayer> layers;
+    for (const Description& description : made->layers) layers.push_back(description.layer);
+    const cuda::Card card = read_card(device);
+    made->forward = cuda::plan_power_iteration(layers, card);
+    made->gradient = cuda::plan_gradient(layers, card);
+    plans = std::move(made);
+  }
+  return plans;
+}
+
+void check_layer(const Description& description, const Tensor& weight, int32_t device) {
+  const auto dimensions = static_cast<int64_t>(description.weight_size.size());
+  bool fits = weight.is_cuda() && weight.get_device_index() == device && weight.dim() == dimensions &&
+              weight.scalar_type() == kTypes[static_cast<int>(description.layer.weight.element)];
+  for (int64_t d = 0; fits && d < dimensions; ++d)
+    fits = weight.size(d) == description.weight_size[static_cast<size_t>(d)];
+  STD_TORCH_CHECK(fits, "power_iteration: a weight does not have the type, shape or device of its description");
+}
+
+Tensor check_iterate(const Tensor& iterate, int64_t size, int32_t device) {
+  STD_TORCH_CHECK(iterate.is_cuda() && iterate.get_device_index() == device &&
+                      iterate.scalar_type() == ScalarType::Float && iterate.numel() == size,
+                  "power_iteration: the iterates must have the layers' sizes, be float32 and lie on the weights' GPU");
+  return iterate.is_contiguous() ? iterate : torch::stable::contiguous(iterate);
+}
+
+void attach_weight(cuda::LayerPlan& layer, const Tensor& weight, void* data) {
+  const int64_t dimensions = weight.dim();
+  layer.weight = data;
+  layer.weight_strides[0] = static_cast<int32_t>(weight.stride(0));
+  layer.weight_strides[1] = static_cast<int32_t>(weight.stride(1));
+  layer.weight_strides[2] = dimensions == 4 ? static_cast<int32_t>(weight.stride(2)) : 0;
+  layer.weight_strides[3] = dimensions >= 3 ? static_cast<int32_t>(weight.stride(dimensions - 1)) : 0;
+}
+
+float* floats(const Tensor& tensor) {
+  return static_cast<float*>(tensor.mutable_data_ptr());
+}
+
+void check_launch(const char* error) {
+  STD_TORCH_CHECK(error == nullptr, "power_iteration: the kernel could not be launched: ", error);
+}
+
+}  // namespace
+
+std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> power_iteration_cuda(const std::vector<Tensor>& weights,
+                                                                                  const std::vector<Tensor>& v_any,
+                                                                                  const std::vector<int64_t>& numbers,
+                                                                                  int64_t iterations) {
+  STD_TORCH_CHECK(!weights.empty() && weights.size() == v_any.size(), "power_iteration: got ", weights.size(),
+                  " weights and ", v_any.size(), " iterates; expected as many, and at least one");
+  STD_TORCH_CHECK(iterations >= 0 && iterations < (1 << 24), "power_iteration: expected 0 iterations or more, got ",
+                  iterations);
+  const int32_t device = weights[0].get_device_index();
+  const accelerator::DeviceGuard guard(device);
+  const std::shared_ptr<const Plans> plans = plans_for(numbers, device);
+  STD_TORCH_CHECK(weights.size() == plans->layers.size(), "power_iteration: got ", weights.size(), " weights for ",
+                  plans->layers.size(), " layers");
+  std::vector<Tensor> in_rows, start, v, u;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    const Description& description = plans->layers[i];
+    check_layer(description, weights[i], device);
+    // The kernels read convolutions of any strides, but dense weights row by row.
+    const bool as_it_is = !description.layer.dense || weights[i].is_contiguous();
+    in_rows.push_back(as_it_is ? weights[i] : torch::stable::contiguous(weights[i]));
+    start.push_back(check_iterate(v_any[i], description.layer.input_size(), device));
+    v.push_back(torch::stable::empty_like(start[i]));
+    u.push_back(torch::stable::new_empty(start[i], description.output_size()));
+  }
+  const Tensor sigma = torch::stable::new_empty(start[0], std::vector<int64_t>{static_cast<int64_t>(weights.size())});
+  void* const stream = accelerator::getCurrentStream(device).nativeHandle();
+  for (const Plan& planned : plans->forward) {
+    Plan plan = planned;
+    const Tensor workspace =
+        torch::stable::new_empty(start[0], std::vector<int64_t>{plan.workspace_bytes}, ScalarType::Byte);
+    cuda::place_workspace(plan, static_cast<char*>(workspace.mutable_data_ptr()));
+    plan.launch.iterations = static_cast<int32_t>(iterations);
+    for (int k = 0; k < plan.launch.layers; ++k) {
+      const auto i = static_cast<size_t>(plan.order[static_cast<size_t>(k)]);
+      cuda::LayerPlan& layer = plan.launch.layer[k];
+      attach_weight(layer, in_rows[i], const_cast<void*>(in_rows[i].const_data_ptr()));
+      layer.start = static_cast<const float*>(start[i].const_data_ptr());
+      layer.v = floats(v[i]);
+      layer.u = floats(u[i]);
+      layer.sigma = floats(sigma) + i;
+    }
+    check_launch(cuda::launch_power_iteration(plan.launch, plan.blocks, plan.shared_bytes, stream));
+  }
+  return {sigma, v, u};
+}
+
+std::vector<Tensor> power_iteration_backward_cuda(const Tensor& grad_sigma_any, const std::vector<Tensor>& v_any,
+                                                  const std::vector<Tensor>& u_any,
+                                                  const std::vector<int64_t>& numbers) {
+  const int32_t device = grad_sigma_any.get_device_index();
+  const accelerator::DeviceGuard guard(device);
+  const std::shared_ptr<const Plans> plans = plans_for(numbers, device);
+  const size_t count = plans->layers.size();
+  STD_TORCH_CHECK(v_any.size() == count && u_any.size() == count, "power_iteration_backward: got ", v_any.size(),
+                  " and ", u_any.size(), " iterates for ", count, " layers");
+  const Tensor grad_sigma = check_iterate(grad_sigma_any, static_cast<int64_t>(count), device);
+  std::vector<Tensor> v, u, gradients;
+  for (size_t i = 0; i < count; ++i) {
+    const Description& description = plans->layers[i];
+    v.push_back(check_iterate(v_any[i], description.layer.input_size(), device));
+    u.push_back(check_iterate(u_any[i], description.layer.output_size(), device));
+    const MemoryFormat format = description.channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
+    gradients.push_back(torch::stable::empty(description.weight_size,
+                                             kTypes[static_cast<int>(description.layer.weight.element)], std::nullopt,
+                                             grad_sigma.device(), std::nullopt, format));
+  }
+  void* const stream = accelerator::getCurrentStream(device).nativeHandle();
+  for (const Plan& planned : plans->gradient) {
+    Plan plan = planned;
+    for (int k = 0; k < plan.launch.layers; ++k) {
+      const auto i = static_cast<size_t>(plan.order[static_cast<size_t>(k)]);
+      cuda::LayerPlan& layer = plan.launch.layer[k];
+      attach_weight(layer, gradients[i], gradients[i].mutable_data_ptr());
+      layer.v = floats(v[i]);
+      layer.u = floats(u[i]);
+      layer.sigma = floats(grad_sigma) + i;
+    }
+    check_launch(cuda::launch_power_iteration_gradient(plan.launch, plan.blocks, plan.shared_bytes, stream));
+  }
+  return gradients;
+}
+
+bool power_iteration_fits(int64_t device, const std::vector<int64_t>& numbers) {
+  try {
+    const cuda::Card card = read_card(static_cast<int32_t>(device));
+    if (card.cooperative == 0) return false;
+    static_cast<void>(plans_for(numbers, static_cast<int32_t>(device)));
+    return true;
+  } catch (const std::runtime_error&) {
+    return false;
+  }
+}
+
+}  // namespace gloro_fast

@@ -1,0 +1,29 @@
+// Power iteration between tensors of a GPU and the torch-free launches. Same arguments as on the CPU
+// (../power_iteration.h), with float32 iterates and weights of float32, bfloat16 or float16.
+//
+// Both only put work on the current stream: they neither wait for it nor copy to the device, and all memory comes from
+// torch's allocator, so that a CUDA graph can capture them.
+#pragma once
+
+#include <torch/csrc/stable/tensor.h>
+
+#include <cstdint>
+#include <tuple>
+#include <vector>
+
+namespace gloro_fast {
+
+std::tuple<torch::stable::Tensor, std::vector<torch::stable::Tensor>, std::vector<torch::stable::Tensor>>
+power_iteration_cuda(const std::vector<torch::stable::Tensor>& weights, const std::vector<torch::stable::Tensor>& v,
+                     const std::vector<int64_t>& layers, int64_t iterations);
+
+std::vector<torch::stable::Tensor> power_iteration_backward_cuda(const torch::stable::Tensor& grad_sigma,
+                                                                 const std::vector<torch::stable::Tensor>& v,
+                                                                 const std::vector<torch::stable::Tensor>& u,
+                                                                 const std::vector<int64_t>& layers);
+
+// Whether these layers run in the kernels on device number `device`: it launches cooperatively, and every layer fits
+// into its shared memory.
+bool power_iteration_fits(int64_t device, const std::vector<int64_t>& layers);
+
+}  // namespace gloro_fast
