@@ -86,7 +86,7 @@ class DeviceProgram:
         host += [CSRC / "cuda" / f"power_iteration_{name}.cpp" for name in PLANNER]
         # The bookkeeping of the fibers is not what ThreadSanitizer shall see.
         flags = ["-DFIBERS_THREAD_SANITIZER"] if sanitizer == "thread" else SANITIZERS[sanitizer]
-        self.objects = self._compile({source: flags for source in host}, CSRC / "cuda")
+        self.objects = self._compile(dict.fromkeys(host, flags), CSRC / "cuda")
         self.program = self._link(self._compile({HERE / KERNELS: SANITIZERS[sanitizer]}, CSRC / "cuda"), "program")
 
     def _compile(self, sources: dict[Path, list[str]], cuda: Path) -> list[Path]:
@@ -140,6 +140,10 @@ class DeviceProgram:
     def run(self, network: Network, iterations: int, card: Card, schedule: int = 0) -> Outcome:
         process, result = self.start(network, iterations, card, schedule)
         assert process.returncode == 0, process.stdout[-4000:] + process.stderr[-4000:]
+        return self.read(network, result)
+
+    @staticmethod
+    def read(network: Network, result: Path) -> Outcome:
         return _read(network, result.read_bytes())
 
 

@@ -381,7 +381,6 @@ void launch(const Shape& shape, const std::function<void()>& body) {
 #if defined(FIBERS_THREAD_SANITIZER)
   main_sanitizer = __tsan_get_current_fiber();
 #endif
-  begin.release();
   Order block_order(shape.schedule), thread_order(shape.schedule);
   std::vector<std::unique_ptr<Block>> alive;
   blocks_alive = &alive;
@@ -391,8 +390,10 @@ void launch(const Shape& shape, const std::function<void()>& body) {
     while (alive.size() < shape.resident && started < starts.size())
       alive.push_back(make_block(shape, starts[started++]));
     if (alive.empty()) break;
+    begin.release();  // after the new blocks' memory has been filled
     progress = false;
     run_round(alive, block_order, thread_order);
+    end.acquire();
     if (error.empty() && !progress) {
       for (const auto& block : alive)
         for (const Fiber& fiber : block->fibers)

@@ -1,0 +1,99 @@
+"""The launch planner of the batched power iteration: it runs anywhere, with cards that are not there."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+import torch
+from device_program import Card
+
+from gloro_fast.architectures import build
+from gloro_fast.ops import Geometry
+from gloro_fast.ops.power_iteration import layer_numbers
+from gloro_fast.plan import make_plan
+
+if importlib.util.find_spec("gloro_fast._build_info") is None:
+    pytest.skip("the module with the planner was not built: no Python headers", allow_module_level=True)
+
+from gloro_fast import _build_info as planner
+
+# Multiprocessors, shared memory of one and of a block's most, compute capability.
+CARDS = {
+    "RTX 3080": Card(68, 100 << 10, 99 << 10, 1 << 10, 8, 6),
+    "RTX 4090": Card(128, 100 << 10, 99 << 10, 1 << 10, 8, 9),
+    "RTX 5090": Card(170, 100 << 10, 99 << 10, 1 << 10, 12, 0),
+    "A100": Card(108, 164 << 10, 163 << 10, 1 << 10, 8, 0),
+    "H100": Card(132, 228 << 10, 227 << 10, 1 << 10, 9, 0),
+}
+NETWORKS = {"2C2F": (1, 28, 28), "4C3F": (1, 28, 28), "6C2F": (3, 32, 32), "8C2F": (3, 64, 64)}
+
+
+def numbers_of(name: str) -> list[int]:
+    maps = make_plan(build(name, input_shape=NETWORKS[name], num_classes=10), NETWORKS[name]).linear_maps()
+    return layer_numbers([linear.weight for linear in maps], [linear.geometry for linear in maps])
+
+
+def dense_layers(count: int) -> list[int]:
+    return layer_numbers([torch.empty(64, 64)] * count, [Geometry((64,))] * count)
+
+
+@pytest.mark.parametrize("card", CARDS.values(), ids=CARDS.keys())
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_plan_is_resident_at_once(name: str, card: Card) -> None:
+    (plan,) = planner.plan_power_iteration(numbers_of(name), card)
+    assert plan.blocks <= card.multiprocessors * planner.BLOCKS_PER_MULTIPROCESSOR
+    assert plan.shared_bytes <= card.shared_bytes_per_block
+    on_one = planner.BLOCKS_PER_MULTIPROCESSOR * (plan.shared_bytes + card.reserved_bytes_per_block)
+    assert on_one <= card.shared_bytes
+
+
+@pytest.mark.parametrize("multiprocessors", [1, 2, 3, 9, 200])
+@pytest.mark.parametrize("numbers", [dense_layers(1), dense_layers(90), numbers_of("6C2F")], ids=["1", "90", "6C2F"])
+def test_layers_share_no_block_or_all_of_them(numbers: list[int], multiprocessors: int) -> None:
+    """Blocks that wait for each other go through the same layers, so that none waits for ever."""
+    (plan,) = planner.plan_power_iteration(numbers, Card(multiprocessors))
+    assert plan.blocks <= 2 * multiprocessors
+    layers = plan.layers()
+    assert sorted(layer["layer"] for layer in layers) == list(range(len(layers)))
+    ranges = {(layer["first_block"], layer["blocks"]) for layer in layers}
+    taken = sorted(block for first, count in ranges for block in range(first, first + count))
+    assert taken == list(range(plan.blocks))
+
+
+def test_blocks_go_to_the_layers_with_the_most_work() -> None:
+    (plan,) = planner.plan_power_iteration(numbers_of("6C2F"), CARDS["RTX 3080"])
+    blocks = {layer["layer"]: layer["blocks"] for layer in plan.layers()}
+    # 32 -> 32 channels at 32 x 32 against 3 -> 32 there, and the dense layer of 512 x 4096.
+    assert blocks[1] > blocks[0]
+    assert blocks[6] > blocks[0]
+
+
+def test_more_blocks_are_never_slower() -> None:
+    cycles = [planner.plan_power_iteration(numbers_of("6C2F"), Card(count))[0].cycles for count in (1, 4, 16, 64)]
+    assert cycles == sorted(cycles, reverse=True)
+
+
+def test_more_layers_than_fit_take_several_launches() -> None:
+    plans = planner.plan_power_iteration(dense_layers(planner.MOST_LAYERS + 1), CARDS["H100"])
+    assert [len(plan.layers()) for plan in plans] == [planner.MOST_LAYERS, 1]
+
+
+@pytest.mark.parametrize("count", [1, 97, 250])
+def test_one_launch_each_way(count: int) -> None:
+    launches = -(-count // planner.MOST_LAYERS)
+    assert len(planner.plan_power_iteration(dense_layers(count), CARDS["A100"])) == launches
+    assert len(planner.plan_gradient(dense_layers(count), CARDS["A100"])) == launches
+
+
+def test_float64_weights_are_refused() -> None:
+    numbers = layer_numbers([torch.empty(3, 4, dtype=torch.float64)], [Geometry((4,))])
+    with pytest.raises(RuntimeError, match="float64"):
+        planner.plan_power_iteration(numbers, CARDS["H100"])
+
+
+def test_a_window_that_does_not_fit_is_refused() -> None:
+    geometry = Geometry((1, 400, 400), (1, 1), ((0, 0), (0, 0)), (199, 199))
+    numbers = layer_numbers([torch.empty(1, 1, 3, 3)], [geometry])
+    with pytest.raises(RuntimeError, match="larger than the shared memory"):
+        planner.plan_power_iteration(numbers, CARDS["RTX 3080"])
