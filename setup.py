@@ -255,7 +255,7 @@ def write_planner(writer: Writer) -> list[str]:
 
 
 def write_build_facts(writer: Writer, tools: Toolchain, planner: list[str]) -> list[str]:
-    """The pybind11 module of build facts and planner, which unlike the library needs Python's headers; without them it is left out."""
+    """The pybind11 module of facts and planner, which needs Python's headers; without them it is left out."""
     import pybind11
 
     headers = sysconfig.get_path("include")

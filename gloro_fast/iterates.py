@@ -41,9 +41,9 @@ class Iterates(nn.Module):
 
     @torch.no_grad()
     def move_to(self, vectors: Sequence[Tensor]) -> None:
-        """Copy new values into the iterates."""
-        for buffer, vector in zip(self.vectors(), vectors, strict=True):
-            buffer.copy_(vector)
+        """Copy new values into the iterates, all at once: on a GPU in one launch."""
+        if self._buffers:
+            torch._foreach_copy_(self.vectors(), list(vectors))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Iterates:
         # fn may move (.to(device)) and convert (.half()); only float64 is taken over from a conversion.

@@ -75,6 +75,18 @@ class TestLoaded:
         assert result.stdout.strip() == "False", result.stderr
 
     @compiled
+    def test_both_devices_are_registered_without_a_driver(self) -> None:
+        if not _extension.facts().get("cuda_architectures"):
+            pytest.skip("the extension was built without CUDA")
+        code = (
+            "import torch, gloro_fast; has = torch._C._dispatch_has_kernel_for_dispatch_key;"
+            "ops = ['power_iteration', 'power_iteration_backward'];"
+            "print([has('gloro_fast::' + op, key) for op in ops for key in ('CPU', 'CUDA')])"
+        )
+        result = run_python(code, CUDA_VISIBLE_DEVICES="")
+        assert result.stdout.strip() == str([True] * 4), result.stderr
+
+    @compiled
     def test_the_probe_names_the_running_architecture(self) -> None:
         if not _extension.facts().get("cuda_architectures"):
             pytest.skip("the extension was built without CUDA")

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from gloro_fast import _extension
 from gloro_fast.ops.geometry import Geometry
+from gloro_fast.ops.power_iteration_gpu import gpu_runs
 
-_CPU_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_WEIGHT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _ITERATE_DTYPES = (torch.float32, torch.float64)
 
 
@@ -64,9 +65,11 @@ def power_iteration(
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """Run the power iteration of every layer in one call; arguments and results as for the reference.
 
-    Runs compiled on the CPU, for dense layers and zero-padded convolutions in one or two dimensions, and saves u and v
-    alone for the backward pass; elsewhere, and within torch.func's transforms, as :func:`power_iteration_reference`.
-    Same bits at every number of threads.
+    Runs compiled for dense layers and zero-padded convolutions in one or two dimensions, and saves u and v alone for
+    the backward pass; otherwise, and within torch.func's transforms, as :func:`power_iteration_reference`. On the CPU
+    with the same bits at every number of threads; on a GPU (float32 iterates, weights of 32 or 16 bits) in one
+    cooperative launch for up to 96 layers, and one for the gradient, which a CUDA graph can capture once a first call
+    has planned them. Where the GPU or the build cannot do that, one warning says so.
     """
     layers = _describe(weights, v, geometries)
     if layers is not None:
@@ -102,16 +105,20 @@ def _describe(weights: Sequence[Tensor], v: Sequence[Tensor], geometries: Sequen
     # torch.func (vmap, grad, jvp) does not differentiate ops of torch.library, but the reference it does.
     if not 0 < len(weights) == len(v) == len(geometries) or torch._C._are_functorch_transforms_active():
         return None
-    dtype = v[0].dtype
-    if dtype not in _ITERATE_DTYPES:
+    dtype, device = v[0].dtype, v[0].device
+    if dtype not in _ITERATE_DTYPES or device.type not in ("cpu", "cuda"):
         return None
     for weight, start, geometry in zip(weights, v, geometries, strict=True):
-        known = weight.dtype in _CPU_DTYPES and weight.is_cpu and start.is_cpu and start.dtype == dtype
-        known = known and geometry.padding_mode == "zeros"
+        known = weight.dtype in _WEIGHT_DTYPES and start.dtype == dtype and geometry.padding_mode == "zeros"
+        known = known and weight.device == start.device == device
         spatial, sizes = len(geometry.stride), (*weight.shape, *start.shape)
         if not known or spatial > 2 or start.shape != geometry.input_shape or 0 in sizes:
             return None
-    return layer_numbers(weights, geometries)
+    numbers = layer_numbers(weights, geometries)
+    if device.type == "cpu":
+        return numbers
+    of_gpu = dtype == torch.float32 and all(weight.dtype != torch.float64 for weight in weights)
+    return numbers if of_gpu and gpu_runs(numbers, device) else None
 
 
 def layer_numbers(weights: Sequence[Tensor], geometries: Sequence[Geometry]) -> list[int]:
@@ -121,7 +128,7 @@ def layer_numbers(weights: Sequence[Tensor], geometries: Sequence[Geometry]) -> 
         spatial, shape = len(geometry.stride), weight.shape
         channels_last = spatial == 2 and not weight.is_contiguous()
         channels_last = channels_last and weight.is_contiguous(memory_format=torch.channels_last)
-        numbers += (spatial, _CPU_DTYPES.index(weight.dtype), int(channels_last))
+        numbers += (spatial, _WEIGHT_DTYPES.index(weight.dtype), int(channels_last))
         numbers += (shape[0], geometry.input_shape[0], geometry.groups)
         for axis, (before, after) in enumerate(geometry.padding):
             numbers += (geometry.input_shape[1 + axis], shape[2 + axis], geometry.stride[axis])
@@ -137,9 +144,9 @@ class _Layer(NamedTuple):
     dtype: torch.dtype
     memory_format: torch.memory_format
 
-    def new_weight(self) -> Tensor:
+    def new_weight(self, device: torch.device) -> Tensor:
         """An empty weight."""
-        return torch.empty(self.weight_shape, dtype=self.dtype, memory_format=self.memory_format)
+        return torch.empty(self.weight_shape, dtype=self.dtype, memory_format=self.memory_format, device=device)
 
     def output_shape(self) -> tuple[int, ...]:
         """The shape of the layer's output, without a batch."""
@@ -165,7 +172,7 @@ def _read(numbers: Sequence[int]) -> list[_Layer]:
         )
         weight_shape = (outputs, inputs // groups, *(axis[1] for axis in axes))
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        layers.append(_Layer(geometry, weight_shape, _CPU_DTYPES[dtype], memory_format))
+        layers.append(_Layer(geometry, weight_shape, _WEIGHT_DTYPES[dtype], memory_format))
         rest = rest[6 + 6 * spatial :]
     return layers
 
@@ -179,7 +186,7 @@ def _fake(
 
 
 def _fake_backward(grad_sigma: Tensor, v: list[Tensor], u: list[Tensor], layers: list[int]) -> list[Tensor]:
-    return [layer.new_weight() for layer in _read(layers)]
+    return [layer.new_weight(grad_sigma.device) for layer in _read(layers)]
 
 
 def _save_iterates(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, list[Tensor], list[Tensor]]) -> None:

@@ -1,0 +1,122 @@
+"""Which tensors the CUDA kernels of power iteration are given, and how often a training step calls them."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from gloro_fast import GloRoNet, _extension
+from gloro_fast.architectures import build
+from gloro_fast.losses import TradesLoss
+from gloro_fast.ops import Geometry, power_iteration, power_iteration_gpu
+
+pytestmark = pytest.mark.skipif(not _extension.available(), reason=f"compiled ops: {_extension.why_not()}")
+
+GEOMETRIES = [Geometry((2, 5, 4), (1, 2), ((1, 0), (2, 1)), (1, 1)), Geometry((9,))]
+SHAPES = [(3, 2, 3, 3), (4, 9)]
+
+
+class Calls(TorchDispatchMode):
+    """Counts operations by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.counts[str(func)] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture(autouse=True)
+def _anew() -> Iterator[None]:
+    power_iteration_gpu._warn.cache_clear()
+    yield
+    power_iteration_gpu._warn.cache_clear()
+
+
+def run_on_gpu(dtype: torch.dtype = torch.float32, iterate: torch.dtype = torch.float32) -> tuple[Counter[str], Tensor]:
+    """Trace a call with tensors of a GPU that is not there."""
+    with FakeTensorMode(), torch.no_grad(), Calls() as calls:
+        weights = [torch.empty(shape, device="cuda", dtype=dtype) for shape in SHAPES]
+        v = [torch.empty(geometry.input_shape, device="cuda", dtype=iterate) for geometry in GEOMETRIES]
+        sigma, v_new, u = power_iteration(weights, v, GEOMETRIES, 5)
+    assert all(t.device.type == "cuda" for t in (sigma, *v_new, *u))
+    assert [t.shape for t in v_new] == [t.shape for t in v]
+    assert u[0].shape == (3, 4, 3)
+    return calls.counts, sigma
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_all_layers_go_to_one_call(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(power_iteration_gpu, "_BUILT", True)
+    counts, sigma = run_on_gpu(dtype)
+    assert counts["gloro_fast.power_iteration.default"] == 1
+    assert counts["aten.convolution.default"] == 0
+    assert sigma.dtype == torch.float32
+
+
+@pytest.fixture
+def references(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
+    """Where the reference was called; it does not run on tensors of a GPU that is not there."""
+    called: list[torch.device] = []
+
+    def reference(weights: list[Tensor], v: list[Tensor], *_: Any) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        called.append(weights[0].device)
+        return weights[0].new_empty(2), v, [torch.empty(3, 4, 3, device="cuda")]
+
+    monkeypatch.setattr(sys.modules["gloro_fast.ops.power_iteration"], "power_iteration_reference", reference)
+    return called
+
+
+def test_float64_runs_as_the_reference(monkeypatch: pytest.MonkeyPatch, references: list[torch.device]) -> None:
+    monkeypatch.setattr(power_iteration_gpu, "_BUILT", True)
+    counts, _ = run_on_gpu(torch.float64, torch.float64)
+    assert counts["gloro_fast.power_iteration.default"] == 0
+    assert len(references) == 1
+
+
+def test_a_build_without_cuda_runs_the_reference_and_says_so_once(
+    monkeypatch: pytest.MonkeyPatch, references: list[torch.device]
+) -> None:
+    monkeypatch.setattr(power_iteration_gpu, "_BUILT", False)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for calls in (1, 2):
+            counts, _ = run_on_gpu()
+            assert counts["gloro_fast.power_iteration.default"] == 0
+            assert len(references) == calls
+    messages = [str(w.message) for w in caught if "power iteration" in str(w.message)]
+    assert len(messages) == 1
+    assert "built without CUDA" in messages[0]
+
+
+def test_the_gradient_stays_on_the_gpu() -> None:
+    with FakeTensorMode(), torch.no_grad():
+        empty = [torch.empty(shape, device="cuda") for shape in ((2,), (9,), (4,))]
+        numbers = [0, 2, 0, 4, 9, 1]
+        (gradient,) = torch.ops.gloro_fast.power_iteration_backward(empty[0], [empty[1]], [empty[2]], numbers)
+    assert gradient.device.type == "cuda"
+    assert gradient.dtype == torch.bfloat16
+    assert gradient.shape == (4, 9)
+
+
+def test_a_training_step_takes_one_launch_each_way_and_one_copy() -> None:
+    """An op is one launch, or one for every 96 layers (test_power_iteration_planner)."""
+    net = GloRoNet(build("2C2F", input_shape=(1, 12, 12), num_classes=4), 0.3, (1, 12, 12))
+    x, labels = torch.rand(3, 1, 12, 12), torch.tensor([0, 1, 2])
+    with Calls() as calls:
+        net(x, labels, TradesLoss(1.0)).backward()
+    assert calls.counts["gloro_fast.power_iteration.default"] == 1
+    assert calls.counts["gloro_fast.power_iteration_backward.default"] == 1
+    assert calls.counts["aten._foreach_copy_.default"] == 1
+    assert calls.counts["aten.copy_.default"] == 0
