@@ -23,7 +23,7 @@ from gloro_fast.iterates import Iterates
 from gloro_fast.losses import CrossEntropyLoss, EmmaLoss, MarginCriterion, TradesLoss, check_labels
 from gloro_fast.nn.rules import Diagonal, LinearMap, LipschitzConstant
 from gloro_fast.plan import evaluation_mode, floating_dtype, make_plan
-from gloro_fast.signed_bound import SignedBound, present_fingerprint, sign, weights_are_signed
+from gloro_fast.signed_bound import SignedBound, look_again, present_fingerprint, sign, weights_are_signed
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
@@ -397,8 +397,12 @@ class GloRoNet(nn.Module):
         if torch.compiler.is_compiling():
             # In a graph the weights are compared by the graph itself.
             return signed
+        if signed.snapshot is not None and signed.snapshot.still_holds(self.module):
+            return signed
         now = present_fingerprint(self.module, self._plan) if self._plan.fits(self.module) else None
         if signed.fingerprint == now:
+            if signed.snapshot is not None:
+                signed = self._signed = look_again(signed, self.module, self._plan)
             return signed
         if self._frozen:
             change = signed.fingerprint.difference(now) if now else "a layer was replaced"

@@ -15,6 +15,7 @@ from gloro_fast.bounds import NetworkBound, bound_network, general_difference_bo
 from gloro_fast.fingerprint import Fingerprint, fingerprint, watched
 from gloro_fast.graph.merging import Merged
 from gloro_fast.plan import Plan, check_integrity, evaluation_mode
+from gloro_fast.snapshot import Snapshot
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,14 @@ class SignedBound:
         differences: (m, m) float64 upper bounds on ||w_i - w_j||_2.
         fingerprint: of the module whose weights these are.
         hashes: (n,) int64, the hashes in it, for a graph to compare with.
+        snapshot: a quick look at the same module, where that shows every change.
     """
 
     network: NetworkBound
     differences: Tensor
     fingerprint: Fingerprint
     hashes: Tensor
+    snapshot: Snapshot | None = None
 
     def to(self, device: torch.device) -> SignedBound:
         """Give the same bound with its tensors on ``device``: a move changes no weight."""
@@ -55,7 +58,16 @@ def sign(module: nn.Module, plan: Plan, method: str) -> SignedBound:
             differences = general_difference_bounds(plan.num_classes, plan.device)
         signature = fingerprint(module, plan.rules(), plan.unregistered())
         hashes = torch.tensor([value for *_, value in signature.tensors], dtype=torch.int64, device=plan.device)
-        return SignedBound(network, differences, signature, hashes)
+        return SignedBound(network, differences, signature, hashes, _snapshot(module, plan))
+
+
+def look_again(signed: SignedBound, module: nn.Module, plan: Plan) -> SignedBound:
+    """Give the same bound with a new snapshot, of a module whose fingerprint is the signed one.
+
+    Moved to another device, or loaded anew, it may consist of other objects.
+    """
+    with as_evaluated(module, plan.device):
+        return dataclasses.replace(signed, snapshot=_snapshot(module, plan))
 
 
 def present_fingerprint(module: nn.Module, plan: Plan) -> Fingerprint:
@@ -77,6 +89,11 @@ def weights_are_signed(module: nn.Module, plan: Plan, signed: SignedBound) -> Te
     """
     named = watched(module, plan.rules(), plan.unregistered())
     return (ops.fingerprint([tensor for _, tensor in named]) == signed.hashes).all()
+
+
+def _snapshot(module: nn.Module, plan: Plan) -> Snapshot | None:
+    # Tensors that the graph reads and that no module holds are not seen by it.
+    return None if plan.unregistered() else Snapshot.of(module)
 
 
 @contextmanager
