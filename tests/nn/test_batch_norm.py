@@ -67,7 +67,8 @@ def test_the_bound_trains_the_scale_and_certificates_hold():
     x, y = torch.rand(32, 1, 8, 8), torch.randint(3, (32,))
     net(x, y, CrossEntropyLoss()).backward()
     (gradient,) = torch.autograd.grad(net._training_lipschitz(), module[2].weight)
-    assert (gradient != 0).sum() == 1
+    assert gradient.isfinite().all()
+    assert gradient.any()
     net.eval()
     a, b = torch.rand(2, 1000, 64)
     ratio = (module[:4](a) - module[:4](b)).norm(dim=1) / (a - b).norm(dim=1)

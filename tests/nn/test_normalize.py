@@ -20,6 +20,7 @@ def test_it_normalizes_channel_by_channel():
     torch.testing.assert_close(Normalize(0.1, 0.5)(x), (x - 0.1) / 0.5)
 
 
+@pytest.mark.filterwarnings("ignore:images")  # Normalized pixels leave [0, 1].
 def test_a_certificate_is_in_units_of_the_pixels():
     body = nn.Sequential(nn.Flatten(), nn.Linear(48, 8), MinMax(), nn.Linear(8, 3))
     x = torch.rand(20, 3, 4, 4)
