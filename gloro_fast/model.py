@@ -20,6 +20,7 @@ from gloro_fast.certify import Certificate, certify_logits, check_batch, check_i
 from gloro_fast.errors import ConfigError, FrozenError, StaleBoundError
 from gloro_fast.executed import ExecutedNet, check_settings
 from gloro_fast.iterates import Iterates
+from gloro_fast.lmt_loss import LmtLoss
 from gloro_fast.losses import CrossEntropyLoss, EmmaLoss, MarginCriterion, TradesLoss, check_labels
 from gloro_fast.nn.rules import Diagonal, LinearMap, LipschitzConstant
 from gloro_fast.plan import evaluation_mode, floating_dtype, make_plan
@@ -280,12 +281,12 @@ class GloRoNet(nn.Module):
         if labels is None or criterion is None:
             return self._training_logits(x).output if self.training else self._evaluation_logits(x).output
         check_labels(labels, len(x), self.num_classes)
-        if self.training and type(criterion) in (CrossEntropyLoss, TradesLoss, EmmaLoss):
+        if self.training and type(criterion) in (CrossEntropyLoss, TradesLoss, EmmaLoss, LmtLoss):
             assert isinstance(criterion, MarginCriterion)
             return self._fused_loss(x, labels, criterion)
         logits = self._training_logits(x) if self.training else self._evaluation_logits(x)
         self._count(labels, logits.prediction, logits.certified, logits.lipschitz)
-        if type(criterion) is EmmaLoss:
+        if isinstance(criterion, EmmaLoss | LmtLoss):
             differences = self._current().differences.to(logits.output.dtype)
             margin = (logits.output[:, :-1], differences, logits.lipschitz, self._epsilon)
             return criterion.reduce(criterion.with_margin(*margin, labels)[0])

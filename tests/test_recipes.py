@@ -25,6 +25,22 @@ TABLE = {
 }  # fmt: skip
 
 
+COMPARED = {
+    f"{name}-{method}"
+    for name in ("digits", "mnist-2c2f", "mnist-4c3f", "cifar10-6c2f")
+    for method in ("standard", "lmt", "smoothing")
+}
+
+
+@pytest.mark.parametrize("name", sorted(COMPARED))
+def test_compared_recipes_share_data_net_and_radius(name):
+    own, base = recipes.get(name), recipes.get(name.rsplit("-", 1)[0])
+    assert (own.data, own.architecture, own.epsilon) == (base.data, base.architecture, base.epsilon)
+    assert own.activation == "relu"
+    assert own.loss == ("lmt" if name.endswith("lmt") else "standard")
+    assert (own.noise > 0) == name.endswith("smoothing")
+
+
 @pytest.mark.parametrize("name", TABLE)
 def test_recipe_is_the_column_of_a_paper(name):
     r = recipes.get(name)
@@ -37,7 +53,7 @@ def test_recipe_is_the_column_of_a_paper(name):
 
 
 def test_every_recipe_is_in_the_table_or_a_demo():
-    assert set(recipes.RECIPES) == {*TABLE, "digits", "digits-liresnet"}
+    assert set(recipes.RECIPES) == {*TABLE, "digits", "digits-liresnet"} | COMPARED
 
 
 def test_changed_epochs_stretch_schedules_but_not_the_warm_up():
@@ -63,7 +79,7 @@ def test_unknown_names_suggest_the_nearest():
     ("field", "value"),
     [
         ("epochs", 0), ("batch_size", 0), ("power_iterations", 0), ("warmup_epochs", -1), ("validation_size", -1),
-        ("epsilon", 0.0), ("epsilon", -1.0), ("epsilon", float("nan")), ("epsilon_train", float("inf")),
+        ("epsilon", 0.0), ("epsilon", -1.0), ("epsilon", float("nan")), ("noise", -0.1), ("noise", float("inf")), ("epsilon_train", float("inf")),
         ("learning_rate", 0.0), ("activation", "gelu"), ("loss", "trades"), ("lam", "x"), ("epsilon_schedule", "y"),
         ("augmentation", "all"), ("initialization", "zeros"), ("precision", "float16"),
     ],

@@ -60,7 +60,7 @@ def train(
         ),
     ] = None,
     loss: Annotated[
-        str | None, typer.Option(help="ce, trades-kl, trades-ce or emma.", rich_help_panel=_TRAINING)
+        str | None, typer.Option(help="ce, trades-kl, trades-ce, emma, lmt or standard.", rich_help_panel=_TRAINING)
     ] = None,
     lam: Annotated[
         str | None,
@@ -86,6 +86,10 @@ def train(
         str | None, typer.Option(help="Data set by name, or path.", metavar="NAME|PATH", rich_help_panel=_NET)
     ] = None,
     augmentation: Annotated[str | None, typer.Option(help="none, default or tfds.", rich_help_panel=_NET)] = None,
+    noise: Annotated[
+        float | None,
+        typer.Option(help="Deviation of Gaussian noise on training images.", rich_help_panel=_NET),
+    ] = None,
     validation_size: Annotated[
         int | None, typer.Option(help="Training images held out to select the epoch.", rich_help_panel=_NET)
     ] = None,

@@ -1,6 +1,7 @@
 """Data sets in memory, mini-batches in a resumable order, and augmentation on the training device."""
 
 from gloro_fast.data.augment import AUGMENTATIONS, augmentation
+from gloro_fast.data.augment.noise import gaussian_noise
 from gloro_fast.data.batches import Batches, split_validation
 from gloro_fast.data.dataset import DataSet, Split
 from gloro_fast.data.loading import NAMES, load
@@ -14,6 +15,7 @@ __all__ = [
     "Split",
     "augmentation",
     "check_shape",
+    "gaussian_noise",
     "load",
     "split_validation",
     "to_float",

@@ -5,6 +5,7 @@ from gloro_fast.ops.emma import emma, emma_reference
 from gloro_fast.ops.fingerprint import fingerprint, fingerprint_reference
 from gloro_fast.ops.geometry import Geometry
 from gloro_fast.ops.head_differences import head_differences, head_differences_reference
+from gloro_fast.ops.lmt import lmt, lmt_reference
 from gloro_fast.ops.margin import margin, margin_reference
 from gloro_fast.ops.margin_loss import margin_loss, margin_loss_reference
 from gloro_fast.ops.minmax import minmax, minmax_reference
@@ -22,6 +23,8 @@ __all__ = [
     "fingerprint_reference",
     "head_differences",
     "head_differences_reference",
+    "lmt",
+    "lmt_reference",
     "margin",
     "margin_loss",
     "margin_loss_reference",

@@ -7,8 +7,10 @@ from torch import nn
 
 from gloro_fast import architectures
 from gloro_fast.errors import ConfigError
+from gloro_fast.lmt_loss import LmtLoss
 from gloro_fast.losses import CrossEntropyLoss, EmmaLoss, MarginCriterion, TradesLoss
 from gloro_fast.model import GloRoNet
+from gloro_fast.nn import Scale
 from gloro_fast.recipes import Recipe
 from gloro_fast.train.config import RunConfig
 
@@ -38,6 +40,9 @@ def build_net(config: RunConfig, device: str = "cpu") -> GloRoNet:
             num_classes=config.num_classes,
             initialization=recipe.initialization,
         )
+    if recipe.loss == "lmt":
+        # LMT bounds the whole net by one constant: a dense layer with something behind it is no head.
+        module.append(Scale(1.0))
     return GloRoNet(module, recipe.epsilon, config.input_shape, recipe.power_iterations).to(place)
 
 
@@ -60,6 +65,11 @@ def build_criterion(recipe: Recipe) -> MarginCriterion:
         return CrossEntropyLoss()
     if recipe.loss == "emma":
         return EmmaLoss()
+    if recipe.loss == "lmt":
+        return LmtLoss()
+    if recipe.loss == "standard":
+        # For cross entropy on f no criterion of bottom is called.
+        return CrossEntropyLoss()
     return TradesLoss(0.0, robust=recipe.loss.removeprefix("trades-"))
 
 

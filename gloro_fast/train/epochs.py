@@ -9,7 +9,7 @@ from gloro_fast import schedules
 from gloro_fast.recipes import Recipe
 from gloro_fast.train.running import Running
 
-Phase = Literal["warmup", "robust"]
+Phase = Literal["warmup", "robust", "standard"]
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,8 @@ class EpochSettings:
     """What is fixed within an epoch.
 
     Attributes:
-        phase: ``"warmup"`` (plain cross entropy on f) or ``"robust"``.
-        epsilon: the l2 radius trained with; None in warm-up.
+        phase: ``"warmup"`` (plain cross entropy on f), ``"robust"``, or ``"standard"`` for a run of only that.
+        epsilon: the l2 radius trained with; None in warm-up and standard training.
         lam: the TRADES weight lambda; None in warm-up and for losses without it.
         learning_rate: Adam's.
     """
@@ -40,9 +40,11 @@ def epoch_settings(recipe: Recipe, epoch: int) -> EpochSettings:
     t = epoch - recipe.warmup_epochs
     if t < 0:
         return EpochSettings("warmup", None, None, recipe.learning_rate)
+    rate = schedules.exponential_after_half(recipe.learning_rate, recipe.learning_rate_end, recipe.epochs)
+    if recipe.loss == "standard":
+        return EpochSettings("standard", None, None, rate(t))
     epsilon = schedules.parse_epsilon(recipe.epsilon_schedule, recipe.epsilon_train, recipe.epochs)
     lam = schedules.parse_lambda(recipe.lam) if recipe.has_lambda else None
-    rate = schedules.exponential_after_half(recipe.learning_rate, recipe.learning_rate_end, recipe.epochs)
     return EpochSettings("robust", epsilon(t), None if lam is None else lam(t), rate(t))
 
 
@@ -52,7 +54,7 @@ class EpochMetrics:
 
     Attributes:
         epoch: number from 1, warm-up epochs counted.
-        phase: ``"warmup"`` or ``"robust"``.
+        phase: ``"warmup"``, ``"robust"`` or ``"standard"``.
         loss: mean training loss.
         train_clean: share of the training images classified correctly, each with the weights of its step.
         train_vra: share of them also certified at this epoch's ``epsilon`` with the estimate of its step.

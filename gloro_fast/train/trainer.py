@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gloro_fast import atomic, tensor_file
-from gloro_fast.data import Batches, DataSet, augmentation, split_validation
+from gloro_fast.data import Batches, DataSet, augmentation, gaussian_noise, split_validation
 from gloro_fast.model import GloRoNet
 from gloro_fast.recipes import Recipe
 from gloro_fast.run_folder import RunFolder
@@ -184,8 +184,10 @@ class Trainer:
         """
         state, recipe = self.state, self.config.recipe
         images = self._augment(images, state.randomness.augmentation).contiguous(memory_format=self._memory_format)
+        if recipe.noise:
+            images = gaussian_noise(images, recipe.noise, state.randomness.augmentation)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-            if self._settings.phase == "warmup":
+            if self._settings.phase != "robust":
                 loss, statistics = standard_loss(state.net, images, labels)
             else:
                 loss, statistics = robust_loss(state.net, images, labels, self.criterion)

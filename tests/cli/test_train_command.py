@@ -45,6 +45,7 @@ def test_every_field_of_the_recipe_reaches_the_run(invoke, tmp_path):
         "precision": "float32",
         "data": "digits",
         "augmentation": "tfds",
+        "noise": 0.25,
         "validation_size": 100,
         "architecture": "4C3F",
         "activation": "relu",

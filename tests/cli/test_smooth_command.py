@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+FEW = ("--images", 5, "--samples", 50)
+
+
+def test_numbers(invoke, run):
+    pytest.importorskip("scipy", reason="intervals come from SciPy (extra smoothing)")
+    result = invoke("smooth", run, *FEW, "--noise", 0.1)
+    assert result.exit_code == 0, result.output
+    found = json.loads((run / "smoothing.json").read_text())
+    assert (found["images"], found["samples"], found["noise"]) == (5, 50, 0.1)
+    assert 0 <= found["vra"] <= 1
+
+
+def test_a_run_without_noise_needs_it(refused, run):
+    assert "--noise" in refused("smooth", run, *FEW)
