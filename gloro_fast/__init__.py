@@ -3,6 +3,7 @@
 from gloro_fast import architectures, bounds, losses, nn, ops, schedules
 from gloro_fast._version import __version__
 from gloro_fast.certify import Certificate
+from gloro_fast.convert import convert, revert
 from gloro_fast.model import GloRoNet
 
 __all__ = [
@@ -11,8 +12,10 @@ __all__ = [
     "__version__",
     "architectures",
     "bounds",
+    "convert",
     "losses",
     "nn",
     "ops",
+    "revert",
     "schedules",
 ]

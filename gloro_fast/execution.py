@@ -14,6 +14,7 @@ from gloro_fast.graph.node import Joining, Layer, Node
 from gloro_fast.graph.operations import Function, OfList
 from gloro_fast.nn.conv import Conv2d
 from gloro_fast.nn.minmax import MinMax
+from gloro_fast.nn.pairwise_minmax import PairwiseMinMax
 from gloro_fast.nn.residual import ResidualConv2d
 from gloro_fast.nn.rules import known_type
 from gloro_fast.ops.minmax_inplace import minmax_
@@ -120,7 +121,7 @@ def _fuse(nodes: Sequence[Node], output: int) -> dict[int, tuple[Callable[..., A
         assert node.operation is not None
         operation: Callable[..., Any] = node.operation
         inputs = node.inputs
-        if type(operation) is MinMax and users[inputs[0]] == 1:
+        if _is_minmax(node) and users[inputs[0]] == 1:
             before = nodes[inputs[0]]
             if has_channel_bias(before):
                 assert isinstance(before.operation, nn.Conv2d | nn.Linear)
@@ -130,6 +131,11 @@ def _fuse(nodes: Sequence[Node], output: int) -> dict[int, tuple[Callable[..., A
                 operation = minmax_
         operations[index] = (operation, inputs)
     return operations
+
+
+def _is_minmax(node: Node) -> bool:
+    kind = type(node.operation)
+    return kind is MinMax or (kind is PairwiseMinMax and node.shape[0] % 2 == 0)
 
 
 def has_channel_bias(node: Node) -> bool:

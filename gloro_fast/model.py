@@ -298,8 +298,10 @@ class GloRoNet(nn.Module):
         return result
 
     def extra_repr(self) -> str:
-        """Show epsilon, the input shape and the state of the bound."""
+        """Show epsilon, the input shape, the state of the bound, and whether margins cannot use a dense head."""
         state = f", frozen by {self._method}" if self._frozen else ""
+        if self._plan.head is None:
+            state += ", K_ij = sqrt(2) K since it ends in no dense layer"
         return f"epsilon={self._epsilon:g}, input_shape={self.input_shape}{state}"
 
     def _training_logits(self, x: Tensor) -> _Logits:

@@ -13,6 +13,7 @@ from gloro_fast.nn.group_sort import GroupSort
 from gloro_fast.nn.householder import Householder
 from gloro_fast.nn.minmax import MinMax
 from gloro_fast.nn.normalize import Normalize, Scale
+from gloro_fast.nn.pairwise_minmax import PairwiseMinMax
 from gloro_fast.nn.residual import ResidualConv2d
 from gloro_fast.nn.rules import Diagonal, LinearMap, LipschitzConstant, register_lipschitz_rule
 
@@ -25,6 +26,7 @@ __all__ = [
     "LipschitzConstant",
     "MinMax",
     "Normalize",
+    "PairwiseMinMax",
     "ResidualConv2d",
     "Scale",
     "register_lipschitz_function",

@@ -231,6 +231,12 @@ def test_attributes_that_the_graph_was_made_with_are_watched():
     torch.testing.assert_close(net(x)[:, :3], net.module(x))
 
 
+def test_a_net_that_ends_in_no_dense_layer_says_so():
+    assert "dense" not in residual_net().extra_repr()
+    flat = GloRoNet(Model(lambda m, x: x.relu()), 0.1, SHAPE)
+    assert "K_ij = sqrt(2) K since it ends in no dense layer" in flat.extra_repr()
+
+
 def test_state_dict_keys_are_those_of_the_module():
     net = residual_net()
     keys = {key.removeprefix("module.") for key in net.state_dict() if not key.startswith("iterates.")}

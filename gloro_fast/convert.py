@@ -1,0 +1,120 @@
+"""Making a plain PyTorch model a good GloRo net: MinMax where it has ReLU and its like, and back."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+
+from torch import nn
+
+from gloro_fast.errors import ArchitectureError, ConfigError, GloroFastError, nearest
+from gloro_fast.graph.tracing import trace
+from gloro_fast.nn.functions import function_rule
+from gloro_fast.nn.integrity import check_calls
+from gloro_fast.nn.pairwise_minmax import PairwiseMinMax
+from gloro_fast.nn.rules import has_rule
+
+ACTIVATIONS = ("minmax", "keep")
+RECTIFIERS = (
+    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.Hardswish,
+)  # fmt: skip
+
+
+def convert(model: nn.Module, activation: str = "minmax", *, inplace: bool = False) -> nn.Module:
+    """Swap the layers of ``model`` that make poor GloRo nets.
+
+    Convolutions and dense layers stay: ``GloRoNet`` runs and bounds those of PyTorch as fast as its own. With
+    ``activation="minmax"`` the rectifiers (ReLU, LeakyReLU, ELU, GELU, SiLU and the like, but not PReLU, which has
+    weights) become ``gloro_fast.nn.PairwiseMinMax``, which keeps the norm of gradients; of an odd number of channels
+    the last goes through as it is. Layers within a layer that has a rule of its own stay as they are.
+
+    Args:
+        model: any module.
+        activation: ``"minmax"``, or ``"keep"`` to swap nothing.
+        inplace: change ``model`` itself; else a copy of its modules, with the very same parameters and buffers.
+
+    Returns:
+        The converted model, its parameters and ``state_dict`` keys those of ``model``.
+
+    Raises:
+        ConfigError: there is no such activation.
+        ArchitectureError: an activation has hooks, or is called as a function, which nobody can swap.
+    """
+    if activation not in ACTIVATIONS:
+        raise ConfigError(f"there is no activation {activation!r} to convert to{nearest(activation, ACTIVATIONS)}")
+    converted = model if inplace else _sharing_copy(model)
+    if activation == "keep":
+        return converted
+    _refuse_functions(model)
+    swapped: dict[nn.Module, nn.Module] = {}
+
+    def swap(name: str, layer: nn.Module) -> nn.Module:
+        if type(layer) not in RECTIFIERS:
+            return layer
+        check_calls(name, layer)
+        # A layer that is used twice is one layer afterwards too.
+        return swapped.setdefault(layer, PairwiseMinMax(layer).train(layer.training))
+
+    return _swap(converted, swap)
+
+
+def revert(model: nn.Module, *, inplace: bool = False) -> nn.Module:
+    """Put the activations back that ``convert`` swapped.
+
+    Args:
+        model: what ``convert`` gave, or a copy of it; trained since or not.
+        inplace: as for ``convert``.
+
+    Returns:
+        The model with its own activations, parameters and ``state_dict`` keys as they are.
+    """
+
+    def back(name: str, layer: nn.Module) -> nn.Module:
+        original: nn.Module | None = layer.__dict__.get("original") if type(layer) is PairwiseMinMax else None
+        return layer if original is None else original.train(layer.training)
+
+    return _swap(model if inplace else _sharing_copy(model), back)
+
+
+def _sharing_copy(model: nn.Module) -> nn.Module:
+    """Copy the modules, not the tensors."""
+    kept = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
+    return copy.deepcopy(model, memo=dict(kept))
+
+
+def _swap(model: nn.Module, swap: Callable[[str, nn.Module], nn.Module]) -> nn.Module:
+    for name, parent, key in list(_places(model)):
+        child = parent._modules[key]
+        assert child is not None
+        parent._modules[key] = swap(name, child)
+    return swap("", model)
+
+
+def _places(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module, str]]:
+    """List where modules are held, with their names: not within layers that have a rule for the whole."""
+    if has_rule(module):
+        return
+    for key, child in module._modules.items():
+        if child is not None:
+            qualified = f"{name}.{key}" if name else key
+            yield qualified, module, key
+            yield from _places(child, qualified)
+
+
+def _refuse_functions(model: nn.Module) -> None:
+    try:
+        graph, _ = trace(model)
+    except GloroFastError:
+        return  # GloRoNet will say what is wrong, and more.
+    for node in graph.nodes:
+        rule = function_rule(node.target) if node.op in ("call_function", "call_method") else None
+        try:
+            known = rule((1,)) if rule is not None else None
+        except (TypeError, ValueError):
+            continue  # It needs arguments, which no rectifier does.
+        if type(known) in RECTIFIERS:
+            where, kind = node.meta["scope"] or "the module", type(known).__name__
+            raise ArchitectureError(
+                f"{where} calls {getattr(node.target, '__name__', node.target)}(), a function that cannot be swapped; "
+                f"make it an nn.{kind}()"
+            )
