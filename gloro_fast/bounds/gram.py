@@ -15,7 +15,7 @@ _SMALL = 2.0**-30
 
 
 def gram(real: Tensor, imag: Tensor | None, tolerance: float, floor: float = 0.0, ceiling: float = math.inf) -> float:
-    """Give a float >= the spectral norm of every one of B matrices with these float64 entries.
+    """Give a float >= the largest spectral norm of B matrices with these float64 entries, if it is at least 2^-400.
 
     For every matrix G, ||G||^2 = ||G^H G|| <= ||fl(G^H G)|| + e, and ||G|| <= ||G||_F. So with G_0 = G and
     G_(t+1) = 2^(-x_t) fl(G_t^H G_t), where the power of two is exact,
@@ -31,7 +31,7 @@ def gram(real: Tensor, imag: Tensor | None, tolerance: float, floor: float = 0.0
     (p products and a difference), so that the error of an entry is at most gamma_(2p+1) times that of
     (|X| + |Y|)^T (|X| + |Y|), and e = 2 gamma_(2p+1) ||G||_F^2. That is true of every order of summation and of fused
     multiply-adds, but not of Strassen's method, which no BLAS uses for float64. TF32 does not exist for float64. What
-    underflows (||G_t||_F is at least 2^-30, or G is zero) is less than what the last rounding up adds to e_t.
+    underflows (||G_t||_F is at least 2^-30, or G too small to be the largest) is less than the last rounding up adds.
 
     Nothing rests on G^H G being stored symmetric, nor on how far the iteration went, so that each matrix is left off as
     soon as another is certainly larger; what was found for it by then counts.
@@ -99,7 +99,8 @@ class _Iterate:
         if bool((frobenius < 1).all()) and bool((frobenius >= _SMALL).all()):
             return cls(real, imag, frobenius, (*powers, None), errors)
         # By its bits: torch.ldexp goes through pow, which need not be exact.
-        power = (torch.frexp(frobenius).exponent.long() + 1023 << 52).view(torch.float64)
+        exponent = torch.frexp(frobenius).exponent.clamp_min(-1000)
+        power = (exponent.long() + 1023 << 52).view(torch.float64)
         real = real / power[:, None, None]
         imag = None if imag is None else imag / power[:, None, None]
         return cls(real, imag, frobenius / power, (*powers, power), errors)

@@ -16,7 +16,7 @@ from gloro_fast.ops import Geometry
 BOUNDS = sorted(METHODS.keys() - {"power"})
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(data=st.data())
 @pytest.mark.parametrize("method", BOUNDS)
 def test_never_below(method, data):
