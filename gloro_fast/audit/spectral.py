@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
+from scipy import linalg, sparse
 
 from gloro_fast.audit.layers import Array
 
@@ -19,6 +19,8 @@ LARGEST_WORK = 2e12
 _SMALLEST_BLOCK = 256
 # How much below bound^2 the factorised matrix begins: slack for its rounding, coarse first since that does most often.
 _SLACKS = (1e-7, 1e-9, 1e-11, 1e-13)
+# What underflows in sums of products of entries below 1 is less.
+_UNDERFLOW = Fraction(2) ** -900
 _SMALL_SIDE = 640
 _QUOTIENTS = 500
 
@@ -59,12 +61,11 @@ def proves(matrix: sparse.csr_array, bound: float) -> bool | None:
 def proves_nonnegative(matrix: sparse.csr_array, bound: float) -> bool:
     """Say whether ||matrix||_2 <= bound is proven for a matrix without negative entries, however large.
 
-    By a factorisation where that can be afforded, else by Collatz's quotients: for every v > 0,
+    By a factorisation where a side is small, else by Collatz's quotients: for every v > 0,
     ||M||^2 <= max_k (M^T M v)_k / v_k, here with sums of N entries in all, each within (1 + u)^(N + 2).
     """
-    proven = proves(matrix, bound)
-    if proven is not None:
-        return proven
+    if min(matrix.shape) <= _SMALL_SIDE:
+        return proves(matrix, bound) is True
     largest = float(matrix.max())
     scaled, transposed = matrix / largest, sparse.csr_array(matrix.T / largest)
     v = np.ones(matrix.shape[1])
@@ -124,7 +125,7 @@ def _proves_by_factors(matrix: sparse.csr_array, bound: float) -> bool | None:
         if left is None:
             # Not positive definite: less slack may do.
             continue
-        if Fraction(start) + Fraction(left) + Fraction(error) <= Fraction(bound) ** 2:
+        if Fraction(start) + Fraction(left) + Fraction(error) + _UNDERFLOW <= Fraction(bound) ** 2:
             return True
     return False
 
@@ -179,7 +180,7 @@ def _left_over(gram: sparse.csr_array, start: float, block: int) -> float | None
         below = None
         if after.stop > after.start:
             beside = -gram[after, here].toarray()
-            below = np.linalg.solve(factor, beside.T).T
+            below = linalg.solve_triangular(factor, beside.T, lower=True).T
             sums[after] += _residual_rows(beside, [below], [factor])
             sums[here] += _residual_rows(beside.T, [factor], [below])
     return float(sums.max()) * (1 + 1e-9)
@@ -203,11 +204,16 @@ def _residual_rows(target: Array, left: list[Array], right: list[Array]) -> Arra
 def _product(a: Array, b: Array) -> tuple[Array, Array, Array]:
     """Give a b^T as the sum of two matrices, and bounds on the row sums of what it is off.
 
-    Each factor is cut into two slices of so few bits that the products of slices add up without any rounding (Ozaki et
-    al. 2012), and a rest, some 2^-40 of the factor, whose products are rounded. The sums are added up with what each
-    addition loses (Knuth's exact sum of two).
+    Beyond side 640 that is the rounded product, off by at most gamma_{n+1} |a| |b|^T for sums of n products. Up to
+    there each factor is cut into two slices of so few bits that the products of slices add up without any rounding
+    (Ozaki et al. 2012), and a rest, some 2^-40 of the factor, whose products are rounded. The sums are added up with
+    what each addition loses (Knuth's exact sum of two).
     """
     length = a.shape[1]
+    size = np.abs(a) @ np.abs(b).sum(axis=0)
+    wider = 1 + 4 * (length + len(b)) * UNIT
+    if length > _SMALL_SIDE and len(a) > _SMALL_SIDE:
+        return a @ b.T, np.zeros((len(a), len(b))), 2 * (length + 2) * UNIT * size * wider
     bits = (52 - max(1, length - 1).bit_length()) // 2
     first, second = _slices(a, bits), _slices(b, bits)
     total = np.zeros((len(a), len(b)))
@@ -220,10 +226,9 @@ def _product(a: Array, b: Array) -> tuple[Array, Array, Array]:
         lost += (total - (added - was)) + (part - was)
         total = added
     rounded = np.abs(rest_a) @ np.abs(b).sum(axis=0) + np.abs(a) @ np.abs(rest_b).sum(axis=0)
-    size = np.abs(a) @ np.abs(b).sum(axis=0)
     # What six additions lose is at most 6 u of the absolute values, and is itself rounded six times.
     error = 2 * (length + 4) * UNIT * rounded + 100 * UNIT**2 * size
-    return total, lost, error * (1 + 4 * (length + len(b)) * UNIT)
+    return total, lost, error * wider
 
 
 def _slices(x: Array, bits: int) -> tuple[Array, Array]:

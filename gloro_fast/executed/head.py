@@ -90,7 +90,7 @@ class Head:
 
     def __call__(self, state: State) -> Logits:
         """Give the logits."""
-        value = F.linear(state.value, self.layer.weight, self.layer.bias)
+        value = F.linear(state.value.flatten(1), self.layer.weight, self.layer.bias)
         seen, reach = norms(state.value), state.reach()
         here = Growing(seen, seen.new_zeros(()))
         safe = self._magnitude(here).constant <= FLOAT64.largest / 8
