@@ -16,6 +16,7 @@ from gloro_fast.cli.import_keras import import_keras
 from gloro_fast.cli.info import info
 from gloro_fast.cli.recipes import recipes
 from gloro_fast.cli.reporting import Commands
+from gloro_fast.cli.reproduce import reproduce
 from gloro_fast.cli.smooth import smooth
 from gloro_fast.cli.tightness import tightness
 from gloro_fast.cli.train import train
@@ -30,7 +31,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (train, certify, audit, evaluate, attack, tightness, smooth, recipes, import_keras, info, doctor):
+_COMMANDS = (
+    train,
+    certify,
+    audit,
+    evaluate,
+    attack,
+    tightness,
+    smooth,
+    reproduce,
+    recipes,
+    import_keras,
+    info,
+    doctor,
+)
+for _command in _COMMANDS:
     app.command()(_command)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
@@ -61,6 +62,13 @@ class Tightness:
     def to_dict(self) -> dict[str, Any]:
         """Give all of it for JSON."""
         return {**asdict(self), "global_ratio": self.global_ratio, "local_ratio": self.local_ratio}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Tightness:
+        """Read what :meth:`to_dict` gave, after a way through JSON perhaps."""
+        own = {field.name: values[field.name] for field in fields(cls)}
+        slopes = {name: tuple(own[name]) for name in ("global_slopes", "local_slopes")}
+        return cls(**{**own, **slopes})
 
 
 def tightness(

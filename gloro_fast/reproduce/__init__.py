@@ -1,0 +1,1 @@
+"""Rows of the paper run anew: everything that is measured of a net, kept stage by stage, and the report on it."""

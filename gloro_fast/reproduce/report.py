@@ -1,0 +1,218 @@
+"""The report on a run: README.md and report.json, the row beside the paper's row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from gloro_fast.evaluate.tightness import Tightness
+from gloro_fast.paper import CERTIFICATION, PaperRow, PaperTightness
+from gloro_fast.recipes import Recipe
+
+Cells = tuple[str, ...]
+_ROW = ("", "epochs", "clean %", "PGD %", "VRA %", "by", "s/epoch", "MB/instance")
+
+
+def markdown(content: dict[str, Any], paper: PaperRow | None, paper_tightness: PaperTightness | None) -> str:
+    """Write README.md.
+
+    Args:
+        content: what :func:`gather` gave.
+        paper: the row to set beside; None where the paper has none.
+        paper_tightness: its ratios for the data set, likewise.
+    """
+    recipe = content["recipe"]
+    parts = [
+        f"# {content['name']}: {recipe['architecture']}, {recipe['activation']}, {recipe['loss']}, "
+        f"{content['data']}, epsilon {recipe['epsilon']:.6g}",
+        *_notes(content),
+        f"    {content['command']}",
+        _table(_ROW, _rows(content, paper)),
+    ]
+    if "attacks" in content:
+        parts.append(_attack_text(content["attacks"]))
+    if "smoothing" in content:
+        parts.append(_smoothing_text(content["smoothing"]))
+    if "tightness" in content:
+        parts.append(_tightness_table(content["tightness"], paper_tightness))
+    if "cost" in content:
+        parts.append(_cost_table(content["cost"], content["recipe"]))
+    parts += [f"![{caption}]({name})" for name, caption in content["pictures"].items()]
+    facts = ", ".join(f"{name} {value}" for name, value in content["machine"].items())
+    parts.append(f"Commit {content['commit']}, seed {content['seed']}. Machine: {facts}.")
+    return "\n\n".join(parts) + "\n"
+
+
+def gather(
+    *,
+    name: str,
+    recipe: Recipe,
+    command: str,
+    data: str,
+    data_note: str,
+    result: dict[str, Any],
+    measured: dict[str, Any],
+    pictures: dict[str, str],
+    machine: dict[str, str],
+    commit: str,
+    seed: int,
+    quick: bool,
+) -> dict[str, Any]:
+    """Put together what report.json holds; ``markdown`` says the same in words.
+
+    Args:
+        name: of the report.
+        recipe: that the net was trained with.
+        command: that makes the report again.
+        data: name of the data set.
+        data_note: what to print beside results made with it.
+        result: the contents of the run's result.json.
+        measured: by name: ``vra`` (clean_accuracy, vra, method), and where they were measured ``power``,
+            ``attacks``, ``tightness``, ``cost``, ``smoothing``.
+        pictures: file name and caption of each.
+        machine: what it ran on.
+        commit: what ran.
+        seed: of everything.
+        quick: whether what was measured was cut short.
+    """
+    return {
+        "name": name,
+        # A data set may be given by its path, which is nobody else's business.
+        "recipe": {**asdict(recipe), "data": data},
+        "command": command,
+        "data": data,
+        "data_note": data_note,
+        "quick": quick,
+        "seconds_per_epoch": result["seconds_per_epoch"],
+        "seconds": result["seconds"],
+        **{key: value.to_dict() if isinstance(value, Tightness) else value for key, value in measured.items()},
+        "pictures": pictures,
+        "machine": machine,
+        "commit": commit,
+        "seed": seed,
+    }
+
+
+def _notes(content: dict[str, Any]) -> list[str]:
+    notes = []
+    if content["data_note"]:
+        notes.append(f"**Data: {content['data_note']}.**")
+    if content["quick"]:
+        notes.append("**A quick look: attacks, lower bounds and samples are cut short.**")
+    return notes
+
+
+def _rows(content: dict[str, Any], paper: PaperRow | None) -> list[Cells]:
+    recipe, cost = content["recipe"], content.get("cost")
+    epochs = f"{recipe['epochs']}" + (f" + {recipe['warmup_epochs']}" if recipe["warmup_epochs"] else "")
+    pgd = next((t["accuracy"] for t in content.get("attacks", {}).get("trials", []) if t["name"] == "PGD"), None)
+    megabytes = None if cost is None else cost["training"]["recipe"]["megabytes_per_instance"]
+    own = content["vra"]
+    rows: list[Cells] = [
+        (
+            "this run",
+            epochs,
+            _percent(own["clean_accuracy"]),
+            _percent(pgd),
+            _percent(own["vra"]),
+            own["method"],
+            f"{content['seconds_per_epoch']:.3g}",
+            _number(megabytes),
+        )
+    ]
+    if "power" in content:
+        power = content["power"]
+        rows.append(("the same net", "", "", "", _percent(power["vra"]), power["method"], "", ""))
+    if paper is not None:
+        rows.append(
+            (
+                f"paper, {paper.figure}, {paper.method}",
+                _number(paper.epochs),
+                *("-" if value is None else f"{value:.1f}" for value in (paper.clean, paper.pgd, paper.vra)),
+                "",
+                _number(paper.seconds_per_epoch),
+                _number(paper.megabytes),
+            )
+        )
+    return rows
+
+
+def _attack_text(attacks: dict[str, Any]) -> str:
+    trials = "; ".join(
+        f"{trial['name']} ({', '.join(f'{name} {value}' for name, value in trial['settings'].items())}): accuracy "
+        f"{_percent(trial['accuracy'])} %, broken certificates {trial['broken']:,}"
+        for trial in attacks["trials"]
+    )
+    return (
+        f"Attacks at epsilon {attacks['epsilon']:.6g} on the first {attacks['images']:,} test images, "
+        f"{attacks['certified']:,} of them certified. {trials}."
+    )
+
+
+def _smoothing_text(smoothing: dict[str, Any]) -> str:
+    test = smoothing["test"]
+    tried = "; ".join(
+        f"{trial['noise']:g}: {_percent(trial['vra'])} %" for trial in sorted(smoothing["tried"], key=_noise)
+    )
+    return (
+        f"Randomized smoothing: a stochastic guarantee, wrong with probability {test['alpha']:g} an image, on the "
+        f"first {test['images']:,} test images with {test['samples']:,} noisy copies each, "
+        f"{test['seconds_per_image']:.3g} seconds an image; abstained on {_percent(test['abstained'])} %. Deviation of "
+        f"the noise: {test['noise']:g}, the best VRA on {smoothing['tried'][0]['images']:,} images held out of "
+        f"training ({tried})."
+    )
+
+
+def _noise(trial: dict[str, Any]) -> float:
+    return float(trial["noise"])
+
+
+def _tightness_table(found: dict[str, Any], paper: PaperTightness | None) -> str:
+    theirs = ("", "")
+    if paper is not None:
+        theirs = (f"{paper.global_ratio:.0%}", " to ".join(f"{ratio:.0%}" for ratio in paper.local_ratio))
+    pairs, balls = len(found["global_slopes"]), len(found["local_slopes"])
+    rows = [
+        (f"upper, {found['method']}", f"{found['upper']:.4g}", "", ""),
+        (f"global lower, {pairs} pairs", f"{found['global_lower']:.4g}", f"{found['global_ratio']:.1%}", theirs[0]),
+        (f"local lower, {balls} balls", f"{found['local_lower']:.4g}", f"{found['local_ratio']:.1%}", theirs[1]),
+    ]
+    return _table(("Lipschitz constant (Figure 4c)", "", "of the upper", "the paper's"), rows)
+
+
+def _cost_table(cost: dict[str, Any], recipe: dict[str, Any]) -> str:
+    training, certification = cost["training"], cost["certification"]
+    rows: list[Cells] = [
+        (name, f"{cost_of['seconds_per_epoch']:.3g}", f"{cost_of['megabytes_per_instance']:.3g}")
+        for name, cost_of in (
+            ("training by this recipe, s/epoch", training["recipe"]),
+            ("standard training of the net with ReLU, s/epoch", training["standard"]),
+        )
+    ]
+    rows += [
+        (
+            f"certifying {certification['images']:,} images, s",
+            f"{certification['seconds']:.3g}",
+            f"{certification['megabytes_per_instance']:.3g}",
+        ),
+        ("a plain forward pass over them, s", f"{certification['forward_seconds']:.3g}", ""),
+        ("the Lipschitz bound, once, s", f"{certification['bound_seconds']:.3g}", ""),
+    ]
+    if recipe["architecture"] == "6C2F":
+        paper = (f"{CERTIFICATION.seconds:g}", f"{CERTIFICATION.megabytes:g}")
+        rows.append(("paper, Figure 4b: certifying 10,000 images on a GeForce RTX 3080, s", *paper))
+    return _table(("cost", "", "MB/instance"), rows)
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.2f}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}" if isinstance(value, float) and value < 10 else f"{value:g}"

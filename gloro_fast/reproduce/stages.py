@@ -1,0 +1,199 @@
+"""What is measured of a trained net, each once: a stage that is finished is read back, not repeated."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gloro_fast import atomic
+from gloro_fast.data import DataSet, Split, to_float
+from gloro_fast.errors import CheckpointError
+from gloro_fast.evaluate import Evaluation, evaluate
+from gloro_fast.evaluate.attacked import attacked
+from gloro_fast.evaluate.smoothing import smooth
+from gloro_fast.evaluate.tightness import Tightness, tightness
+from gloro_fast.reproduce.effort import Effort
+from gloro_fast.run_folder import RunFolder, load_net
+from gloro_fast.train.cost import certification_cost, training_cost
+
+Tell = Callable[[str], None]
+
+
+class Stages:
+    """The measurements of one run, kept in the folder ``measured`` of it as one JSON file a stage.
+
+    A file counts only for the weights, settings and seed that it was made with; another is made anew.
+
+    Args:
+        run: the folder of a finished run.
+        data: its data set.
+        effort: how much work to do.
+        seed: of the attacks and of what they start from.
+        device: where to measure.
+        tell: is told of every stage that begins.
+
+    Attributes:
+        net: the net, frozen by the default method.
+        config: what decided the run.
+    """
+
+    def __init__(self, run: Path, data: DataSet, effort: Effort, seed: int, device: str, tell: Tell) -> None:
+        self.net, self.config = load_net(run, device)
+        self.net.freeze()
+        self._folder = run / "measured"
+        self._weights = hashlib.sha256(RunFolder(run).model.read_bytes()).hexdigest()
+        self._data, self._effort, self._seed, self._device, self._tell = data, effort, seed, device, tell
+
+    def evaluation(self) -> Evaluation:
+        """Certify the test split by the net's rigorous bound."""
+        found = self._stage("evaluation", {}, lambda: _numbers(evaluate(self.net, self._data.test)))
+        return Evaluation(
+            labels=self._data.test.labels,
+            prediction=torch.tensor(found["prediction"]),
+            radius=_radii(found["radius"]),
+            lipschitz=found["lipschitz"],
+            method=found["method"],
+            logits=torch.empty(len(self._data.test), 0),
+            executed=False,
+            real_radius=_radii(found["radius"]),
+        )
+
+    def power(self) -> dict[str, Any]:
+        """Give VRA and K by power iteration, as the paper has them: an estimate."""
+
+        def measure() -> dict[str, Any]:
+            net, _ = load_net(self._folder.parent, self._device)
+            found = evaluate(net.freeze("power"), self._data.test)
+            return {
+                "vra": found.vra(self.config.recipe.epsilon),
+                "lipschitz": found.lipschitz,
+                "method": found.method,
+            }
+
+        return self._stage("power", {}, measure)
+
+    def attacks(self) -> dict[str, Any]:
+        """Attack the test images.
+
+        Raises:
+            SoundnessError: a certificate was broken.
+        """
+        effort, test = self._effort, self._data.test
+        settings: dict[str, Any] = {
+            "steps": effort.attack_steps,
+            "restarts": effort.attack_restarts,
+            "auto": effort.auto_attack,
+        }
+
+        def measure() -> dict[str, Any]:
+            count = effort.attack_images
+            images, labels = to_float(test.images[:count]), test.labels[:count]
+            found = attacked(self.net, images, labels, self.config.recipe.epsilon, seed=self._seed, **settings)
+            found.check()
+            return found.to_dict()
+
+        return self._stage("attacks", {**settings, "images": effort.attack_images}, measure)
+
+    def tightness(self) -> Tightness:
+        """Bound the Lipschitz constant from below.
+
+        Raises:
+            SoundnessError: that comes out above the upper bound.
+        """
+        effort = self._effort
+        settings = {
+            "pairs": effort.pairs,
+            "global_steps": effort.global_steps,
+            "local_steps": effort.local_steps,
+        }
+        images, epsilon = to_float(self._data.test.images), self.config.recipe.epsilon
+        found = self._stage(
+            "tightness",
+            settings,
+            lambda: tightness(self.net, images, epsilon, seed=self._seed, **settings).to_dict(),
+        )
+        return Tightness.from_dict(found)
+
+    def cost(self) -> dict[str, Any]:
+        """Time training beside standard training, and the certification of the test split."""
+        rounds = self._effort.cost_rounds
+
+        def measure() -> dict[str, Any]:
+            training = training_cost(self.config.recipe, self._data, self._device, rounds)
+            return {
+                "training": {name: vars(cost) for name, cost in training.items()},
+                "certification": certification_cost(self.net, self._data.test).to_dict(),
+            }
+
+        return self._stage("cost", {"rounds": rounds, "threads": torch.get_num_threads()}, measure)
+
+    def smoothing(self, split: Split, name: str, images: int, samples: int) -> dict[str, Any]:
+        """Certify the first images of a split by sampling, with the noise of the run's training.
+
+        Args:
+            split: the test split, or the images held out to choose the noise by.
+            name: of the stage.
+            images: how many.
+            samples: noisy copies of each.
+        """
+        recipe = self.config.recipe
+
+        def measure() -> dict[str, Any]:
+            chosen = to_float(split.images[:images])
+            found = smooth(self.net, chosen, split.labels[:images], recipe.noise, samples=samples, seed=self._seed)
+            return {
+                "noise": recipe.noise,
+                "images": len(chosen),
+                "samples": samples,
+                "alpha": found.alpha,
+                "clean_accuracy": found.clean_accuracy,
+                "abstained": found.abstained,
+                "vra": found.vra(recipe.epsilon),
+                "seconds_per_image": found.seconds_per_image,
+            }
+
+        return self._stage(name, {"images": images, "samples": samples}, measure)
+
+    def _stage(self, name: str, settings: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        path = self._folder / f"{name}.json"
+        made_with = {"weights": self._weights, "seed": self._seed, "settings": settings}
+        if path.is_file():
+            kept = _read(path)
+            if kept.get("made_with") == made_with:
+                found: dict[str, Any] = kept["found"]
+                return found
+        self._tell(name)
+        found = measure()
+        self._folder.mkdir(exist_ok=True)
+        # Infinite radii are written as JSON's readers in Python take them; the files are read by this module only.
+        text = json.dumps({"made_with": made_with, "found": found})
+        atomic.write_text(path, text + "\n")
+        result: dict[str, Any] = json.loads(text)["found"]
+        return result
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged ({error}); delete it, and it is measured anew") from None
+    return content if isinstance(content, dict) else {}
+
+
+def _numbers(found: Evaluation) -> dict[str, Any]:
+    return {
+        "prediction": found.prediction.tolist(),
+        "radius": found.radius.tolist(),
+        "lipschitz": found.lipschitz,
+        "method": found.method,
+    }
+
+
+def _radii(values: list[float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
