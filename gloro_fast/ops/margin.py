@@ -12,7 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gloro_fast import _extension
+from gloro_fast import _extension, _gpu
+
+_MOST_CLASSES_ON_GPU = 4096
+"""A program holds whole rows (kernels/margin_tiles.py)."""
 
 
 def margin_reference(
@@ -59,21 +62,24 @@ def margin_reference(
 def margin(logits: Tensor, differences: Tensor, lipschitz: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
     """Give (bottom, prediction, radius); see :func:`margin_reference`, which it agrees with bit for bit.
 
-    Runs compiled on the CPU, in one pass over the logits; elsewhere, and within torch.func's transforms, as the
-    reference. Same bits at every number of threads.
+    Runs compiled on the CPU and, but for float64, in Triton on the GPU, in one pass over the logits; elsewhere, and
+    within torch.func's transforms, as the reference. Same bits at every number of threads and in every run.
     """
-    if runs_compiled(logits, differences, lipschitz):
+    if runs_compiled("margin", logits, differences, lipschitz):
         arguments = in_one_dtype(logits, differences, lipschitz)
         bottom, prediction, radius, _ = torch.ops.gloro_fast.margin(*arguments, epsilon)
         return bottom, prediction, radius
     return margin_reference(logits, differences, lipschitz, epsilon)
 
 
-def runs_compiled(logits: Tensor, differences: Tensor, lipschitz: Tensor) -> bool:
-    """Whether the compiled ops take these arguments; warns, once, if only the extension is missing."""
+def runs_compiled(op: str, logits: Tensor, differences: Tensor, lipschitz: Tensor) -> bool:
+    """Whether the compiled op takes these arguments; warns, once, if only the extension is missing."""
     # torch.func (vmap, grad, jvp) does not differentiate ops of torch.library, but the reference it does.
     if torch._C._are_functorch_transforms_active():
         return False
+    if logits.is_cuda and logits.device == differences.device == lipschitz.device:
+        in_float32 = logits.dtype != torch.float64 and differences.dtype != torch.float64
+        return in_float32 and logits.shape[1] <= _MOST_CLASSES_ON_GPU and _gpu.runs(op)
     if not all(tensor.device.type == "cpu" for tensor in (logits, differences, lipschitz)):
         return False
     _extension.warn_if_missing()
@@ -162,6 +168,8 @@ def gradients_to_differentiate(
 
 
 if _extension.available():
+    _gpu.implement("margin", "margin")
+    _gpu.implement("margin_backward", "margin")
     torch.library.register_fake("gloro_fast::margin", _fake_margin)
     torch.library.register_fake("gloro_fast::margin_backward", _fake_margin_backward)
     torch.library.register_autograd("gloro_fast::margin", _backward, setup_context=_save)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gloro_fast import _extension
+from gloro_fast import _extension, _gpu
 from gloro_fast.errors import ConfigError
 from gloro_fast.ops.cross_entropy import cross_entropy_reference
 from gloro_fast.ops.margin import gradients_to_differentiate, in_one_dtype, margin_reference, runs_compiled
@@ -28,13 +28,14 @@ def margin_loss(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Give (loss, prediction, certified) per row; see :func:`margin_loss_reference`.
 
-    Runs compiled on the CPU: the forward pass leaves the derivatives of each row's loss, the backward pass scales
-    them and adds up those of ``differences`` and ``lipschitz`` in the order of the rows. Same bits at every number
-    of threads; ``certified`` has the reference's bits. Elsewhere, within torch.func's transforms, and in a backward
-    pass that is to be differentiated again, it is the reference.
+    Runs compiled on the CPU and, but for float64, in Triton on the GPU: the forward pass leaves the derivatives of
+    each row's loss, the backward pass scales them and adds up those of ``differences`` and ``lipschitz`` in an order
+    that does not change. Same bits at every number of threads and in every run; ``certified`` has the reference's
+    bits. Elsewhere, within torch.func's transforms, and in a backward pass that is to be differentiated again, it is
+    the reference.
     """
     _check(criterion)
-    if runs_compiled(logits, differences, lipschitz):
+    if runs_compiled("margin_loss", logits, differences, lipschitz):
         arguments = in_one_dtype(logits, differences, lipschitz)
         loss, prediction, certified, *_ = torch.ops.gloro_fast.margin_loss(
             *arguments, epsilon, labels, CRITERIA.index(criterion), lam
@@ -146,6 +147,8 @@ def _backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Tensor | None, ...]
 
 
 if _extension.available():
+    _gpu.implement("margin_loss", "margin_loss")
+    _gpu.implement("margin_loss_backward", "margin_loss")
     torch.library.register_fake("gloro_fast::margin_loss", _fake_margin_loss)
     torch.library.register_fake("gloro_fast::margin_loss_backward", _fake_margin_loss_backward)
     torch.library.register_autograd("gloro_fast::margin_loss", _backward, setup_context=_save)

@@ -1,0 +1,69 @@
+"""Bottom, prediction and radius on the GPU: what ``gloro_fast.ops.margin`` defines, as a Triton kernel."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .launch_table import on_device_of
+from .margin_rows import checked, distances, first_largest, gradients_of_bounds, load_rows, margin_of_rows
+from .margin_tiles import RowTiles
+
+
+@triton.jit
+def margin_rows(
+    logits, differences, lipschitz, epsilon, bottom, prediction, radius, runner_up, rows, vectors,
+    VECTOR: tl.constexpr, STAGED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, FLAT: tl.constexpr,
+):  # fmt: skip
+    """The margin of a tile of rows; the cut is that of ``RowTiles``."""
+    classes = vectors * VECTOR
+    first_row = tl.program_id(0).to(tl.int64) * ROWS
+    row = first_row + tl.arange(0, ROWS)
+    live = row < rows
+    column = tl.arange(0, COLUMNS)[None, :]
+    values = load_rows(logits, first_row, rows, classes, STAGED, ROWS, COLUMNS, FLAT)
+    top, j = first_largest(values, column, column < classes)
+    distance = distances(differences, j, live, classes, STAGED, ROWS, COLUMNS)
+    low, certified_radius, i = margin_of_rows(
+        values, distance, column, column < classes, top, j, tl.load(lipschitz), tl.cast(epsilon, tl.float32)
+    )
+    tl.store(bottom + row, low, live)
+    tl.store(prediction + row, j.to(tl.int64), live)
+    tl.store(radius + row, certified_radius, live)
+    tl.store(runner_up + row, i.to(tl.int64), live)
+
+
+def margin(
+    logits: Tensor, differences: Tensor, lipschitz: Tensor, epsilon: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Give bottom, prediction, radius, runner-up: the CUDA implementation of the op ``gloro_fast::margin``."""
+    logits, differences = checked(logits, differences, lipschitz)
+    tiles = RowTiles.of(logits)
+    bottom, radius = (differences.new_empty(tiles.count) for _ in range(2))
+    prediction, runner_up = (differences.new_empty(tiles.count, dtype=torch.int64) for _ in range(2))
+    if tiles.count:
+        with on_device_of(logits):
+            margin_rows[(tiles.programs,)](
+                logits, differences, lipschitz, epsilon, bottom, prediction, radius, runner_up,
+                tiles.count, tiles.vectors, **tiles.constants, num_warps=tiles.warps, enable_fp_fusion=False,
+            )  # fmt: skip
+    return bottom, prediction, radius, runner_up
+
+
+def margin_backward(
+    grad_bottom: Tensor,
+    prediction: Tensor,
+    runner_up: Tensor,
+    differences: Tensor,
+    lipschitz: Tensor,
+    epsilon: float,
+    with_differences: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Give the gradients of logits, D and K: the CUDA implementation of the op ``gloro_fast::margin_backward``."""
+    place, reaches = runner_up.clamp(min=0), runner_up >= 0
+    grad_logits = grad_bottom.new_zeros(len(grad_bottom), differences.shape[0])
+    grad_logits.scatter_(1, place[:, None], torch.where(reaches, grad_bottom, 0.0)[:, None])
+    grads = gradients_of_bounds(grad_bottom, prediction, runner_up, differences, lipschitz, epsilon, with_differences)
+    return grad_logits, *grads
