@@ -12,7 +12,7 @@ import torch
 from torch._subclasses import FakeTensorMode
 
 from gloro_fast import _extension, _gpu
-from gloro_fast.ops import minmax, minmax_
+from gloro_fast.ops import margin, margin_loss, minmax, minmax_
 
 pytestmark = pytest.mark.skipif(not _extension.available(), reason=f"compiled ops: {_extension.why_not()}")
 
@@ -35,7 +35,10 @@ def runs_as_kernel(x: torch.Tensor) -> bool:
     return minmax(x)[1].dtype == torch.uint8
 
 
-@pytest.mark.parametrize("op", ["minmax", "minmax_", "minmax_backward"])
+@pytest.mark.parametrize(
+    "op",
+    ["minmax", "minmax_", "minmax_backward", "margin", "margin_backward", "margin_loss", "margin_loss_backward"],
+)
 def test_kernels_are_registered_for_the_gpu(op: str) -> None:
     assert _extension.has_kernel(op, "cuda")
 
@@ -50,6 +53,20 @@ def test_they_take_tensors_on_the_gpu(on_gpu: torch.Tensor) -> None:
     assert runs_as_kernel(on_gpu.bfloat16())
     assert not runs_as_kernel(on_gpu.double())
     assert minmax_(on_gpu) is on_gpu
+
+
+def test_margin_and_losses_take_tensors_on_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
+    monkeypatch.setattr(_gpu, "runs", lambda op: bool(called.append(op)) or True)
+    with FakeTensorMode():
+        logits, differences = torch.empty(4, 10, device="cuda"), torch.empty(10, 10, device="cuda")
+        lipschitz, labels = torch.empty((), device="cuda"), torch.empty(4, dtype=torch.int64, device="cuda")
+        assert margin(logits, differences, lipschitz, 0.3)[0].device.type == "cuda"
+        assert margin_loss(logits, differences, lipschitz, 0.3, labels, "ce")[0].shape == (4,)
+        assert called == ["margin", "margin_loss"]
+        runs_compiled = sys.modules["gloro_fast.ops.margin"].runs_compiled
+        assert not runs_compiled("margin", logits.double(), differences, lipschitz)
+        assert not runs_compiled("margin", torch.empty(4, 5000, device="cuda"), differences, lipschitz)
 
 
 def test_without_triton_the_reference_runs_and_one_warning_says_so(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from benchmarks.roofline import minmax
+from benchmarks.roofline import margin, minmax
 from benchmarks.roofline.work import CARDS, LAUNCH_MICROSECONDS, Work
 
-OPS: tuple[Callable[[], Iterator[Work]], ...] = (minmax.work,)
+OPS: tuple[Callable[[], Iterator[Work]], ...] = (minmax.work, margin.work)
 
 
 def main() -> None:

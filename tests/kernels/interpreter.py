@@ -26,8 +26,8 @@ class Interpreter:
         finally:
             del os.environ[_FLAG]
 
-    def call(self, module: str, function: str, *arguments: Any, planted: tuple[str, str] | None = None) -> Any:
-        """Call ``gloro_fast.kernels.<module>.<function>``; ``planted`` as in ``planting.planted``.
+    def call(self, module: str, function: str, *arguments: Any, planted: tuple[str, str, str] | None = None) -> Any:
+        """Call ``gloro_fast.kernels.<module>.<function>``; ``planted``: file, old, new of ``planting.planted``.
 
         What it writes into arguments is written into them here too.
         """
@@ -46,7 +46,7 @@ def _is_set() -> bool:
     return _FLAG in os.environ
 
 
-def _call(module: str, function: str, packed: bytes, planted: tuple[str, str] | None) -> bytes:
+def _call(module: str, function: str, packed: bytes, planted: tuple[str, str, str] | None) -> bytes:
     from gloro_fast.kernels import launch_table, minmax_tiles
 
     torch.set_num_threads(1)

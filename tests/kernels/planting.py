@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 import tempfile
 from pathlib import Path
 from types import ModuleType
@@ -10,16 +11,32 @@ from types import ModuleType
 import gloro_fast.kernels
 
 
-def planted(module: str, old: str, new: str) -> ModuleType:
-    """Load ``gloro_fast.kernels.<module>`` once more, with ``old``, which must be there, replaced."""
+def planted(module: str, file: str, old: str, new: str) -> ModuleType:
+    """Load ``gloro_fast.kernels.<module>`` once more, with ``old``, which must be there, replaced in ``file``.
+
+    ``file`` is the module itself or one that it imports from.
+    """
+    source = _source(file)
+    assert old in source, f"{file}.py has changed; plant the bug where {old!r} went"
+    loaded = _load(file, source.replace(old, new))
+    if file == module:
+        return loaded
+    return _load(module, _source(module).replace(f"from .{file} import", f"from .planted_{file} import"))
+
+
+def _source(module: str) -> str:
     assert gloro_fast.kernels.__file__ is not None
-    source = (Path(gloro_fast.kernels.__file__).parent / f"{module}.py").read_text()
-    assert old in source, f"{module}.py has changed; plant the bug where {old!r} went"
+    return (Path(gloro_fast.kernels.__file__).parent / f"{module}.py").read_text()
+
+
+def _load(module: str, source: str) -> ModuleType:
     path = Path(tempfile.mkdtemp(prefix="gloro-planted-")) / f"{module}.py"  # Triton reads the source from the file
-    path.write_text(source.replace(old, new))
-    spec = importlib.util.spec_from_file_location(f"gloro_fast.kernels.planted_{module}", path)
+    path.write_text(source)
+    name = f"gloro_fast.kernels.planted_{module}"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     loaded = importlib.util.module_from_spec(spec)
+    sys.modules[name] = loaded
     spec.loader.exec_module(loaded)
     return loaded

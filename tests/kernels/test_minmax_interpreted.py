@@ -38,7 +38,7 @@ SHAPES = [
 class Interpreted:
     """The functions of ``gloro_fast.kernels.minmax``, called in the interpreter's process."""
 
-    def __init__(self, interpreter: Any, planted: tuple[str, str] | None = None) -> None:
+    def __init__(self, interpreter: Any, planted: tuple[str, str, str] | None = None) -> None:
         self._interpreter, self._planted = interpreter, planted
 
     def minmax(self, x: Tensor, bias: Tensor | None) -> Any:
@@ -146,4 +146,4 @@ def test_no_bug_is_found_where_none_is_planted(interpreter: Any) -> None:
 )
 def test_a_planted_bug_is_caught(interpreter: Any, old: str, new: str) -> None:
     with pytest.raises(AssertionError):
-        check_two(Interpreted(interpreter, (old, new)))
+        check_two(Interpreted(interpreter, ("minmax", old, new)))

@@ -129,14 +129,16 @@ def test_traffic(monkeypatch: pytest.MonkeyPatch, to_format: Any, dtype: torch.d
 
 @pytest.mark.usefixtures("small_tiles")
 def test_an_access_out_of_bounds_is_caught() -> None:
-    broken = planted("minmax", "(row < rows)[:, None] & (column < length)[None, :]", "(row < rows)[:, None] & True")
+    broken = planted(
+        "minmax", "minmax", "(row < rows)[:, None] & (column < length)[None, :]", "(row < rows)[:, None] & True"
+    )
     with gpu(), pytest.raises(Exception, match="out of bounds"):
         check(broken, values((3, 2, 3, 3), torch.float32), with_bias=True)
 
 
 @pytest.mark.usefixtures("small_tiles")
 def test_a_race_is_caught() -> None:
-    broken = planted("minmax", "block * rows + row", "row")
+    broken = planted("minmax", "minmax", "block * rows + row", "row")
     grad_y = torch.randn(1, 2, 33, 33)
     with gpu(), pytest.raises(Exception, match=r"race|different values to one address"):
         broken.minmax_backward(grad_y, torch.ops.gloro_fast.minmax(grad_y)[1], True)

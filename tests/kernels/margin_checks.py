@@ -1,0 +1,65 @@
+"""What the GPU kernels of margin and its losses must give; shared by interpreter and simulator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gloro_fast.ops import head_differences_reference, margin_reference
+from gloro_fast.ops.margin_loss import CRITERIA, margin_loss_reference
+
+EPSILON = 0.3
+LAMBDA = 1.5
+Problem = tuple[Tensor, Tensor, Tensor]
+
+
+def problem(rows: int, classes: int, dtype: torch.dtype = torch.float32, scale: float = 1.0) -> Problem:
+    """Logits, D and K, reproducible."""
+    generator = torch.Generator().manual_seed(1000 * rows + classes)
+    logits = (torch.randn(rows, classes, generator=generator) * scale).to(dtype)
+    return logits, head_differences_reference(torch.randn(classes, 7, generator=generator)) * scale, torch.tensor(0.4)
+
+
+def with_specials(logits: Tensor) -> Tensor:
+    """Ties at the top, NaN, infinities, huge numbers and both zeros in some of the rows."""
+    generator = torch.Generator().manual_seed(0)
+    big = torch.finfo(logits.dtype).max
+    special = torch.tensor([0.0, -0.0, 9.0, 9.0, 9.0, big, -big, torch.inf, -torch.inf, torch.nan]).to(logits.dtype)
+    which = torch.randint(len(special), logits.shape, generator=generator)
+    rate = torch.rand(len(logits), 1, generator=generator) * 0.6
+    return torch.where(torch.rand(logits.shape, generator=generator) < rate, special[which], logits)
+
+
+def check_margin(margin: Callable[..., Any], problem: Problem, epsilon: float = EPSILON) -> None:
+    """The bits of the reference."""
+    bottom, prediction, radius, _ = margin(*problem, epsilon)
+    for actual, expected in zip((bottom, prediction, radius), margin_reference(*problem, epsilon), strict=True):
+        assert actual.dtype == expected.dtype
+        torch.testing.assert_close(actual, expected, rtol=0, atol=0, equal_nan=True)
+
+
+def check_loss(margin_loss: Callable[..., Any], problem: Problem, criterion: int) -> None:
+    """Loss and derivatives to 1e-6 of the float64 reference, of each row's largest; decisions to the bit."""
+    labels = torch.arange(len(problem[0])) * 7 % problem[0].shape[1]
+    rest = (EPSILON, labels, CRITERIA[criterion], LAMBDA)
+    loss, prediction, certified, share_of_logits, share_of_bottom, runner_up = margin_loss(
+        *problem, EPSILON, labels, criterion, LAMBDA
+    )
+    exact = [tensor.double().requires_grad_() for tensor in problem]
+    expected = margin_loss_reference(exact[0], exact[1], exact[2], *rest)[0]
+    (gradient,) = torch.autograd.grad(expected.sum(), exact[:1])
+    _, wanted_prediction, wanted_certified = margin_loss_reference(*problem, *rest)
+    assert torch.equal(prediction, wanted_prediction)
+    assert torch.equal(certified, wanted_certified)
+    relative = (loss.double() - expected).abs() / expected.abs()
+    assert (relative <= 1e-6).all(), f"loss: {relative.max():.2g}"
+    relative = (share_of_logits.double() - gradient).abs().amax(1) / gradient.abs().amax(1)
+    assert (relative <= 1e-6).all(), f"gradient: {relative.max():.2g}"
+    bottom = torch.ops.gloro_fast.margin_loss(
+        *(tensor.detach() for tensor in exact), EPSILON, labels, criterion, LAMBDA
+    )
+    torch.testing.assert_close(share_of_bottom.double(), bottom[4], rtol=1e-6, atol=1e-9)
+    assert torch.equal(runner_up, bottom[5])
