@@ -56,7 +56,7 @@ def loss_rows(
     # Everything is taken relative to the largest term, whose weight 1 is left out of the sum: log1p keeps its digits.
     top_or_zero = tl.where(tl.abs(top) == INFINITY, 0.0, top)
     reference = top_or_zero
-    bottom_leads = top != top  # never true here: a row with NaN
+    bottom_leads = top != top  # TRADES sums over the classes alone: in no row but those that are NaN anyway
     if CRITERION == _CROSS_ENTROPY:
         bottom_leads = (bottom > top) & is_finite(bottom)
         reference = tl.where(bottom_leads, bottom, top_or_zero)

@@ -12,9 +12,7 @@ from torch import Tensor
 _TILE = 512  # elements a warp, 16 a thread: few enough for registers, and most rows need no reduction over warps
 _STAGED_ROWS = 64
 _STAGED_CLASSES = 12  # up to here D comes once a program: at most 7 % of what it moves
-_STAGED_WARPS = (
-    4  # with more than one, Triton deals out through shared memory; in one, by shuffles: 13,000 instructions
-)
+_STAGED_WARPS = 4  # several, so that Triton deals out through shared memory: within one it takes 13,000 instructions
 _LARGEST_VECTOR = 8
 
 
