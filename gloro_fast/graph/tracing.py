@@ -12,7 +12,7 @@ from torch import fx, nn
 from torch.nn.utils import parametrize
 
 from gloro_fast.errors import ArchitectureError, GloroFastError
-from gloro_fast.nn.rules import has_rule, is_subclass_of_known, unknown
+from gloro_fast.nn.rules import has_rule, is_subclass_of_known, known_type, unknown
 
 ROOT = "root"
 _CONTROL_FLOW = "control flow"
@@ -84,7 +84,7 @@ class _Tracer(fx.Tracer):
             proxy = self.create_proxy("call_module", name or ROOT, args, kwargs)
             proxy.node.meta["layer"], proxy.node.meta["name"] = m, name
             return proxy
-        if is_subclass_of_known(m) or (m.__module__.startswith("torch.nn.") and not _is_sequential(m)):
+        if is_subclass_of_known(m) or (known_type(m).__module__.startswith("torch.nn.") and not _is_sequential(m)):
             raise unknown(name, m)
         with self._within(name, m):
             return self._through_sequential(name, m, *args) if _is_sequential(m) else forward(*args, **kwargs)

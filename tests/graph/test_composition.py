@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import parametrizations
 
 from gloro_fast import GloRoNet
 from gloro_fast.bounds.rounding import add_up, root_sum_squares_up
@@ -241,6 +242,49 @@ def test_state_dict_keys_are_those_of_the_module():
     net = residual_net()
     keys = {key.removeprefix("module.") for key in net.state_dict() if not key.startswith("iterates.")}
     assert keys == set(Residual().state_dict())
+
+
+class OwnWeight(nn.Module):
+    """A weight of its own, parametrized, and tensors that are neither parameters nor buffers."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.head = nn.Parameter(torch.randn(16, 40)), nn.Linear(16, 3)
+        self.std, self.dropout = torch.tensor([0.5, 2.0]).view(1, 2, 1, 1), nn.Dropout(0.3)
+
+    def forward(self, x):
+        x = (x - torch.tensor([0.1, 0.2]).view(1, 2, 1, 1)) / self.std
+        return self.head(self.dropout(F.linear(x.flatten(1), self.weight)).relu())
+
+
+def by_a_parametrization(module):
+    module.parametrizations.weight.original0.data.mul_(2)
+
+
+def by_a_plain_tensor(module):
+    module.std[0, 0] = 0.1
+
+
+@pytest.mark.parametrize("change", [by_a_parametrization, by_a_plain_tensor])
+def test_weights_of_a_traced_module_are_watched_and_trained(change):
+    module = parametrizations.weight_norm(OwnWeight())
+    net = GloRoNet(module, 0.01, SHAPE)
+    x, y = batch()
+    net(x, y, CrossEntropyLoss()).backward()
+    assert all(p.grad is not None for p in module.parameters())
+    before = net.eval().freeze("torus").lipschitz
+    assert before == pytest.approx(2 * torch.linalg.matrix_norm(module.weight, 2).item(), rel=1e-3)
+    change(module)
+    with pytest.raises(StaleBoundError, match="has changed"):
+        net.certify(x)
+    assert net.freeze("torus").lipschitz > 1.9 * before
+    torch.testing.assert_close(net(x)[:, :3], module(x))
+
+
+def test_a_layer_called_twice_has_a_constant_for_each_shape():
+    module = Model(lambda m, x: m.a(m.pool(m.a(x))), a=conv(2, 2, 3, padding=1), pool=nn.MaxPool2d(2))
+    net = GloRoNet(module, 0.1, SHAPE)
+    assert [tuple(v.shape) for v in net.iterates.vectors()] == [(2, 4, 5), (2, 2, 2)]
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])

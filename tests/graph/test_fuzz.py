@@ -65,4 +65,4 @@ def largest(*terms):
 )
 def test_a_planted_bug_is_found(monkeypatch, name, wrong):
     monkeypatch.setattr(composition, name, wrong)
-    assert any(largest_ratio(seed) > 1 + 1e-6 for seed in range(60))
+    assert any(largest_ratio(seed) > 1 + 1e-6 for seed in range(40))
