@@ -136,9 +136,8 @@ def _command(
 def _print(work: Reproduction) -> None:
     folder = work.run()
     text = (folder / "README.md").read_text(encoding="utf-8")
-    # The row, and the paper's: the first table of the report.
-    typer.echo("\n".join(line for line in text.split("\n\n") if line.startswith("|"))[:2000])
-    typer.echo(f"report: {folder}")
+    tables = [block for block in text.split("\n\n") if block.startswith("|")]
+    typer.echo("\n\n".join([*tables, f"report: {folder}"]))
 
 
 def _list() -> None:

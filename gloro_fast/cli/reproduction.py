@@ -153,8 +153,8 @@ class Reproduction:
         elif self.resume and there.checkpoint.is_file():
             go_on(request).fit()
         else:
-            if there.finished and not self.overwrite:
-                raise ConfigError(f"{run} holds a finished run; --resume goes on from it, --overwrite replaces it")
+            if not self.overwrite and (there.finished or there.checkpoint.is_file()):
+                raise ConfigError(f"{run} holds a run; --resume goes on from it, --overwrite replaces it")
             begin(request, overwrite=self.overwrite).fit()
         return run
 

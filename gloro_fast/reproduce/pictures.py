@@ -70,9 +70,10 @@ def draw_histogram(evaluation: Evaluation, epsilon: float, path: Path) -> None:
         epsilon: l2 radius to mark.
         path: the picture.
     """
-    radius = evaluation.radius.clamp_max(evaluation.radius[evaluation.radius.isfinite()].amax().item())
-    correct = evaluation.correct
-    end = max(float(radius.quantile(0.999)), 1.2 * epsilon)
+    radius, correct = evaluation.radius, evaluation.correct
+    finite = radius[radius.isfinite()]
+    # All but a tail of one in a thousand; what lies beyond is counted in the last bin.
+    end = max([1.2 * epsilon, *([float(finite.quantile(0.999))] if len(finite) else [])])
     bins = torch.linspace(0, end, 41).tolist()
     figure = Figure(figsize=(7.0, 3.4), layout="constrained")
     axes = figure.add_subplot()
