@@ -87,7 +87,8 @@ def work(layer: LinearMap) -> float:
 
 
 def _search(scaled: ScaledWeight, geometry: Geometry, problems: list[RowBlocks], excess: float) -> float:
-    estimate, attempt = lanczos(scaled.weight, geometry, excess), 0
+    # The estimate's error is about the square of its residual: on trained nets below 1e-8 for a residual of 3e-5.
+    estimate, attempt = lanczos(scaled.weight, geometry, 30 * excess), 0
     while excess < 1.0:
         # Not of a zero estimate: what no output reads of has norm 0, and needs some bound that is not.
         square = max(estimate * (1 + excess), 2.0**-300) ** 2

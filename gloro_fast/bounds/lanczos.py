@@ -32,14 +32,16 @@ def lanczos(weight: Tensor, geometry: Geometry, tolerance: float, seed: int = 0,
     before = torch.zeros_like(vector)
     diagonal: list[float] = []
     beside: list[float] = []
-    largest = 0.0
+    largest, check = 0.0, _BETWEEN_CHECKS
     for step in range(max_steps):
         image = geometry.adjoint(weight, geometry.apply(weight, vector))
         diagonal.append(float((image * vector).sum()))
         residual = image - diagonal[-1] * vector - (beside[-1] * before if beside else 0.0)
         norm = float(torch.linalg.vector_norm(residual))
         done = step + 1 == max_steps or norm <= 1e-14 * max(diagonal)
-        if done or step % _BETWEEN_CHECKS == _BETWEEN_CHECKS - 1:
+        if done or step >= check:
+            # Not every few steps: what a check takes grows with the cube of their number.
+            check = step + max(_BETWEEN_CHECKS, step // 8)
             values, vectors = torch.linalg.eigh(_tridiagonal(diagonal, beside))
             largest = float(values[-1])
             if done or norm * abs(float(vectors[-1, -1])) <= tolerance * largest:
