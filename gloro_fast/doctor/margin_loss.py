@@ -17,9 +17,9 @@ _LAMBDA = 1.5
 @check("margin_loss")
 def check_margin_loss(device: torch.device) -> Iterator[str | None]:
     """Yield for each problem, criterion and size of the logits whether loss and gradients are right."""
-    for logits, differences, lipschitz, name in problems():
+    for index, (logits, differences, lipschitz, name) in enumerate(problems()):
         labels = torch.arange(len(logits)) % logits.shape[1]
-        for criterion in CRITERIA:
+        for criterion in CRITERIA if index == 0 else CRITERIA[index % 3 :][:1]:  # each is compiled anew
             for scale in (1.0, 1e4):
                 f = (logits.float() * scale).to(logits.dtype)
                 case = f"{criterion}, logits of {scale:g}, {name}"

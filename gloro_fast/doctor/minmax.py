@@ -11,17 +11,20 @@ from gloro_fast.doctor.examination import check, difference
 from gloro_fast.ops.minmax import minmax, minmax_reference
 from gloro_fast.ops.minmax_inplace import minmax_
 
-_SHAPES = ((3, 6, 5, 7), (2, 8, 16, 16), (5, 34), (0, 4, 3, 3))
-_LARGE_SHAPE = (64, 32, 32, 32)
+_ODD = (3, 6, 5, 7)
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+# All types in one odd shape, the others in one type: Triton compiles anew for each, which is what takes the time.
+_CASES = (
+    *((_ODD, dtype) for dtype in _DTYPES),
+    *((shape, torch.float32) for shape in ((5, 34), (0, 4, 3, 3), (64, 32, 32, 32))),
+)
 
 
 @check("minmax")
 def check_minmax(device: torch.device) -> Iterator[str | None]:
     """Yield for each input whether values, and then whether gradients, are right."""
     generator = torch.Generator().manual_seed(0)
-    cases = [(shape, dtype) for shape in _SHAPES for dtype in _DTYPES]
-    for shape, dtype in [*cases, (_LARGE_SHAPE, torch.float32)]:
+    for shape, dtype in _CASES:
         x, grad_y = _values(shape, generator).to(dtype), torch.randn(shape, generator=generator).to(dtype)
         bias = torch.randn(shape[1], generator=generator).to(dtype)
         formats = [torch.contiguous_format, torch.channels_last] if len(shape) == 4 else [torch.contiguous_format]
@@ -44,10 +47,10 @@ def _values_differ(name: str, x: Tensor, bias: Tensor, x_placed: Tensor, bias_pl
     expected = minmax_reference(x.double(), bias.double())[0]
     rounding = torch.finfo(x.dtype).eps
     y = minmax(x_placed, bias_placed)[0]
-    in_place = minmax_(x_placed.clone(), bias_placed)
-    return difference(f"values, {name}", y, expected, rounding) or difference(
-        f"values in place, {name}", in_place, y.cpu().double()
-    )
+    wrong = difference(f"values, {name}", y, expected, rounding)
+    if wrong is not None or x.shape != _ODD or x.dtype != torch.float32:
+        return wrong
+    return difference(f"values in place, {name}", minmax_(x_placed.clone(), bias_placed), y.cpu().double())
 
 
 def _gradients_differ(name: str, x: Tensor, grad_y: Tensor, x_placed: Tensor, grad_placed: Tensor) -> str | None:
