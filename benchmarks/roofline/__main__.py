@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from benchmarks.roofline import margin, minmax
+from benchmarks.roofline.bound import print_bound
 from benchmarks.roofline.work import CARDS, LAUNCH_MICROSECONDS, Work
 
 OPS: tuple[Callable[[], Iterator[Work]], ...] = (minmax.work, margin.work)
@@ -23,6 +24,7 @@ def main() -> None:
             numbers = [f"{work.launches}", f"{work.bytes_moved / 1e6:.2f}", f"{work.flops / 1e9:.2f}"]
             times = [f"{work.microseconds(card):.0f}" for card in CARDS]
             print("| " + " | ".join([work.op, work.case, *numbers, *times]) + " |")
+    print_bound()
 
 
 if __name__ == "__main__":

@@ -344,8 +344,8 @@ std::vector<Plan> plan_gradient(const std::vector<LinearLayer>& layers, const Ca
 
 void place_workspace(Plan& plan, char* workspace) {
   plan.launch.arrivals = reinterpret_cast<unsigned*>(workspace);
-  for (int i = 0; i < plan.launch.layers; ++i) {
-    const Workplace& place = plan.workplaces[static_cast<size_t>(i)];
+  for (size_t i = 0; i < plan.workplaces.size(); ++i) {  // a gradient has none
+    const Workplace& place = plan.workplaces[i];
     LayerPlan& layer = plan.launch.layer[i];
     layer.arrivals = reinterpret_cast<unsigned*>(workspace + place.arrivals);
     layer.squares_v = reinterpret_cast<double*>(workspace + place.squares_v);

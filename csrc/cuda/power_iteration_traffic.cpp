@@ -103,6 +103,7 @@ Traffic predict_gradient_traffic(const Plan& plan, int index) {
   const LayerPlan& layer = plan.launch.layer[index];
   const Tiling& tiling = layer.forward;
   Traffic traffic;
+  traffic.norms = 4.0 * kThreads * tiling.items;  // every thread reads the factor
   if (layer.dense) {
     traffic.weights = double(layer.group_outputs) * layer.group_inputs * weight_bytes(layer);
     const double row_tiles = tiling.items / tiling.entry_tiles;

@@ -1,4 +1,4 @@
-"""Whether the batched power iteration runs on a GPU, and one warning where it does not."""
+"""Whether the CUDA kernels of power iteration take the layers of a network; a warning says so once where they don't."""
 
 from __future__ import annotations
 
@@ -8,43 +8,34 @@ from functools import lru_cache
 
 import torch
 
-from gloro_fast import _extension
-
-_BUILT = _extension.available() and torch._C._dispatch_has_kernel_for_dispatch_key(
-    "gloro_fast::power_iteration", "CUDA"
-)
+from gloro_fast import _gpu
 
 
 def gpu_runs(numbers: Sequence[int], device: torch.device) -> bool:
-    """Whether the CUDA kernels take these layers on this device; where they do not, say so once and why.
+    """Whether the kernels take these layers on this device.
 
     Under torch.compile, and for tensors without a GPU behind them, the device is assumed to be able.
+
+    Args:
+        numbers: the layers as the compiled op takes them.
+        device: a CUDA device.
     """
-    if torch.compiler.is_compiling():
-        return _BUILT
-    if not _extension.available():
-        return True  # the caller says so
-    if not _BUILT:
-        _warn("the extension was built without CUDA; build it on a machine with nvcc")
+    if not _gpu.runs("power_iteration"):
         return False
-    if not torch.cuda.is_available():
+    if torch.compiler.is_compiling() or not torch.cuda.is_available():
         return True
-    index = torch.cuda.current_device() if device.index is None else device.index
-    if not _fits(tuple(numbers), index):
-        _warn(f"{torch.cuda.get_device_name(index)} has no cooperative launch, or no room for one of the layers")
-        return False
-    return True
+    return _fits(tuple(numbers), torch.cuda.current_device() if device.index is None else device.index)
 
 
 @lru_cache(maxsize=64)
 def _fits(numbers: tuple[int, ...], index: int) -> bool:
-    return bool(torch.ops.gloro_fast.power_iteration_fits(index, list(numbers)))
-
-
-@lru_cache(maxsize=8)
-def _warn(reason: str) -> None:
+    if torch.ops.gloro_fast.power_iteration_fits(index, list(numbers)):
+        return True
+    name = torch.cuda.get_device_name(index)
     warnings.warn(
-        f"gloro_fast runs the power iteration as plain PyTorch on the GPU, slower, with the same results: {reason}",
+        "gloro_fast runs power_iteration as plain PyTorch on the GPU, slower, with the same results: "
+        f"{name} has no cooperative launch, or no room for one of the layers",
         RuntimeWarning,
         stacklevel=4,
     )
+    return False

@@ -300,3 +300,12 @@ def test_a_missing_release_is_caught(threads: DeviceProgram) -> None:
     process, _ = threads.start(draw(SMALL), 1, Card(3), program=broken)
     assert process.returncode != 0
     assert "data race" in process.stderr
+
+
+def test_a_plan_for_more_blocks_than_the_card_holds_is_caught(plain: DeviceProgram) -> None:
+    """The planner reckons with two blocks a multiprocessor, of which this card holds but one."""
+    right = "kBlocksPerMultiprocessor = 2"
+    broken = plain.with_kernels("power_iteration_plan.h", right, right.replace("2", "1"), "resident")
+    process, _ = plain.start(draw(MIXED), 1, Card(3), program=broken)
+    assert process.returncode != 0
+    assert "too many blocks" in process.stderr

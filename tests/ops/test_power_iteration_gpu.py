@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,10 +13,10 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gloro_fast import GloRoNet, _extension
+from gloro_fast import GloRoNet, _extension, _gpu
 from gloro_fast.architectures import build
 from gloro_fast.losses import TradesLoss
-from gloro_fast.ops import Geometry, power_iteration, power_iteration_gpu
+from gloro_fast.ops import Geometry, power_iteration
 
 pytestmark = pytest.mark.skipif(not _extension.available(), reason=f"compiled ops: {_extension.why_not()}")
 
@@ -37,13 +36,6 @@ class Calls(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.fixture(autouse=True)
-def _anew() -> Iterator[None]:
-    power_iteration_gpu._warn.cache_clear()
-    yield
-    power_iteration_gpu._warn.cache_clear()
-
-
 def run_on_gpu(dtype: torch.dtype = torch.float32, iterate: torch.dtype = torch.float32) -> tuple[Counter[str], Tensor]:
     """Trace a call with tensors of a GPU that is not there."""
     with FakeTensorMode(), torch.no_grad(), Calls() as calls:
@@ -58,7 +50,7 @@ def run_on_gpu(dtype: torch.dtype = torch.float32, iterate: torch.dtype = torch.
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_all_layers_go_to_one_call(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(power_iteration_gpu, "_BUILT", True)
+    monkeypatch.setattr(_gpu, "why_not", lambda op: None)
     counts, sigma = run_on_gpu(dtype)
     assert counts["gloro_fast.power_iteration.default"] == 1
     assert counts["aten.convolution.default"] == 0
@@ -79,7 +71,7 @@ def references(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
 
 
 def test_float64_runs_as_the_reference(monkeypatch: pytest.MonkeyPatch, references: list[torch.device]) -> None:
-    monkeypatch.setattr(power_iteration_gpu, "_BUILT", True)
+    monkeypatch.setattr(_gpu, "why_not", lambda op: None)
     counts, _ = run_on_gpu(torch.float64, torch.float64)
     assert counts["gloro_fast.power_iteration.default"] == 0
     assert len(references) == 1
@@ -88,16 +80,17 @@ def test_float64_runs_as_the_reference(monkeypatch: pytest.MonkeyPatch, referenc
 def test_a_build_without_cuda_runs_the_reference_and_says_so_once(
     monkeypatch: pytest.MonkeyPatch, references: list[torch.device]
 ) -> None:
-    monkeypatch.setattr(power_iteration_gpu, "_BUILT", False)
+    monkeypatch.setattr(_gpu, "why_not", lambda op: "there is no kernel here")
+    monkeypatch.setattr(_gpu, "_warned", set())
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for calls in (1, 2):
             counts, _ = run_on_gpu()
             assert counts["gloro_fast.power_iteration.default"] == 0
             assert len(references) == calls
-    messages = [str(w.message) for w in caught if "power iteration" in str(w.message)]
+    messages = [str(w.message) for w in caught if "power_iteration" in str(w.message)]
     assert len(messages) == 1
-    assert "built without CUDA" in messages[0]
+    assert "there is no kernel here" in messages[0]
 
 
 def test_the_gradient_stays_on_the_gpu() -> None:
