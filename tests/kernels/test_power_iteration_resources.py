@@ -1,4 +1,4 @@
-"""Registers and stack of the built CUDA kernels on every architecture, and the blocks that a card then holds at once."""
+"""Registers and stack of the built CUDA kernels on every architecture, and the blocks that a card holds at once."""
 
 from __future__ import annotations
 
