@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from gloro_fast.nn import Conv2d, GroupSort, Householder, MinMax, Normalize, ResidualConv2d, Scale
+from gloro_fast.nn import Conv2d, GroupSort, Householder, MinMax, Normalize, PairwiseMinMax, ResidualConv2d, Scale
 
 VECTOR, ROW, IMAGE, VOLUME = (6,), (2, 9), (2, 5, 6), (2, 3, 4, 5)
 
@@ -165,6 +165,7 @@ SLOPES = [
 
 SORTS = [
     (MinMax(), VECTOR),
+    (PairwiseMinMax(), (5,)),
     (GroupSort(3), (6, 2)),
     (GroupSort(2), IMAGE),
     (angled(Householder(6)), VECTOR),
