@@ -71,7 +71,7 @@ class CertificateFile:
         executed: whether ``radius`` covers the rounding of the net's forward pass.
         method: that was asked for.
         kind: the weakest of the layers'.
-        lipschitz: K, of all layers before the head, or of all layers if the last is not dense.
+        lipschitz: K, of all layers before the head, or of all layers if margins rest on the whole net.
         layers: one a layer before the head.
         differences: D_ij for i < j, row by row, as bounded.
         labels: N.

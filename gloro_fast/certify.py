@@ -22,7 +22,7 @@ class Certificate:
         certified: (B,) bool, ``radius > epsilon``, strictly.
         radius: (B,) float64, in units of the input; 0 for ties and non-finite logits.
         epsilon: the l2 radius asked for.
-        lipschitz: K of everything before the last layer, or of all if that is not dense.
+        lipschitz: K of everything before the head, or of all layers without one.
         method: the method that found K, with "(estimate)" where it is none but that.
         logits: (B, m) f as computed, at least float32.
         executed: whether the radius covers the rounding of the net's own forward pass.

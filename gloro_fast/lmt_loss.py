@@ -12,9 +12,9 @@ from gloro_fast.ops.lmt import lmt
 class LmtLoss(MarginCriterion):
     """LMT: cross entropy with every wrong logit raised by epsilon times the Lipschitz constant of its margin.
 
-    As published that is sqrt(2) K epsilon with K of the whole net: so it is for a net that ends in no dense layer (the
-    trainer puts a scale of one behind the last). On a net with a dense head it is epsilon K ||w_y - w_i||, which is
-    less. It needs more than the m + 1 logits have: call ``net(x, labels, criterion)``.
+    As published that is sqrt(2) K epsilon with K of the whole net: so it is for ``GloRoNet(..., margins="whole")``.
+    With a dense head it is epsilon K ||w_y - w_i||, which is less. It needs more than the m + 1 logits have: call
+    ``net(x, labels, criterion)``.
 
     Args:
         reduction: ``"mean"``, ``"sum"`` or ``"none"`` over the batch.

@@ -23,7 +23,7 @@ from gloro_fast.iterates import Iterates
 from gloro_fast.lmt_loss import LmtLoss
 from gloro_fast.losses import CrossEntropyLoss, EmmaLoss, MarginCriterion, TradesLoss, check_labels
 from gloro_fast.nn.rules import Diagonal, LinearMap, LipschitzConstant
-from gloro_fast.plan import evaluation_mode, floating_dtype, make_plan
+from gloro_fast.plan import Margins, evaluation_mode, floating_dtype, make_plan
 from gloro_fast.signed_bound import SignedBound, look_again, present_fingerprint, sign, weights_are_signed
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -67,6 +67,9 @@ class GloRoNet(nn.Module):
         epsilon: l2 radius >= 0 to certify, in units of the input.
         input_shape: shape of one input, such as (1, 28, 28).
         power_iterations: power iterations a training step.
+        margins: ``"rows"`` for the tightest known constants of margins, from the rows of the last dense layer where
+            each logit is made of one of them; ``"whole"`` for K_ij = sqrt(2) K with K of the whole net, as Lipschitz
+            margin training has them. ``margin_form`` tells what came of it.
 
     Attributes:
         module: the classifier f.
@@ -74,24 +77,32 @@ class GloRoNet(nn.Module):
         batch_statistics: counts of the last forward pass with labels, or None.
 
     Raises:
-        ConfigError: epsilon or power_iterations cannot be used.
+        ConfigError: epsilon, power_iterations or margins cannot be used.
         UnknownLayerError: a layer has no known Lipschitz constant.
         ArchitectureError: shapes do not fit, fewer than two classes, odd channels before MinMax, a head that
             shares a parameter, hooks.
     """
 
     def __init__(
-        self, module: nn.Module, epsilon: float, input_shape: tuple[int, ...], power_iterations: int = 5
+        self,
+        module: nn.Module,
+        epsilon: float,
+        input_shape: tuple[int, ...],
+        power_iterations: int = 5,
+        margins: Margins = "rows",
     ) -> None:
         super().__init__()
         if not isinstance(power_iterations, int) or power_iterations < 1:
             raise ConfigError(f"power_iterations is {power_iterations}; give a whole number of at least 1")
+        if margins not in ("rows", "whole"):
+            raise ConfigError(f"margins is {margins!r}; choose 'rows' or 'whole'")
         self.module = module
+        self._margins: Margins = margins
         self._input_shape = _checked_shape(input_shape)
         self.power_iterations = power_iterations
         self._epsilon = _checked_epsilon(epsilon)
-        self._plan = make_plan(module, self.input_shape)
-        self._training_plan = make_plan(module, self.input_shape, training=True)
+        self._plan = make_plan(module, self.input_shape, margins=margins)
+        self._training_plan = make_plan(module, self.input_shape, True, margins)
         if isinstance(self._plan.nodes[self._plan.output].operation, nn.Softmax):
             warnings.warn(
                 "the module ends in a Softmax; logits are expected, so certified radii will be small: remove it",
@@ -130,8 +141,13 @@ class GloRoNet(nn.Module):
         return self._plan.num_classes
 
     @property
+    def margin_form(self) -> str:
+        """Which constants K_ij margins have, and the rows of which layer they are made of, in one line."""
+        return self._plan.margin_form
+
+    @property
     def lipschitz(self) -> float:
-        """K of everything before the last layer, or of all layers if that is not dense; see ``bound``."""
+        """K of everything before the head, or of all layers without one (see ``margin_form``); see ``bound``."""
         return self.bound.lipschitz
 
     @property
@@ -145,7 +161,7 @@ class GloRoNet(nn.Module):
 
     @property
     def difference_bounds(self) -> Tensor:
-        """(m, m) float64 upper bounds on D_ij = ||w_i - w_j|| that certificates rest on; see ``bound``."""
+        """(m, m) float64 upper bounds on the D_ij that certificates rest on, K_ij = K D_ij; see ``margin_form``."""
         return self._current().differences
 
     def bound_by(self, method: str) -> NetworkBound:
@@ -211,7 +227,11 @@ class GloRoNet(nn.Module):
             ConfigError: there is no such method.
         """
         check_method(method)
-        plan = self._plan if self._plan.fits(self.module) else make_plan(self.module, self.input_shape)
+        plan = (
+            self._plan
+            if self._plan.fits(self.module)
+            else make_plan(self.module, self.input_shape, margins=self._margins)
+        )
         return sign(self.module, plan, method).network
 
     def bound_work(self) -> float:
@@ -298,11 +318,9 @@ class GloRoNet(nn.Module):
         return result
 
     def extra_repr(self) -> str:
-        """Show epsilon, the input shape, the state of the bound, and whether margins cannot use a dense head."""
+        """Show epsilon, the input shape, the state of the bound, and which constants margins have."""
         state = f", frozen by {self._method}" if self._frozen else ""
-        if self._plan.head is None:
-            state += ", K_ij = sqrt(2) K since it ends in no dense layer"
-        return f"epsilon={self._epsilon:g}, input_shape={self.input_shape}{state}"
+        return f"epsilon={self._epsilon:g}, input_shape={self.input_shape}{state}, {self.margin_form}"
 
     def _training_logits(self, x: Tensor) -> _Logits:
         logits, lipschitz, differences = self._training_margin(x)
@@ -354,7 +372,7 @@ class GloRoNet(nn.Module):
     def _training_differences(self, like: Tensor) -> Tensor:
         head = self._training_plan.head
         if head is not None:
-            return ops.head_differences(head.weight)
+            return head.differences()
         return general_difference_bounds(self.num_classes, like.device).to(like.dtype)
 
     def _evaluation_logits(self, x: Tensor) -> _Logits:
@@ -426,12 +444,12 @@ class GloRoNet(nn.Module):
     @_disable_dynamo
     def _replan(self) -> None:
         """Look at the module anew: layers may have been replaced."""
-        self._plan = make_plan(self.module, self.input_shape)
+        self._plan = make_plan(self.module, self.input_shape, margins=self._margins)
 
     @_disable_dynamo
     def _replan_training(self) -> None:
         """Look at the module anew as it is in training: layers may have been replaced, or the mode has changed."""
-        self._training_plan = make_plan(self.module, self.input_shape, training=True)
+        self._training_plan = make_plan(self.module, self.input_shape, True, self._margins)
         self.iterates.fit(self._training_plan.linear_maps())
 
     def _count(self, labels: Tensor, prediction: Tensor, certified: Tensor, lipschitz: Tensor) -> None:

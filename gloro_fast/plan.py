@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from gloro_fast.errors import ArchitectureError
 from gloro_fast.execution import Program, program
 from gloro_fast.graph.aliasing import check_overwriting
 from gloro_fast.graph.composition import Composition, compose
-from gloro_fast.graph.head import find_head
+from gloro_fast.graph.head import Head, find_head
 from gloro_fast.graph.merging import Merged, mergeable
 from gloro_fast.graph.node import Joining, Layer, Mapping, Node, unregistered
 from gloro_fast.graph.operations import Function
@@ -22,6 +23,8 @@ from gloro_fast.graph.reading import read
 from gloro_fast.graph.tracing import trace
 from gloro_fast.nn.integrity import check_calls, check_module
 from gloro_fast.nn.rules import Knowledge, LinearMap, has_rule
+
+Margins = Literal["rows", "whole"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Plan:
         nodes: the operations in order of execution, the input of the network first.
         output: the node of the logits.
         num_classes: m, the logits.
-        head_node: the node of the last dense layer, so that margins use its rows; None if the graph ends otherwise.
+        head: the last dense layer, so that margins use its rows; None if the graph ends otherwise.
         program: what executes the nodes.
         composition: the constant of everything before the head, or of all without one.
         modules: the module and those within that were traced through, each with its children and its mode.
@@ -41,7 +44,7 @@ class Plan:
     nodes: tuple[Node, ...]
     output: int
     num_classes: int
-    head_node: int | None
+    head: Head | None
     program: Program
     composition: Composition
     modules: tuple[tuple[nn.Module, tuple[nn.Module | None, ...], bool], ...]
@@ -52,18 +55,14 @@ class Plan:
         return _device(self.modules[0][0])
 
     @property
-    def head(self) -> nn.Linear | None:
-        """The last layer if it is dense."""
-        if self.head_node is None:
-            return None
-        module = self.nodes[self.head_node].operation
-        assert isinstance(module, nn.Linear)
-        return module
-
-    @property
     def parts(self) -> tuple[Mapping | Merged, ...]:
         """What the constant is composed of, in order of execution."""
         return self.composition.parts
+
+    @property
+    def margin_form(self) -> str:
+        """Say which constants margins have."""
+        return "K_ij = sqrt(2) K, K of the whole net" if self.head is None else self.head.form
 
     def run(self, x: Tensor) -> Tensor:
         """Execute the graph on a batch."""
@@ -119,13 +118,16 @@ class Plan:
         return all(module.training == training for module, _, training in self.modules)
 
 
-def make_plan(module: nn.Module, input_shape: tuple[int, ...], training: bool = False) -> Plan:
+def make_plan(
+    module: nn.Module, input_shape: tuple[int, ...], training: bool = False, margins: Margins = "rows"
+) -> Plan:
     """Trace ``module``, check every operation, and find the shapes by running two small batches of zeros.
 
     Args:
         module: from (B, *input_shape) to logits (B, m).
         input_shape: shape of one image.
         training: trace it in the mode in which it is, else as it is in evaluation.
+        margins: ``"whole"`` for a plan without a head, whatever the graph ends in.
 
     Raises:
         UnknownLayerError: a layer or function has no Lipschitz rule.
@@ -148,9 +150,9 @@ def make_plan(module: nn.Module, input_shape: tuple[int, ...], training: bool = 
         check_overwriting(nodes, output)
         if not training:
             _refuse_chance(nodes)
-        head = find_head(nodes, output)
+        head = find_head(nodes, output) if margins == "rows" else None
         kinds = [None if not isinstance(node.transfer, Mapping) else node.transfer.rule() for node in nodes]
-        target = output if head is None else nodes[head].inputs[0]
+        target = output if head is None else nodes[head.node].inputs[0]
         composition = compose(nodes, mergeable(nodes, kinds), target)
     modules = tuple((found, children, found.training) for found, children in modes)
     classes = nodes[output].shape[0]

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from gloro_fast import ops
-from gloro_fast.bounds import NetworkBound, bound_network, general_difference_bounds, head_difference_bounds
+from gloro_fast.bounds import NetworkBound, bound_network, general_difference_bounds
 from gloro_fast.fingerprint import Fingerprint, fingerprint, watched
 from gloro_fast.graph.merging import Merged
+from gloro_fast.nn.rules import KINDS
 from gloro_fast.plan import Plan, check_integrity, evaluation_mode
 from gloro_fast.snapshot import Snapshot
 
@@ -23,8 +24,8 @@ class SignedBound:
     """What a certificate rests on.
 
     Attributes:
-        network: the Lipschitz constant K of everything before the last layer, by a named method.
-        differences: (m, m) float64 upper bounds on ||w_i - w_j||_2.
+        network: the Lipschitz constant K of everything before the head, by a named method.
+        differences: (m, m) float64 upper bounds on D_ij, so that K_ij = K D_ij: ||w_i - w_j||_2 of a dense head.
         fingerprint: of the module whose weights these are.
         hashes: (n,) int64, the hashes in it, for a graph to compare with.
         snapshot: a quick look at the same module, where that shows every change.
@@ -53,7 +54,9 @@ def sign(module: nn.Module, plan: Plan, method: str) -> SignedBound:
         parts = [(part.name, part.certified_rule() if isinstance(part, Merged) else part.rule()) for part in plan.parts]
         network = bound_network(parts, method, plan.composition.bound)
         if plan.head is not None:
-            differences = head_difference_bounds(plan.head.weight)
+            differences = plan.head.difference_bounds()
+            kind = max(network.kind, plan.head.kind(), key=KINDS.index)
+            network = dataclasses.replace(network, kind=kind)
         else:
             differences = general_difference_bounds(plan.num_classes, plan.device)
         signature = fingerprint(module, plan.rules(), plan.unregistered())

@@ -98,7 +98,7 @@ def test_resnet18_trains_and_certifies():
     # Every BatchNorm is taken in by the convolution before it; the head is dense.
     merged = [part.name for part in net._plan.parts if isinstance(part, Merged)]
     assert len(merged) == 20
-    assert net._plan.head is net.module.fc
+    assert net._plan.head.dense.module is net.module.fc
     net.eval()
     torch.testing.assert_close(net(x)[:, :10], net.module(x))
     a, b = x, x + 0.01 * torch.randn_like(x)

@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 from scipy import sparse
 
-from gloro_fast.audit.layers import Affine, Layer
+from gloro_fast.audit.layers import Affine, Layer, Rectifier
 from gloro_fast.audit.spectral import proves, proves_nonnegative
 from gloro_fast.bounds import METHODS
 from gloro_fast.certificate_file import CertificateFile, LayerRecord
@@ -78,16 +78,28 @@ def check_product(certificate: CertificateFile) -> Iterator[str]:
         yield f"K is {certificate.lipschitz!r}, which is above the product {float(product)!r} of the layers' constants"
 
 
-def check_differences(certificate: CertificateFile, head: Affine | None) -> Iterator[str]:
-    """Compare D with the distances of the rows of the head, in rational numbers."""
+def check_differences(certificate: CertificateFile, head: Sequence[Layer]) -> Iterator[str]:
+    """Compare D with the distances of the rows of the head, in rational numbers.
+
+    Args:
+        certificate: the file.
+        head: the last dense layer and what follows it, if its rows were used.
+    """
     classes = certificate.logits.shape[1]
-    rows = None if head is None else [[Fraction(value) for value in row] for row in head.matrix.toarray().tolist()]
+    rows = None
+    if head:
+        assert isinstance(head[0], Affine)
+        rows = [[Fraction(value) for value in row] for row in head[0].matrix.toarray().tolist()]
+    rectified = any(isinstance(layer, Rectifier) for layer in head)
     entries = iter(certificate.differences)
     for i in range(classes):
         for j in range(i + 1, classes):
             bound = next(entries)
             # Of two logits that are not the outputs of a dense layer, the distance of unit vectors.
             square = Fraction(2) if rows is None else _distance(rows[i], rows[j])
+            if rows is not None and rectified:
+                # The slopes of both logits lie in [-1, 1].
+                square = max(square, _distance(rows[i], [-value for value in rows[j]]))
             if not (bound >= 0 and (math.isinf(bound) or Fraction(bound) ** 2 >= square)):
                 yield f"D[{i}, {j}] is {bound!r}, which is below {math.sqrt(square)!r}, the distance of the rows"
             elif math.isinf(bound) or Fraction(bound) ** 2 > square * (1 + _SLACK) ** 2 + Fraction(2) ** -200:

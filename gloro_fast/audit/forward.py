@@ -131,7 +131,7 @@ def executed_radius(
 
     Args:
         layers: from images to logits.
-        constants: one a layer before the head, or of all layers if the last is not dense.
+        constants: one a layer before the head, or of all layers if no rows of a head were used.
         differences: (m, m) D_ij.
         lipschitz: K.
         images: (features, B).
@@ -157,7 +157,7 @@ def executed_radius(
             value = _through(layer, Elements(value, value, value), dtype).value
     rows, each, each_slope, each_error = np.ones(len(differences)), *(np.zeros((len(differences), 1)),) * 3
     if len(layers) > len(constants):
-        head = layers[-1]
+        head, *tail = layers[len(constants) :]
         assert isinstance(head, Affine)
         seen, reach, rise = _reach(value, error, constant, slope, so_far)
         rows, bias_of = np.linalg.norm(head.matrix.toarray(), axis=1), np.abs(head.bias)
@@ -168,6 +168,8 @@ def executed_radius(
         each_slope = gamma(head.terms + 1, dtype) * rows[:, None] * rise
         each_error = gamma(head.terms + 1, "float64") * (rows[:, None] * seen + bias_of[:, None])
         value = head.matrix @ value + head.bias[:, None]
+        for layer in tail:
+            value = _through(layer, Elements(value, value, value), dtype).value
     bounds = (error, each_error), (constant, each), (slope, each_slope)
     radius: Array = np.minimum(limit, _least(value, prediction, differences, lipschitz, *bounds))
     return radius

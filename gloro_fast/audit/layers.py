@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -108,6 +108,17 @@ def read_layers(module: nn.Module, input_shape: tuple[int, ...]) -> list[Layer]:
                 f"{name or 'the module'} is a {kind.__name__} on {shape}; the audit does not know it"
             )
     return found
+
+
+def split_head(layers: Sequence[Layer]) -> tuple[Sequence[Layer], Sequence[Layer]]:
+    """Split a network before its last dense layer, if nothing but ReLU and reshapes follow it; else at the end."""
+    place = len(layers)
+    while place and isinstance(layers[place - 1], Rectifier | Copy):
+        place -= 1
+    last = layers[place - 1] if place else None
+    if not (isinstance(last, Affine) and last.dense):
+        return layers, ()
+    return layers[: place - 1], layers[place - 1 :]
 
 
 def _leaves(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:

@@ -36,7 +36,7 @@ class NetworkBound:
     Attributes:
         lipschitz: what the constants of the layers make together, rounded up.
         method: the method that was asked for.
-        kind: the weakest kind among the layers.
+        kind: the weakest kind among the layers and what follows the head.
         layers: one entry a layer.
     """
 

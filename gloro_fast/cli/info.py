@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -21,12 +22,20 @@ _EXTRAS = {
 
 
 def info(
+    run: Annotated[
+        Path | None, typer.Argument(help="A run folder, to show its net as well.", metavar="[RUN]", show_default=False)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
-    """Show versions, devices, which kernels are active for which op and why, data sets and bound methods."""
+    """Show versions, devices, which kernels are active for which op and why, data sets and bound methods.
+
+    Of a run: its net, and from which constants its margins are made.
+    """
     from gloro_fast.cli.files import to_json
 
     known = _collect()
+    if run is not None:
+        known["net"] = _net(run)
     if as_json:
         typer.echo(to_json(known), nl=False)
         return
@@ -38,6 +47,8 @@ def info(
     out.print(table(("op", "device", "runs as", "why"), kernels, title="kernels"))
     out.print(facts([("data sets", ", ".join(known["data_sets"])), *_lines(known["bound_methods"])], "data and bounds"))
     out.print(facts(_lines(known["optional"]), "optional packages"))
+    if run is not None:
+        out.print(facts(_lines(known["net"]), f"net of {run}"))
 
 
 def _collect() -> dict[str, Any]:
@@ -58,6 +69,21 @@ def _collect() -> dict[str, Any]:
         "data_sets": list(data.NAMES),
         "bound_methods": bound_kinds(),
         "optional": {name: _installed(name, purpose) for name, purpose in _EXTRAS.items()},
+    }
+
+
+def _net(run: Path) -> dict[str, Any]:
+    from gloro_fast.run_folder import load_net
+
+    net, config = load_net(run)
+    return {
+        "recipe": config.recipe.name,
+        "architecture": config.recipe.architecture,
+        "input_shape": list(net.input_shape),
+        "classes": net.num_classes,
+        "parameters": sum(parameter.numel() for parameter in net.module.parameters()),
+        "epsilon": net.epsilon,
+        "margins": net.margin_form,
     }
 
 

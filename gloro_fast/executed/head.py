@@ -9,9 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gloro_fast.errors import ArchitectureError
 from gloro_fast.executed.arithmetic import Arithmetic, Growing, norms, plus, times
-from gloro_fast.executed.kinds import float64_copy
-from gloro_fast.executed.steps import FLOAT64, State
+from gloro_fast.executed.kinds import float64_copy, make_step
+from gloro_fast.executed.steps import FLOAT64, Selection, State
+from gloro_fast.graph import head as graph
+from gloro_fast.graph.node import Layer, Mapping
 from gloro_fast.nn.rules import LinearMap
 
 
@@ -67,30 +70,44 @@ class Head:
     """A dense last layer: the bounds of :class:`~gloro_fast.executed.steps.Sums`, one a row.
 
     With X the program's input to it, logit i is off (W X + b)_i by at most gamma (||w_i|| ||X|| + |b_i|) and underflow.
+    What follows selects, each logit for itself: it rounds nothing, and moves no logit further than it was off.
 
     Attributes:
         layer: the layer in float64.
         rows: (m,) >= ||w_i||.
         bias: (m,) |b_i|.
+        tail: what follows.
         arithmetic: the program's.
     """
 
     layer: nn.Linear
     rows: Tensor
     bias: Tensor
+    tail: tuple[Selection, ...]
     arithmetic: Arithmetic
 
     @classmethod
-    def of(cls, module: nn.Module, rule: LinearMap, arithmetic: Arithmetic) -> Head:
-        """Take the weights of a dense layer."""
-        layer = float64_copy(module, rule)
+    def of(cls, head: graph.Head, arithmetic: Arithmetic) -> Head:
+        """Take the weights of a dense layer.
+
+        Raises:
+            ArchitectureError: it is not known how it, or what follows, rounds; names it.
+        """
+        if not isinstance(head.dense, Layer):
+            raise _unbounded(head.dense.name)
+        rule = head.dense.rule()
+        assert isinstance(rule, LinearMap)
+        layer = float64_copy(head.dense.module, rule)
         assert isinstance(layer, nn.Linear)
         bias = layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias.abs()
-        return cls(layer, norms(layer.weight), bias, arithmetic)
+        tail = tuple(_selection(mapping, shape, arithmetic) for mapping, shape in head.tail)
+        return cls(layer, norms(layer.weight), bias, tail, arithmetic)
 
     def __call__(self, state: State) -> Logits:
         """Give the logits."""
         value = F.linear(state.value.flatten(1), self.layer.weight, self.layer.bias)
+        for step in self.tail:
+            value = step.layer(value)
         seen, reach = norms(state.value), state.reach()
         here = Growing(seen, seen.new_zeros(()))
         safe = self._magnitude(here).constant <= FLOAT64.largest / 8
@@ -108,10 +125,23 @@ class Head:
         terms = self.layer.in_features
         relative = self._magnitude(size) * arithmetic.gamma(terms + 1)
         weights = size * (4 * arithmetic.tiny * math.sqrt(terms))
-        flushed = 4 * arithmetic.tiny * (3 * terms + 3 + math.sqrt(terms) * self.rows)
+        flushed = 4 * arithmetic.tiny * (3 * terms + 3 + len(self.tail) + math.sqrt(terms) * self.rows)
         return Growing(plus(relative.constant, weights.constant[:, None]), plus(relative.slope, weights.slope)).raised(
             flushed
         )
+
+
+def _selection(mapping: Mapping, shape: tuple[int, ...], arithmetic: Arithmetic) -> Selection:
+    if not isinstance(mapping, Layer):
+        raise _unbounded(mapping.name)
+    step = make_step(mapping.name, mapping.module, shape, mapping.rule(), 1.0, arithmetic)
+    if not isinstance(step, Selection):
+        raise _unbounded(mapping.name)
+    return step
+
+
+def _unbounded(name: str) -> ArchitectureError:
+    return ArchitectureError(f"{name} gives logits whose rounding is not bounded; certify without executed")
 
 
 def without_head(state: State) -> Logits:

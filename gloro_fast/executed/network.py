@@ -14,8 +14,6 @@ from gloro_fast.executed.arithmetic import Arithmetic, plus, times
 from gloro_fast.executed.head import Head, Logits, without_head
 from gloro_fast.executed.kinds import make_step
 from gloro_fast.executed.steps import State, Step, Sums
-from gloro_fast.graph.node import Layer
-from gloro_fast.nn.rules import LinearMap
 from gloro_fast.plan import Plan, floating_dtype
 from gloro_fast.signed_bound import SignedBound, as_evaluated
 
@@ -52,14 +50,7 @@ class ExecutedNet:
                 make_step(layer.name, layer.module, layer.input_shape, layer.rule(), found.value, arithmetic)
                 for layer, found in zip(plan.sequence(), bound.network.layers, strict=True)
             )
-            head = None
-            if plan.head is not None:
-                assert plan.head_node is not None
-                layer = plan.nodes[plan.head_node].transfer
-                assert isinstance(layer, Layer)
-                rule = layer.rule()
-                assert isinstance(rule, LinearMap)
-                head = Head.of(plan.head, rule, arithmetic)
+            head = None if plan.head is None else Head.of(plan.head, arithmetic)
         return cls(steps, head, bound)
 
     def absolute_norms(self) -> dict[str, float]:
@@ -75,8 +66,9 @@ class ExecutedNet:
 
             F_j(x') - F_i(x') >= f_j(x) - f_i(x) - epsilon K_ij - E_ij,     E_ij = D_ij deviation + r_i + r_j,
 
-        with D_ij = ||w_i - w_j||, the deviation before the last layer and the rounding r of that layer's sums. Both
-        bounds grow with the ball as constant + slope * epsilon, so that the right side is positive for every
+        with D_ij = ||w_i - w_j||, or what stands for it (:class:`gloro_fast.graph.head.Head`), the deviation before the
+        last layer and the rounding r of that layer's sums. Both bounds grow with the ball as constant + slope *
+        epsilon, so that the right side is positive for every
 
             epsilon < min over i of (f_j(x) - f_i(x) - constant_ij) / (K_ij + slope_ij):
 

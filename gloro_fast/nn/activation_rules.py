@@ -12,7 +12,7 @@ from gloro_fast.nn.householder import Householder
 from gloro_fast.nn.minmax import MinMax
 from gloro_fast.nn.rules import LipschitzConstant, register_lipschitz_rule
 
-_ONE = LipschitzConstant(1.0)
+_ONE = LipschitzConstant(1.0, per_element=True)
 
 SIGMOID = 0.25
 """Slope p (1 - p) at 0."""
@@ -35,12 +35,14 @@ SELU = 1.758099340847377
 _SOFTPLUS_THRESHOLD = 20.0
 
 
-# MinMax and GroupSort permute, differently from cell to cell; Householder reflects; Identity copies; the slopes of the
-# others lie in [0, 1] and come as close to 1 as one likes.
+@register_lipschitz_rule(MinMax, GroupSort, Householder)
+def orthogonal(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
+    """Give 1: MinMax and GroupSort permute, differently from cell to cell; Householder reflects."""
+    return LipschitzConstant(1.0)
+
+
+# Identity copies; the slopes of the others lie in [0, 1] and come as close to 1 as one likes.
 @register_lipschitz_rule(
-    MinMax,
-    GroupSort,
-    Householder,
     nn.Identity,
     nn.ReLU,
     nn.ReLU6,
@@ -59,64 +61,64 @@ def one(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
 @register_lipschitz_rule(nn.Sigmoid)
 def sigmoid(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     """Give 1/4."""
-    return LipschitzConstant(SIGMOID)
+    return LipschitzConstant(SIGMOID, per_element=True)
 
 
 @register_lipschitz_rule(nn.Hardsigmoid)
 def hardsigmoid(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     """Give 1/6."""
-    return LipschitzConstant(HARDSIGMOID)
+    return LipschitzConstant(HARDSIGMOID, per_element=True)
 
 
 @register_lipschitz_rule(nn.Hardswish)
 def hardswish(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     """Give 3/2."""
-    return LipschitzConstant(HARDSWISH)
+    return LipschitzConstant(HARDSWISH, per_element=True)
 
 
 @register_lipschitz_rule(nn.GELU)
 def gelu(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     """Give the largest slope of the approximation in use."""
-    return LipschitzConstant(GELU_TANH if module.approximate == "tanh" else GELU_ERF)
+    return LipschitzConstant(GELU_TANH if module.approximate == "tanh" else GELU_ERF, per_element=True)
 
 
 @register_lipschitz_rule(nn.SiLU)
 def silu(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     """Give the largest slope."""
-    return LipschitzConstant(SILU)
+    return LipschitzConstant(SILU, per_element=True)
 
 
 @register_lipschitz_rule(nn.Mish)
 def mish(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     """Give the largest slope."""
-    return LipschitzConstant(MISH)
+    return LipschitzConstant(MISH, per_element=True)
 
 
 @register_lipschitz_rule(nn.SELU)
 def selu(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     """Give scale * alpha."""
-    return LipschitzConstant(SELU)
+    return LipschitzConstant(SELU, per_element=True)
 
 
 @register_lipschitz_rule(nn.LeakyReLU)
 def leaky_relu(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     """Give max(1, |negative slope|)."""
     slope: float = module.negative_slope  # type: ignore[assignment]
-    return LipschitzConstant(max(1.0, abs(slope)))
+    return LipschitzConstant(max(1.0, abs(slope)), per_element=True)
 
 
 @register_lipschitz_rule(nn.PReLU)
 def prelu(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     """Give max(1, |a|) over all learned slopes a; training differentiates it."""
     slopes: Tensor = module.weight  # type: ignore[assignment]
-    return LipschitzConstant(slopes.abs().amax().clamp_min(1.0))
+    return LipschitzConstant(slopes.abs().amax().clamp_min(1.0), per_element=True)
 
 
 @register_lipschitz_rule(nn.ELU)
 def elu(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     """Give max(1, |alpha|): below 0 the slope is alpha exp(x)."""
     alpha: float = module.alpha  # type: ignore[assignment]
-    return LipschitzConstant(max(1.0, abs(alpha)))
+    return LipschitzConstant(max(1.0, abs(alpha)), per_element=True)
 
 
 @register_lipschitz_rule(nn.CELU)
@@ -166,4 +168,4 @@ def softmax(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstan
 @register_lipschitz_rule(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 def dropout(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     """Give 1, exact in evaluation; in training an estimate that stands for the net to be evaluated."""
-    return LipschitzConstant(1.0, kind="estimate") if module.training else _ONE
+    return LipschitzConstant(1.0, kind="estimate", per_element=True) if module.training else _ONE

@@ -112,7 +112,7 @@ def _interpolate(
 
 @register_lipschitz_function(torch.abs, "abs", torch.sin, "sin", torch.cos, "cos")
 def _one(input_shape: tuple[int, ...]) -> LipschitzConstant:
-    return LipschitzConstant(1.0)
+    return LipschitzConstant(1.0, per_element=True)
 
 
 @register_lipschitz_function(torch.clamp, torch.clip, "clamp", "clip")
@@ -121,4 +121,4 @@ def _clamp(
     min: float | None = None,
     max: float | None = None,
 ) -> LipschitzConstant:
-    return LipschitzConstant(1.0)
+    return LipschitzConstant(1.0, per_element=True)

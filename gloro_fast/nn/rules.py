@@ -30,7 +30,6 @@ class LinearMap:
         weight: the effective weight.
         geometry: how it acts.
         transposed: the layer is the adjoint of that map, which has the same norm.
-        error: what must be added to a bound on the norm where the weight was rounded: >= the norm of the change.
         error: what must be added to a bound on the norm, where the weight was rounded: >= the norm of what that
             changed.
     """
@@ -65,9 +64,11 @@ class LipschitzConstant:
         value: the constant, finite and >= 0, or a one-element tensor of it. One that autograd records, as in
             training, keeps its gradient, and is read only where its number is asked for.
         kind: ``"exact"`` (the smallest, but for rounding up), ``"upper bound"``, or ``"estimate"`` (may be too small).
+        per_element: whether each element of the output depends on the one in its place alone, and moves by at most the
+            constant times as much, as with an activation. Behind a dense head, margins then keep a constant per logit.
 
     Attributes:
-        kind: as given.
+        kind, per_element: as given.
         factor: what training multiplies by: the tensor that autograd records, or else the number.
 
     Raises:
@@ -75,12 +76,13 @@ class LipschitzConstant:
     """
 
     kind: str
+    per_element: bool
     factor: float | Tensor
 
-    def __init__(self, value: float | Tensor, kind: str = "exact") -> None:
+    def __init__(self, value: float | Tensor, kind: str = "exact", per_element: bool = False) -> None:
         if kind not in KINDS:
             raise ConfigError(f"a Lipschitz constant cannot be {kind!r}{nearest(kind, KINDS)}")
-        self.kind = kind
+        self.kind, self.per_element = kind, per_element
         recorded = isinstance(value, Tensor) and value.requires_grad and torch.is_grad_enabled()
         # A graph cannot read a tensor.
         unread = recorded or (isinstance(value, Tensor) and torch.compiler.is_compiling())
@@ -94,13 +96,14 @@ class LipschitzConstant:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, LipschitzConstant):
             return NotImplemented
-        return (self.value, self.kind) == (other.value, other.kind)
+        return (self.value, self.kind, self.per_element) == (other.value, other.kind, other.per_element)
 
     def __hash__(self) -> int:
-        return hash((self.value, self.kind))
+        return hash((self.value, self.kind, self.per_element))
 
     def __repr__(self) -> str:
-        return f"LipschitzConstant({self.value!r}, kind={self.kind!r})"
+        element = ", per_element=True" if self.per_element else ""
+        return f"LipschitzConstant({self.value!r}, kind={self.kind!r}{element})"
 
 
 def _checked(value: float | Tensor) -> float:

@@ -26,4 +26,4 @@ def normalize(module: nn.Module, input_shape: tuple[int, ...]) -> Diagonal:
 def scale(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     """Give |factor|."""
     assert isinstance(module, Scale)
-    return LipschitzConstant(abs(module.factor))
+    return LipschitzConstant(abs(module.factor), per_element=True)

@@ -10,7 +10,7 @@ from gloro_fast.errors import ConfigError
 from gloro_fast.lmt_loss import LmtLoss
 from gloro_fast.losses import CrossEntropyLoss, EmmaLoss, MarginCriterion, TradesLoss
 from gloro_fast.model import GloRoNet
-from gloro_fast.nn import Scale
+from gloro_fast.plan import Margins
 from gloro_fast.recipes import Recipe
 from gloro_fast.train.config import RunConfig
 
@@ -40,10 +40,9 @@ def build_net(config: RunConfig, device: str = "cpu") -> GloRoNet:
             num_classes=config.num_classes,
             initialization=recipe.initialization,
         )
-    if recipe.loss == "lmt":
-        # LMT bounds the whole net by one constant: a dense layer with something behind it is no head.
-        module.append(Scale(1.0))
-    return GloRoNet(module, recipe.epsilon, config.input_shape, recipe.power_iterations).to(place)
+    # LMT bounds the whole net by one constant.
+    margins: Margins = "whole" if recipe.loss == "lmt" else "rows"
+    return GloRoNet(module, recipe.epsilon, config.input_shape, recipe.power_iterations, margins).to(place)
 
 
 def memory_format(net: nn.Module, device: torch.device) -> torch.memory_format:

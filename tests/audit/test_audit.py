@@ -7,6 +7,7 @@ import pytest
 import torch
 from certified import certificate_of, small_net, small_split
 
+from gloro_fast import GloRoNet
 from gloro_fast.audit import audit, bounds
 from gloro_fast.audit.forward import evaluate
 from gloro_fast.audit.layers import read_layers
@@ -51,11 +52,25 @@ def test_what_certify_wrote_holds(net, executed):
     assert lines(certificate_of(net, executed), net) == []
 
 
-def test_a_net_that_does_not_end_in_a_dense_layer():
+def test_a_dense_layer_with_a_rectifier_behind_it():
     net = small_net()
     net.module.append(torch.nn.ReLU())
+    net.module.append(torch.nn.Flatten())
     net.unfreeze()
     certificate = certificate_of(net)
+    assert lines(certificate, net) == []
+    lower = dataclasses.replace(certificate, differences=[d * (1 - 1e-13) for d in certificate.differences])
+    assert any("D[0, 1]" in line for line in lines(lower, net))
+    # As if nothing stood behind it: the rows nearest to opposite have the same distance, others a smaller one.
+    plain = dataclasses.replace(certificate, differences=certificate_of(small_net()).differences)
+    assert plain.differences != certificate.differences
+    assert any(line.startswith("D[") for line in lines(plain, net))
+
+
+def test_margins_of_the_whole_net():
+    net = GloRoNet(small_net().module, 0.01, (1, 5, 5), margins="whole").eval()
+    certificate = certificate_of(net)
+    assert len(certificate.layers) == 8
     assert lines(certificate, net) == []
     lower = dataclasses.replace(certificate, differences=[d * (1 - 1e-15) for d in certificate.differences])
     assert any("D[0, 1]" in line for line in lines(lower, net))

@@ -45,3 +45,13 @@ def test_kernels_on_a_gpu_are_those_that_would_run(invoke, monkeypatch):
         assert "triton is not installed" in rows["minmax"]["why"]
         monkeypatch.setattr(_gpu, "_HAS_TRITON", True)
         assert {row["op"]: row["runs"] for row in active_kernels() if row["device"] == "cuda"}["minmax"] == "Triton"
+
+
+def test_of_a_run_it_says_which_constants_margins_have(invoke, trained):
+    result = invoke("info", trained)
+    assert result.exit_code == 0, result.output
+    net = json.loads(invoke("info", trained, "--json").stdout)["net"]
+    assert net["margins"].startswith("K_ij = K ||w_i - w_j||, w_i the rows of ")
+    assert net["margins"] in " ".join(result.stdout.split())
+    assert (net["classes"], net["recipe"]) == (10, "digits")
+    assert "net" not in json.loads(invoke("info", "--json").stdout)

@@ -202,7 +202,7 @@ def batch():
 
 def test_the_head_is_found_through_reshapes():
     net = residual_net().eval()
-    assert net._plan.head is net.module.head
+    assert net._plan.head.dense.module is net.module.head
     x, _ = batch()
     torch.testing.assert_close(net(x)[:, :3], net.module(x))
 
@@ -218,7 +218,7 @@ def test_the_graph_of_training_is_executed_in_training():
     # One part of the model in another mode is another graph.
     net.module.training = False
     torch.testing.assert_close(net(x)[:, :3], copy.deepcopy(net.module)(x))
-    assert net._training_plan.head is net.module.head
+    assert net._training_plan.head.dense.module is net.module.head
 
 
 def test_attributes_that_the_graph_was_made_with_are_watched():
@@ -232,10 +232,10 @@ def test_attributes_that_the_graph_was_made_with_are_watched():
     torch.testing.assert_close(net(x)[:, :3], net.module(x))
 
 
-def test_a_net_that_ends_in_no_dense_layer_says_so():
-    assert "dense" not in residual_net().extra_repr()
+def test_a_net_says_which_constants_its_margins_have():
+    assert "K_ij = K ||w_i - w_j||, w_i the rows of head" in repr(residual_net())
     flat = GloRoNet(Model(lambda m, x: x.relu()), 0.1, SHAPE)
-    assert "K_ij = sqrt(2) K since it ends in no dense layer" in flat.extra_repr()
+    assert "K_ij = sqrt(2) K, K of the whole net" in repr(flat)
 
 
 def test_state_dict_keys_are_those_of_the_module():

@@ -9,7 +9,6 @@ from torch import nn
 from gloro_fast import GloRoNet
 from gloro_fast.errors import ConfigError
 from gloro_fast.lmt_loss import LmtLoss
-from gloro_fast.nn import Scale
 from gloro_fast.ops import lmt, lmt_reference
 
 EPSILON = 0.4
@@ -37,9 +36,9 @@ def test_gradients():
     )
 
 
-def test_behind_a_scale_the_head_is_bounded_by_its_norm_and_trained_through_it():
-    module = nn.Sequential(nn.Flatten(), nn.Linear(16, 6), nn.ReLU(), nn.Linear(6, 3), Scale(1.0)).double()
-    net = GloRoNet(module, EPSILON, (1, 4, 4), power_iterations=200)
+def test_with_the_margins_of_the_whole_the_head_is_bounded_by_its_norm_and_trained_through_it():
+    module = nn.Sequential(nn.Flatten(), nn.Linear(16, 6), nn.ReLU(), nn.Linear(6, 3)).double()
+    net = GloRoNet(module, EPSILON, (1, 4, 4), power_iterations=200, margins="whole")
     x, labels = torch.rand(5, 1, 4, 4, dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1])
     loss = net(x, labels, LmtLoss())
     norms = [torch.linalg.matrix_norm(module[index].weight, 2) for index in (1, 3)]

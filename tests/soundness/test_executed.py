@@ -63,6 +63,10 @@ def nets():
     small = nn.Sequential(Conv2d(1, 4, 3, stride=2, padding="same"), MinMax(), nn.Flatten(), nn.Linear(16, 3))
     yield GloRoNet(small, 0.1, (1, 4, 4))
     yield GloRoNet(nn.Sequential(nn.Conv2d(2, 2, 2, padding=1, groups=2), nn.ReLU(), nn.Flatten()), 0.1, (2, 2, 2))
+    rectified = nn.Sequential(
+        nn.Linear(6, 8), MinMax(), nn.Linear(8, 3), nn.ReLU(), nn.Unflatten(1, (3, 1)), nn.Flatten()
+    )
+    yield GloRoNet(rectified, 0.1, (6,))
     cancelling = GloRoNet(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2)), 0.1, (6,))
     with torch.no_grad():
         cancelling.module[0].bias += 2.0**14
