@@ -1,8 +1,8 @@
-"""How a graph is executed: its operations one after the other, a bias added by the MinMax that follows it."""
+"""How a graph is executed: its operations one after the other, some two of them as one step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gloro_fast.flattening import FlattenedLinear
 from gloro_fast.graph.node import Joining, Layer, Node
 from gloro_fast.graph.operations import Function, OfList
 from gloro_fast.nn.conv import Conv2d
 from gloro_fast.nn.minmax import MinMax
 from gloro_fast.nn.pairwise_minmax import PairwiseMinMax
 from gloro_fast.nn.residual import ResidualConv2d
-from gloro_fast.nn.rules import known_type
+from gloro_fast.nn.rules import is_dense, known_type
 from gloro_fast.ops.minmax_inplace import minmax_
 
 # A step on the values of earlier ones, in numbered slots: (what, slots read, slot written, slots emptied afterwards).
@@ -33,14 +34,14 @@ class BiasedMinMax:
     parameters stay where they are.
     """
 
-    linear: nn.Conv2d | nn.Linear
+    linear: nn.Conv2d | nn.Linear | FlattenedLinear
 
     def __call__(self, x: Tensor) -> Tensor:
         """Apply both layers to a batch."""
         linear = self.linear
         if isinstance(linear, nn.Linear):
             y = F.linear(x, linear.weight)
-        elif isinstance(linear, Conv2d):
+        elif isinstance(linear, Conv2d | FlattenedLinear):
             y = linear.without_bias(x)
         else:
             y = linear._conv_forward(x, linear.weight, None)
@@ -106,7 +107,7 @@ def program(nodes: Sequence[Node], output: int) -> Program:
 
 
 def _fuse(nodes: Sequence[Node], output: int) -> dict[int, tuple[Callable[..., Any], tuple[int, ...]]]:
-    """Give the operation and inputs of each node that is needed, MinMax with the layer before it where that may be."""
+    """Give the operation and inputs of each node that is needed, two nodes as one step where that may be."""
     needed = {output}
     for index in range(output, 0, -1):
         if index in needed:
@@ -124,11 +125,14 @@ def _fuse(nodes: Sequence[Node], output: int) -> dict[int, tuple[Callable[..., A
         if _is_minmax(node) and users[inputs[0]] == 1:
             before = nodes[inputs[0]]
             if has_channel_bias(before):
-                assert isinstance(before.operation, nn.Conv2d | nn.Linear)
-                operation, inputs = BiasedMinMax(before.operation), before.inputs
-                del operations[node.inputs[0]]
+                linear, inputs = operations.pop(inputs[0])
+                assert isinstance(linear, nn.Conv2d | nn.Linear | FlattenedLinear)
+                operation = BiasedMinMax(linear)
             elif _needs_not_its_output(before):
                 operation = minmax_
+        elif isinstance(operation, nn.Linear) and is_dense(operation) and _flattens_images(nodes, inputs[0], users):
+            operation, inputs = FlattenedLinear(operation), nodes[inputs[0]].inputs
+            del operations[node.inputs[0]]
         operations[index] = (operation, inputs)
     return operations
 
@@ -136,6 +140,17 @@ def _fuse(nodes: Sequence[Node], output: int) -> dict[int, tuple[Callable[..., A
 def _is_minmax(node: Node) -> bool:
     kind = type(node.operation)
     return kind is MinMax or (kind is PairwiseMinMax and node.shape[0] % 2 == 0)
+
+
+def _flattens_images(nodes: Sequence[Node], index: int, users: Mapping[int, int]) -> bool:
+    """Whether the node makes rows of a batch (B, C, H, W), for one reader."""
+    module = nodes[index].operation
+    return (
+        type(module) is nn.Flatten
+        and users[index] == 1
+        and (module.start_dim, module.end_dim) in ((1, -1), (1, 3))
+        and len(nodes[nodes[index].inputs[0]].shape) == 3
+    )
 
 
 def has_channel_bias(node: Node) -> bool:
