@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from gloro_fast import atomic, tensor_file
@@ -31,6 +32,7 @@ class RunFolder:
         result: what the net is worth (JSON), written last: a run is finished when this exists.
         checkpoint: everything needed to go on with training.
         tensorboard: the folder of TensorBoard's event files, where they were asked for.
+        lock: what a process that trains here holds; empty, and left behind.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -42,6 +44,7 @@ class RunFolder:
         self.result = self.path / "result.json"
         self.checkpoint = self.path / "checkpoint.safetensors"
         self.tensorboard = self.path / "tensorboard"
+        self.lock = self.path / ".lock"
 
     @property
     def finished(self) -> bool:
@@ -55,12 +58,35 @@ class RunFolder:
             ConfigError: it does, or it is a file.
         """
         if self.path.is_dir():
-            if set(self.path.iterdir()) - set(self._leftovers()):
+            if set(self.path.iterdir()) - {self.lock, *self._leftovers()}:
                 raise ConfigError(
                     f"run folder {self.path} exists; choose another --out, or --resume it, or --overwrite"
                 )
         elif self.path.exists():
             raise ConfigError(f"{self.path} is a file, not a folder; choose another --out")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training in the folder, which is made if need be; the lock ends with the process.
+
+        Two that went on with one run would each overwrite what the other has saved.
+
+        Raises:
+            ConfigError: another process, or another trainer of this one, has it, or it cannot be made or written to.
+        """
+        with self._used():
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.lock, timeout=0)
+            try:
+                lock.acquire()
+            except Timeout:
+                raise ConfigError(
+                    f"run folder {self.path} is in use by another process; wait until it ends, or choose another --out"
+                ) from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def create(self) -> None:
         """Make the folder and empty it of an earlier run's files; files of other names stay.

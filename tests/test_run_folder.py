@@ -1,4 +1,5 @@
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -197,3 +198,39 @@ def test_no_pickle_anywhere(run, monkeypatch):
     monkeypatch.setattr("torch.load", refuse)
     monkeypatch.setattr("pickle.Unpickler", refuse)
     load_net(run.path)
+
+
+HOLD = """
+import sys
+from gloro_fast.run_folder import RunFolder
+with RunFolder(sys.argv[1]).locked():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+class TestLock:
+    def test_two_processes_do_not_train_in_one_folder(self, tmp_path, run):
+        saved = {file.name: file.read_bytes() for file in run.path.iterdir() if file.is_file()}
+        with subprocess.Popen(
+            [sys.executable, "-c", HOLD, str(run.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout.readline() == "held\n"
+            for trainer in (
+                Trainer(tiny_recipe(), tiny_data(), run.path, overwrite=True),
+                Trainer(tiny_recipe(), tiny_data(), tmp_path / "free"),
+            ):
+                trainer.folder = RunFolder(run.path)
+                with pytest.raises(ConfigError, match=f"run folder {run.path} is in use by another process; wait"):
+                    trainer.fit()
+            process.kill()
+        assert {file.name: file.read_bytes() for file in run.path.iterdir() if file.is_file()} == saved
+        with run.locked():
+            pass  # The lock died with its owner.
+
+    def test_what_is_left_of_it_is_no_run(self, tmp_path):
+        folder = RunFolder(tmp_path / "run")
+        with folder.locked():
+            assert folder.lock.exists()
+        folder.check_free()
+        assert Trainer(tiny_recipe(), tiny_data(), folder.path).fit()

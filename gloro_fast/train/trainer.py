@@ -166,9 +166,10 @@ class Trainer:
             Interrupted: SIGINT or SIGTERM came; the state is saved in mid-epoch and fit() may be called again.
             DivergenceError: the loss or the weights became NaN or infinite; the last good checkpoint is kept.
             CheckpointError: a file cannot be written; the checkpoint before it survives.
+            ConfigError: the run folder cannot be used, or another process trains in it.
         """
         self._started = time.monotonic()
-        with self._stop, self.state.randomness.as_global(), closing(self._observers):
+        with self._stop, self.folder.locked(), self.state.randomness.as_global(), closing(self._observers):
             self._open_folder()
             self._tell_start()
             while self.state.epoch < self.epochs:
