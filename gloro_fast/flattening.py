@@ -77,9 +77,9 @@ class _ByPosition(torch.autograd.Function):
         channels, height, width = x.shape[1:]
         if ctx.needs_input_grad[0]:
             rows = grad @ _by_position(weight, channels)
-            grad_x = rows.unflatten(1, (height, width, channels)).movedim(3, 1)
+            grad_x = rows.reshape(-1, height, width, channels).movedim(3, 1)
         if ctx.needs_input_grad[1]:
-            grad_weight = (grad.T @ _rows(x)).unflatten(1, (height * width, channels)).transpose(1, 2).flatten(1)
+            grad_weight = _moved(grad.T @ _rows(x), height * width)
         return grad_x, grad_weight, grad.sum(0) if ctx.needs_input_grad[2] else None
 
 
@@ -88,4 +88,9 @@ def _rows(x: Tensor) -> Tensor:
 
 
 def _by_position(weight: Tensor, channels: int) -> Tensor:
-    return weight.unflatten(1, (channels, -1)).transpose(1, 2).flatten(1)
+    return _moved(weight, channels)
+
+
+def _moved(columns: Tensor, outer: int) -> Tensor:
+    """Give (n, outer * inner) columns in the order (inner, outer)."""
+    return columns.reshape(len(columns), outer, -1).transpose(1, 2).flatten(1)
