@@ -22,7 +22,7 @@ from gloro_fast.executed import ExecutedNet, check_settings
 from gloro_fast.iterates import Iterates
 from gloro_fast.lmt_loss import LmtLoss
 from gloro_fast.losses import CrossEntropyLoss, EmmaLoss, MarginCriterion, TradesLoss, check_labels
-from gloro_fast.nn.rules import Diagonal, LinearMap, LipschitzConstant
+from gloro_fast.nn.rules import Diagonal, LinearMap
 from gloro_fast.plan import Margins, evaluation_mode, floating_dtype, make_plan
 from gloro_fast.signed_bound import SignedBound, look_again, present_fingerprint, sign, weights_are_signed
 
@@ -350,7 +350,7 @@ class GloRoNet(nn.Module):
         """Give the differentiable estimate of K and move the iterates on."""
         plan = self._training_plan
         rules = [part.rule() for part in plan.parts]
-        numbers = [rule.factor if isinstance(rule, LipschitzConstant) else 1.0 for rule in rules]
+        numbers = [1.0 if isinstance(rule, Diagonal) else rule.factor for rule in rules]
         which = [index for index, rule in enumerate(rules) if isinstance(rule, LinearMap)]
         maps = [rule for rule in rules if isinstance(rule, LinearMap)]
         if maps:

@@ -83,7 +83,7 @@ def bound_network(
 def _bound_layer(name: str, layer: Knowledge, method: str) -> LayerBound:
     if isinstance(layer, LinearMap):
         bound = METHODS[method](name, layer)
-        return dataclasses.replace(bound, value=add_up(bound.value, layer.error)) if layer.error else bound
+        return dataclasses.replace(bound, value=product_up([add_up(bound.value, layer.error), layer.factor]))
     if isinstance(layer, Diagonal):
         return diagonal_bound(name, layer)
     return LayerBound(name, layer.value, "rule", layer.kind)

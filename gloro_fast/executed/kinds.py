@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from gloro_fast.bounds.absolute import absolute_norm
+from gloro_fast.bounds.rounding import product_up
 from gloro_fast.errors import ArchitectureError
 from gloro_fast.executed.arithmetic import Arithmetic, norms
 from gloro_fast.executed.steps import Selection, Step, Sums
@@ -121,7 +122,8 @@ def _sums(
     if isinstance(layer.bias, Tensor):
         norm = float(norms(layer.bias.expand(outputs // len(layer.bias), -1)[None]))
     inputs = math.prod(input_shape)
-    return Sums(name, layer, constant, absolute_norm(rule), _terms(rule), outputs, inputs, norm, arithmetic)
+    absolute = product_up([absolute_norm(rule), rule.factor])
+    return Sums(name, layer, constant, absolute, _terms(rule), outputs, inputs, norm, arithmetic)
 
 
 def _averages(

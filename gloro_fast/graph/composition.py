@@ -76,7 +76,7 @@ class Composition:
         """Compose differentiable constants.
 
         Args:
-            factors: the constants of ``parts``, numbers or scalars; 1 for those in ``found``.
+            factors: the constants of ``parts``, numbers or scalars; those in ``found`` are multiplied by theirs.
             which: the parts that have their constant in ``found``, in order.
             found: (len(which),) the others, differentiable.
 

@@ -125,9 +125,11 @@ class _Reader:
                 f"{where} is not called with one tensor of the network, which is all its rule knows"
             )
         layer = Layer(name, module, only.shape)
-        check_weight(name, layer.rule())
+        complaint = f"{where} does not take its input of shape {only.shape}"
+        with _in_one_line(complaint):
+            check_weight(name, layer.rule())
         version = only.value._version
-        tried = self._try(f"{where} does not take its input of shape {only.shape}", module, traced)
+        tried = self._try(complaint, module, traced)
         # A layer of a user's own may write over its input without saying so.
         overwrites = getattr(module, "inplace", False) is True or only.value._version != version
         shares = overwrites or is_order_preserving(module) or _share(given[0].value, tried[0])

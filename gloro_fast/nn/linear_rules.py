@@ -6,10 +6,10 @@ import dataclasses
 
 from torch import Tensor, nn
 
-from gloro_fast.errors import ArchitectureError
 from gloro_fast.nn.conv import Conv2d
 from gloro_fast.nn.residual import ResidualConv2d
 from gloro_fast.nn.rules import LinearMap, register_lipschitz_rule, require_spatial
+from gloro_fast.nn.shape_rules import padding_norm
 from gloro_fast.ops.geometry import Geometry
 
 _Padding = tuple[tuple[int, int], ...]
@@ -26,24 +26,26 @@ def linear(module: nn.Module, input_shape: tuple[int, ...]) -> LinearMap:
 def convolution(module: nn.Module, input_shape: tuple[int, ...]) -> LinearMap:
     """Give the weight and how it acts.
 
+    Where the padding copies pixels of the same side (reflect, replicate), it is the convolution without padding of the
+    padded image, and the norm of the padding, 2 for one pixel around an image, is its factor.
+
     Raises:
-        ArchitectureError: the input is not (channels, *spatial), or the padding copies pixels.
+        ArchitectureError: the input is not (channels, *spatial).
     """
     assert isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
-    spatial = len(module.kernel_size)
-    require_spatial(module, input_shape, spatial)
-    padding = _padding(module, input_shape)
-    if module.padding_mode not in ("zeros", "circular"):
-        layer = f"{_PAD_LAYERS[module.padding_mode]}{spatial}d"
-        raise ArchitectureError(
-            f"padding_mode is {module.padding_mode!r}; use 'zeros' or 'circular', or {layer} before a convolution "
-            "without padding"
-        )
-    geometry = Geometry(input_shape, module.stride, padding, module.dilation, module.groups, module.padding_mode)
-    return LinearMap(module.weight, geometry)
-
-
-_PAD_LAYERS = {"reflect": "ReflectionPad", "replicate": "ReplicationPad"}
+    require_spatial(module, input_shape, len(module.kernel_size))
+    padding, mode = _padding(module, input_shape), module.padding_mode
+    if mode in ("zeros", "circular"):
+        geometry = Geometry(input_shape, module.stride, padding, module.dilation, module.groups, mode)
+        return LinearMap(module.weight, geometry)
+    channels, *sizes = input_shape
+    padded = (channels, *(before + size + after for size, (before, after) in zip(sizes, padding, strict=True)))
+    nothing = ((0, 0),) * len(padding)
+    amounts = tuple(amount for pair in reversed(padding) for amount in pair)
+    factor = padding_norm(tuple(sizes), amounts, mode)
+    return LinearMap(
+        module.weight, Geometry(padded, module.stride, nothing, module.dilation, module.groups), factor=factor
+    )
 
 
 def _padding(module: nn.Conv1d | nn.Conv2d | nn.Conv3d, input_shape: tuple[int, ...]) -> _Padding:

@@ -32,12 +32,15 @@ class LinearMap:
         transposed: the layer is the adjoint of that map, which has the same norm.
         error: what must be added to a bound on the norm, where the weight was rounded: >= the norm of what that
             changed.
+        factor: what a bound on the norm must be multiplied by: >= the norm of what happens to the input before, such as
+            copying pixels into a padding.
     """
 
     weight: Tensor
     geometry: Geometry
     transposed: bool = False
     error: float = 0.0
+    factor: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)

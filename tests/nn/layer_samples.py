@@ -55,6 +55,21 @@ MAPS = [
     (nn.ConvTranspose3d(2, 2, 2, stride=2), (2, 2, 2, 3)),
 ]
 
+# Convolutions whose padding copies pixels of the same side: bounded as padding and convolution, one after the other.
+COPYING = [
+    (nn.Conv1d(2, 4, 3, padding=1, padding_mode="reflect"), ROW),
+    (nn.Conv1d(2, 4, 5, stride=2, padding=2, padding_mode="replicate"), ROW),
+    (nn.Conv1d(2, 4, 4, padding="same", dilation=2, padding_mode="reflect"), ROW),
+    (nn.Conv1d(2, 4, 4, padding="same", dilation=2, padding_mode="replicate"), ROW),
+    (nn.Conv2d(2, 4, 3, padding=1, padding_mode="reflect"), IMAGE),
+    (nn.Conv2d(2, 4, 3, padding=1, padding_mode="replicate"), IMAGE),
+    (nn.Conv2d(2, 4, 3, stride=2, padding=1, bias=False, padding_mode="reflect"), IMAGE),
+    (nn.Conv2d(2, 4, (3, 5), padding=(1, 2), groups=2, padding_mode="replicate"), IMAGE),
+    (Conv2d(2, 4, 3, 2, padding=(0, 2), padding_mode="reflect"), (2, 7, 7)),
+    (nn.Conv2d(2, 4, 3, padding_mode="replicate"), IMAGE),
+    (nn.Conv3d(1, 2, 2, padding=1, padding_mode="replicate"), (1, 3, 4, 3)),
+]
+
 SHAPES = [
     (nn.Identity(), VECTOR),
     (nn.Flatten(), IMAGE),
@@ -174,7 +189,7 @@ SORTS = [
 
 SOFTMAX = [(nn.Softmax(dim=1), (4,))]
 
-LINEAR = [*MAPS, *SHAPES, *SCALES, *AVERAGES]
+LINEAR = [*MAPS, *COPYING, *SHAPES, *SCALES, *AVERAGES]
 NONLINEAR = [*MAXIMA, *SLOPES, *SORTS, *SOFTMAX]
 SAMPLES = [(layer.eval(), shape) for layer, shape in (*LINEAR, *NONLINEAR)]
 

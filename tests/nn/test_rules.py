@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from gloro_fast.bounds import METHODS
+from gloro_fast.bounds import METHODS, bound_network
 from gloro_fast.bounds.diagonal import diagonal_bound
 from gloro_fast.errors import ArchitectureError, ConfigError, UnknownLayerError
 from gloro_fast.nn import (
@@ -65,6 +65,23 @@ def test_a_linear_map_is_the_layer_without_its_bias(layer, shape):
     for find in METHODS.values():
         found = find("layer", rule)
         assert found.kind == "estimate" or found.value >= exact * (1 - SVD)
+
+
+@pytest.mark.parametrize("positive", [False, True])
+@pytest.mark.parametrize(("layer", "shape"), layer_samples.COPYING, ids=label)
+def test_a_convolution_with_copied_pixels_is_bounded_with_its_padding(layer, shape, positive):
+    layer = copy.deepcopy(layer).double()
+    if positive:  # Nothing cancels, so that repeated pixels count.
+        layer.weight.data.abs_()
+    rule = lipschitz_rule("layer", layer, shape)
+    exact = torch.linalg.matrix_norm(matrix(layer, shape), 2).item()
+    assert rule.factor >= 1.0
+    for method in METHODS:
+        found = bound_network([("layer", rule)], method)
+        assert found.kind == "estimate" or found.lipschitz >= exact * (1 - SVD)
+    # docs/layers.md: at most by a tenth more than the norm of the padding.
+    if len(shape) < 4:
+        assert bound_network([("layer", rule)], "cholesky").lipschitz <= 1.1 * rule.factor * exact
 
 
 CONSTANT = [*layer_samples.SHAPES, *layer_samples.SCALES, *layer_samples.AVERAGES]
@@ -137,7 +154,7 @@ def test_every_rule_has_a_sample():
 
 
 def test_dropout_is_an_estimate_while_training():
-    assert lipschitz_rule("0", nn.Dropout().train(), (3,)) == LipschitzConstant(1.0, kind="estimate")
+    assert lipschitz_rule("0", nn.Dropout().train(), (3,)).kind == "estimate"
 
 
 def test_training_differentiates_a_learned_slope():
@@ -233,16 +250,6 @@ def test_a_subclass_is_unknown_for_it_may_compute_anything():
         (nn.Conv2d(1, 1, 3), (4, 4), "channels, height, width"),
         (nn.Conv1d(1, 1, 3), (4,), "channels, length"),
         (nn.ConvTranspose2d(1, 1, 3), (4, 4), "channels, height, width"),
-        (
-            nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect"),
-            (1, 4, 4),
-            "'circular', or ReflectionPad2d before",
-        ),
-        (
-            nn.Conv1d(1, 1, 3, padding=1, padding_mode="replicate"),
-            (1, 4),
-            "'circular', or ReplicationPad1d before",
-        ),
         (nn.Upsample(scale_factor=2, mode="bilinear"), (1, 4, 4), "mode is 'bilinear'.*'nearest'"),
         (nn.Upsample(scale_factor=2), (4,), "channels before"),
         (nn.MaxPool2d(2, return_indices=True), (1, 4, 4), "return_indices=False"),

@@ -238,6 +238,7 @@ ROUNDING = {
     "transposed": nn.ConvTranspose2d(4, 4, 3, stride=2, padding=1),
     "residual": ResidualConv2d(4, 3),
     "circular": nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"),
+    "reflect and convolve": nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"),
 }
 
 
