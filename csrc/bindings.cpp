@@ -44,7 +44,7 @@ STABLE_TORCH_LIBRARY(gloro_fast, m) {
       "power_iteration(Tensor[] weights, Tensor[] v, int[] layers, int iterations)"
       " -> (Tensor sigma, Tensor[] v_new, Tensor[] u)");
   m.def("power_iteration_backward(Tensor grad_sigma, Tensor[] v, Tensor[] u, int[] layers) -> Tensor[]");
-  m.def("power_iteration_fits(int device, int[] layers) -> bool");
+  m.def("power_iteration_refusal(int device, int[] layers) -> str");
   m.def("architecture(Tensor like) -> Tensor");
 }
 
@@ -73,6 +73,6 @@ STABLE_TORCH_LIBRARY_IMPL(gloro_fast, CUDA, m) {
 
 // Takes no tensor, and so is not a device's.
 STABLE_TORCH_LIBRARY_IMPL(gloro_fast, CompositeImplicitAutograd, m) {
-  m.impl("power_iteration_fits", TORCH_BOX(&gloro_fast::power_iteration_fits));
+  m.impl("power_iteration_refusal", TORCH_BOX(&gloro_fast::power_iteration_refusal));
 }
 #endif

@@ -2,6 +2,7 @@
 // there. The ops call it from C++.
 #include "planner_bindings.h"
 
+#include <pybind11/functional.h>
 #include <pybind11/stl.h>
 
 #include <array>
@@ -9,6 +10,7 @@
 
 #include "cpu/power_iteration_description.h"
 #include "cuda/power_iteration_planner.h"
+#include "cuda/power_iteration_residency.h"
 
 namespace gloro_fast {
 
@@ -100,6 +102,19 @@ void bind_planner(py::module_& module) {
   module.def("plan_power_iteration", [](const std::vector<int64_t>& numbers, const std::array<int, 6>& card) {
     return cuda::plan_power_iteration(read(numbers), read_card(card));
   });
+  // The driver's answers are functions: blocks a multiprocessor by shared bytes, and why blocks and shared bytes are
+  // refused.
+  module.def(
+      "fit_power_iteration",
+      [](const std::vector<int64_t>& numbers, const std::array<int, 6>& properties,
+         const std::function<int(int)>& resident_blocks, const std::function<std::string(int, int)>& try_launch,
+         bool cooperative) {
+        cuda::Card card = read_card(properties);
+        card.cooperative = cooperative;
+        return cuda::fit_power_iteration(read(numbers), card, {resident_blocks, try_launch});
+      },
+      py::arg("numbers"), py::arg("card"), py::arg("resident_blocks"), py::arg("try_launch"),
+      py::arg("cooperative") = true);
   module.def("plan_gradient", [](const std::vector<int64_t>& numbers, const std::array<int, 6>& card) {
     return cuda::plan_gradient(read(numbers), read_card(card));
   });

@@ -54,11 +54,17 @@ def runs(op: str) -> bool:
     reason = why_not(op)
     if reason is None:
         return True
-    if reason not in _warned and not torch.compiler.is_compiling():
-        _warned.add(reason)
-        message = f"gloro_fast runs {op} as plain PyTorch on the GPU, slower, with the same results: {reason}"
-        warnings.warn(message, RuntimeWarning, stacklevel=3)
+    warn_once(op, reason)
     return False
+
+
+def warn_once(op: str, reason: str) -> None:
+    """Say that plain PyTorch stands in for the op's kernels, once in a process for each reason."""
+    if reason in _warned or torch.compiler.is_compiling():
+        return
+    _warned.add(reason)
+    message = f"gloro_fast runs {op} as plain PyTorch on the GPU, slower, with the same results: {reason}"
+    warnings.warn(message, RuntimeWarning, stacklevel=4)
 
 
 def switch_off(op: str, reason: str) -> None:

@@ -17,8 +17,6 @@ const char* reason(cudaError_t status) {
 template <typename Kernel>
 const char* launch_kernel(Kernel kernel, const Launch& launch, int blocks, int shared_bytes, void* stream,
                           bool cooperative) {
-  const cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
-  if (status != cudaSuccess) return reason(status);
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeCooperative;
   attribute.val.cooperative = 1;
@@ -30,6 +28,15 @@ const char* launch_kernel(Kernel kernel, const Launch& launch, int blocks, int s
   config.attrs = &attribute;
   config.numAttrs = cooperative ? 1 : 0;
   return reason(cudaLaunchKernelEx(&config, kernel, launch));
+}
+
+template <typename Kernel>
+cudaError_t prepare(Kernel kernel, const Card& card) {
+  const cudaError_t status =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, card.shared_bytes_per_block);
+  if (status != cudaSuccess) return status;
+  // The planner gives the blocks of a multiprocessor all of its shared memory; the driver shall not make it cache.
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
 }
 
 }  // namespace
@@ -52,6 +59,18 @@ const char* read_card(int device, Card* card) {
     if (status != cudaSuccess) return reason(status);
   }
   return nullptr;
+}
+
+const char* prepare_power_iteration(const Card& card) {
+  const cudaError_t status = prepare(power_iteration_kernel, card);
+  return reason(status != cudaSuccess ? status : prepare(power_iteration_gradient_kernel, card));
+}
+
+int resident_blocks(int shared_bytes) {
+  int blocks = 0;
+  const cudaError_t status = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, power_iteration_kernel, kThreads,
+                                                                           static_cast<size_t>(shared_bytes));
+  return reason(status) == nullptr ? blocks : 0;
 }
 
 const char* launch_power_iteration(const Launch& launch, int blocks, int shared_bytes, void* stream) {

@@ -9,6 +9,14 @@ namespace gloro_fast::cuda {
 // Reads what the planner needs to know of a device. Returns null, or what the driver complained about.
 const char* read_card(int device, Card* card);
 
+// Readies the kernels on the current device, whose properties are `card`: allows them all of a block's shared memory.
+// Once for a device, before anything that follows. Returns null, or what the driver complained about.
+const char* prepare_power_iteration(const Card& card);
+
+// How many blocks of the power iteration with so many bytes of shared memory a multiprocessor of the current device
+// holds at once; 0 where the driver does not say.
+int resident_blocks(int shared_bytes);
+
 // Launch a plan on `stream` (a cudaStream_t) of the current device, whose layers' pointers have been filled in.
 // Return null, or why the launch failed.
 const char* launch_power_iteration(const Launch& launch, int blocks, int shared_bytes, void* stream);

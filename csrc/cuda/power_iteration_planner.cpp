@@ -239,7 +239,7 @@ void measure_workspace(Plan& plan) {
 }
 
 Plan plan_launch(const std::vector<LayerPlan>& layers, int first_index, const Card& card) {
-  const int most_blocks = card.multiprocessors * kBlocksPerMultiprocessor, budget = budget_words(card);
+  const int most_blocks = card.multiprocessors * card.blocks_per_multiprocessor, budget = budget_words(card);
   std::vector<Choices> choices;
   double low = 0, high = 0;
   for (const LayerPlan& layer : layers) {

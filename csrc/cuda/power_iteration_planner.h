@@ -18,6 +18,7 @@ struct Card {
   int reserved_bytes_per_block = 0;
   int cooperative = 0;
   int major = 0, minor = 0;
+  int blocks_per_multiprocessor = kBlocksPerMultiprocessor;  // that work at once, at most
 };
 
 // Where a layer's working memory lies in the launch's workspace, in bytes.
@@ -43,8 +44,9 @@ struct Traffic {
   double total() const { return weights + vectors + norms; }
 };
 
-// Plans the power iteration; every launch has at most as many blocks as the card holds at once, and its layers come
-// in any order. Throws std::runtime_error, with a reason in one line, where a layer does not fit.
+// Plans the power iteration; every launch has at most as many blocks as the card is said to hold at once
+// (power_iteration_residency.h asks the driver), and its layers come in any order. Throws std::runtime_error, with a
+// reason in one line, where a layer does not fit.
 std::vector<Plan> plan_power_iteration(const std::vector<cpu::LinearLayer>& layers, const Card& card);
 
 // Plans the gradient; its blocks do not wait for each other, and there may be more of them than the card holds.

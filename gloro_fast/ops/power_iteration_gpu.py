@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -14,7 +13,8 @@ from gloro_fast import _gpu
 def gpu_runs(numbers: Sequence[int], device: torch.device) -> bool:
     """Whether the kernels take these layers on this device.
 
-    Under torch.compile, and for tensors without a GPU behind them, the device is assumed to be able.
+    Where the GPU or its driver refuses them, one warning gives the reason. Under torch.compile, and for tensors
+    without a GPU behind them, the device is assumed to be able.
 
     Args:
         numbers: the layers as the compiled op takes them.
@@ -24,18 +24,14 @@ def gpu_runs(numbers: Sequence[int], device: torch.device) -> bool:
         return False
     if torch.compiler.is_compiling() or not torch.cuda.is_available():
         return True
-    return _fits(tuple(numbers), torch.cuda.current_device() if device.index is None else device.index)
+    reason = _refusal(tuple(numbers), torch.cuda.current_device() if device.index is None else device.index)
+    if reason:
+        _gpu.warn_once("power_iteration", reason)
+    return not reason
 
 
 @lru_cache(maxsize=64)
-def _fits(numbers: tuple[int, ...], index: int) -> bool:
-    if torch.ops.gloro_fast.power_iteration_fits(index, list(numbers)):
-        return True
-    name = torch.cuda.get_device_name(index)
-    warnings.warn(
-        "gloro_fast runs power_iteration as plain PyTorch on the GPU, slower, with the same results: "
-        f"{name} has no cooperative launch, or no room for one of the layers",
-        RuntimeWarning,
-        stacklevel=4,
-    )
-    return False
+def _refusal(numbers: tuple[int, ...], index: int) -> str:
+    """Plan the layers, ask the driver, and give its reason against them, or nothing."""
+    reason: str = torch.ops.gloro_fast.power_iteration_refusal(index, list(numbers))
+    return reason.rpartition("power_iteration: ")[2]

@@ -27,9 +27,9 @@ SANITIZERS = {
     "address": ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
     "thread": ["-g", "-fsanitize=thread"],
 }
-PLANNER = ["planner", "tiling", "traffic"]
-# Planted bugs change these, which are quick to compile beside the kernels.
-KERNELS = "power_iteration_device.cpp"
+PLANNER = ["planner", "residency", "tiling", "traffic"]
+FIBERS = ["fibers.cpp"]
+KERNELS = HERE / "power_iteration_device.cpp"
 
 
 class Card(NamedTuple):
@@ -73,7 +73,7 @@ def compiler() -> list[str]:
 
 
 class DeviceProgram:
-    """The program, compiled once with a sanitizer; ``with_kernels`` gives one whose kernels were changed."""
+    """The program, compiled once with a sanitizer; ``with_bug`` gives one whose kernels or planner were changed."""
 
     def __init__(self, folder: Path, sanitizer: str) -> None:
         self.folder, self.sanitizer, self.compiler = folder, sanitizer, compiler()
@@ -82,43 +82,44 @@ class DeviceProgram:
         command = [*self.compiler, *SANITIZERS[sanitizer], str(probe), "-o", str(folder / "probe")]
         if subprocess.run(command, capture_output=True, check=False).returncode != 0:
             pytest.skip(f"{self.compiler[0]} has no {sanitizer} sanitizer")
-        host = [HERE / "fibers.cpp", CSRC / "cpu" / "power_iteration_description.cpp"]
-        host += [CSRC / "cuda" / f"power_iteration_{name}.cpp" for name in PLANNER]
-        # The bookkeeping of the fibers is not what ThreadSanitizer shall see.
-        flags = ["-DFIBERS_THREAD_SANITIZER"] if sanitizer == "thread" else SANITIZERS[sanitizer]
-        self.objects = self._compile(dict.fromkeys(host, flags), CSRC / "cuda")
-        self.program = self._link(self._compile({HERE / KERNELS: SANITIZERS[sanitizer]}, CSRC / "cuda"), "program")
+        sources = [KERNELS, *(HERE / name for name in FIBERS), CSRC / "cpu" / "power_iteration_description.cpp"]
+        sources += [CSRC / "cuda" / f"power_iteration_{name}.cpp" for name in PLANNER]
+        self.objects = self._compile(sources, CSRC / "cuda")
+        self.program = self._link(self.objects, "program")
 
-    def _compile(self, sources: dict[Path, list[str]], cuda: Path) -> list[Path]:
-        targets, running = [], []
-        for source, flags in sources.items():
-            target = self.folder / f"{cuda.name}-{source.stem}.o"
+    def _compile(self, sources: list[Path], cuda: Path) -> dict[str, Path]:
+        """Compile against the headers in ``cuda``, and give the objects by the sources' names."""
+        objects, running = {}, []
+        for source in sources:
+            flags = SANITIZERS[self.sanitizer]
+            if self.sanitizer == "thread" and source != KERNELS:
+                flags = ["-DFIBERS_THREAD_SANITIZER"]  # the bookkeeping of the fibers is not what it shall see
+            objects[source.name] = self.folder / f"{cuda.name}-{source.stem}.o"
             include = ["-I", str(cuda), "-I", str(CSRC / "cpu"), "-I", str(HERE)]
-            command = [*self.compiler, *FLAGS, *flags, *include, "-c", str(source), "-o", str(target)]
+            command = [*self.compiler, *FLAGS, *flags, *include, "-c", str(source), "-o", str(objects[source.name])]
             running.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
-            targets.append(target)
         for process in running:
             _, errors = process.communicate()
             assert process.returncode == 0, errors
-        return targets
+        return objects
 
-    def _link(self, objects: list[Path], name: str) -> Path:
+    def _link(self, objects: dict[str, Path], name: str) -> Path:
         target = self.folder / name
-        subprocess.run(
-            [*self.compiler, *SANITIZERS[self.sanitizer], *map(str, [*objects, *self.objects]), "-o", str(target)],
-            check=True,
-        )
+        flags = SANITIZERS[self.sanitizer]
+        subprocess.run([*self.compiler, *flags, *map(str, objects.values()), "-o", str(target)], check=True)
         return target
 
-    def with_kernels(self, file: str, right: str, wrong: str, name: str) -> Path:
-        """Compile the kernels with a bug planted; the host's part stays as it is."""
+    def with_bug(self, file: str, right: str, wrong: str) -> Path:
+        """Compile anew what a bug in ``file`` of csrc/cuda changes: that source, or the kernels with that header."""
+        name = f"bug-{len(list(self.folder.glob('bug-*')))}"
         folder = self.folder / name / f"cuda-{name}"
         shutil.copytree(CSRC / "cuda", folder)
         shutil.copytree(CSRC / "cpu", folder.parent / "cpu")
         source = (folder / file).read_text()
-        assert right in source, "the kernel no longer has the place where the bug is planted"
+        assert right in source, f"{file} no longer has the place where the bug is planted"
         (folder / file).write_text(source.replace(right, wrong))
-        return self._link(self._compile({HERE / KERNELS: SANITIZERS[self.sanitizer]}, folder), f"program-{name}")
+        changed = self._compile([folder / file if file.endswith(".cpp") else KERNELS], folder)
+        return self._link({**self.objects, **changed}, f"program-{name}")
 
     def start(
         self,
@@ -126,10 +127,15 @@ class DeviceProgram:
         iterations: int,
         card: Card,
         schedule: int = 0,
+        resident: int = 2,
         program: Path | None = None,
     ) -> tuple[subprocess.CompletedProcess[str], Path]:
+        """Run both launches in an order of blocks and threads (0: ascending, 1: descending, else a seed) on a card.
+
+        The card holds ``resident`` blocks a multiprocessor at once.
+        """
         case, result = self.folder / "case", self.folder / "result"
-        case.write_bytes(_case(network, iterations, card, schedule))
+        case.write_bytes(_case(network, [iterations, *card, schedule, resident]))
         result.unlink(missing_ok=True)
         # A preloaded allocator is more than the sanitizers bear.
         environment = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
@@ -137,8 +143,8 @@ class DeviceProgram:
         command = [str(program or self.program), str(case), str(result)]
         return subprocess.run(command, capture_output=True, text=True, check=False, env=environment), result
 
-    def run(self, network: Network, iterations: int, card: Card, schedule: int = 0) -> Outcome:
-        process, result = self.start(network, iterations, card, schedule)
+    def run(self, network: Network, iterations: int, card: Card, schedule: int = 0, resident: int = 2) -> Outcome:
+        process, result = self.start(network, iterations, card, schedule, resident)
         assert process.returncode == 0, process.stdout[-4000:] + process.stderr[-4000:]
         return self.read(network, result)
 
@@ -147,7 +153,7 @@ class DeviceProgram:
         return _read(network, result.read_bytes())
 
 
-def _case(network: Network, iterations: int, card: Card, schedule: int) -> bytes:
+def _case(network: Network, settings: Sequence[int]) -> bytes:
     def integers(values: Sequence[int]) -> bytes:
         return np.array(values, np.int64).tobytes()
 
@@ -163,7 +169,7 @@ def _case(network: Network, iterations: int, card: Card, schedule: int) -> bytes
             four = [*strides, 0, 0]
         in_memory = weight.detach().as_strided((weight.numel(),), (1,))
         parts += [integers(four), in_memory.view(torch.uint8).numpy().tobytes(), v.contiguous().numpy().tobytes()]
-    return b"".join([*parts, integers([iterations, *card, schedule])])
+    return b"".join([*parts, integers(settings)])
 
 
 def _read(network: Network, raw: bytes) -> Outcome:

@@ -12,7 +12,7 @@
 
 #include "fibers.h"
 #include "power_iteration_description.h"
-#include "power_iteration_planner.h"
+#include "power_iteration_residency.h"
 
 namespace {
 
@@ -78,20 +78,47 @@ std::vector<Layer> read_layers(File& file) {
 
 cuda::Card read_card(File& file) {
   cuda::Card card;
+  card.cooperative = 1;
   for (int* value : {&card.multiprocessors, &card.shared_bytes, &card.shared_bytes_per_block,
                      &card.reserved_bytes_per_block, &card.major, &card.minor})
     *value = static_cast<int>(file.number());
   return card;
 }
 
-fibers::Shape shape_of(const cuda::Plan& plan, unsigned schedule) {
+fibers::Shape shape_of(int blocks, int shared_bytes, unsigned schedule) {
   fibers::Shape shape;
-  shape.blocks = static_cast<unsigned>(plan.blocks);
+  shape.blocks = static_cast<unsigned>(blocks);
   shape.threads = cuda::kThreads;
-  shape.shared_bytes = static_cast<size_t>(plan.shared_bytes);
+  shape.shared_bytes = static_cast<size_t>(shared_bytes);
   shape.schedule = schedule;
   return shape;
 }
+
+// The card as the driver of `Driver` knows it: what it holds at once, and a trial of the launch.
+struct Device {
+  cuda::Card card;
+  int resident_blocks;  // of a multiprocessor
+  unsigned schedule;
+
+  void launch(const cuda::Launch& parameter, int blocks, int shared_bytes) const {
+    fibers::Shape shape = shape_of(blocks, shared_bytes, schedule);
+    shape.cooperative = true;
+    shape.resident = static_cast<unsigned>(card.multiprocessors * resident_blocks);
+    fibers::launch(shape, [&] { cuda::power_iteration_kernel(parameter); });
+  }
+
+  cuda::Driver driver() const {
+    return {[this](int) { return resident_blocks; },
+            [this](int blocks, int shared_bytes) -> std::string {
+              try {
+                launch(cuda::Launch{}, blocks, shared_bytes);
+                return "";
+              } catch (const std::runtime_error& error) {
+                return error.what();
+              }
+            }};
+  }
+};
 
 void attach(cuda::Plan& plan, std::vector<Layer>& layers, std::vector<float>& sigma, bool gradient) {
   for (int i = 0; i < plan.launch.layers; ++i) {
@@ -113,24 +140,22 @@ void run(const char* input, const char* output) {
   const int64_t iterations = file.number();
   const cuda::Card card = read_card(file);
   const auto schedule = static_cast<unsigned>(file.number());
+  const Device device{card, static_cast<int>(file.number()), schedule};
   std::vector<cpu::LinearLayer> shapes;
   for (const Layer& layer : layers) shapes.push_back(layer.shape);
 
   std::vector<float> sigma(layers.size()), factors(layers.size());
   for (size_t i = 0; i < factors.size(); ++i) factors[i] = static_cast<float>(i + 1);
-  for (cuda::Plan& plan : cuda::plan_power_iteration(shapes, card)) {
+  for (cuda::Plan& plan : cuda::fit_power_iteration(shapes, card, device.driver())) {
     attach(plan, layers, sigma, false);
     plan.launch.iterations = static_cast<int32_t>(iterations);
     const Tensor<char> workspace(plan.workspace_bytes);
     cuda::place_workspace(plan, workspace.data.get());
-    fibers::Shape shape = shape_of(plan, schedule);
-    shape.cooperative = true;
-    shape.resident = static_cast<unsigned>(card.multiprocessors * cuda::kBlocksPerMultiprocessor);
-    fibers::launch(shape, [&] { cuda::power_iteration_kernel(plan.launch); });
+    device.launch(plan.launch, plan.blocks, plan.shared_bytes);
   }
   for (cuda::Plan& plan : cuda::plan_gradient(shapes, card)) {
     attach(plan, layers, factors, true);
-    fibers::Shape shape = shape_of(plan, schedule);
+    fibers::Shape shape = shape_of(plan.blocks, plan.shared_bytes, schedule);
     shape.resident = 4;
     fibers::launch(shape, [&] { cuda::power_iteration_gradient_kernel(plan.launch); });
   }

@@ -7,11 +7,10 @@ import importlib.util
 import pytest
 import torch
 from device_program import Card
+from power_iteration_layers import of_network
 
-from gloro_fast.architectures import build
 from gloro_fast.ops import Geometry
 from gloro_fast.ops.power_iteration import layer_numbers
-from gloro_fast.plan import make_plan
 
 if importlib.util.find_spec("gloro_fast._build_info") is None:
     pytest.skip("the module with the planner was not built: no Python headers", allow_module_level=True)
@@ -30,8 +29,8 @@ NETWORKS = {"2C2F": (1, 28, 28), "4C3F": (1, 28, 28), "6C2F": (3, 32, 32), "8C2F
 
 
 def numbers_of(name: str) -> list[int]:
-    maps = make_plan(build(name, input_shape=NETWORKS[name], num_classes=10), NETWORKS[name]).linear_maps()
-    return layer_numbers([linear.weight for linear in maps], [linear.geometry for linear in maps])
+    layers = of_network(name, NETWORKS[name])
+    return layer_numbers([torch.empty(shape) for shape, _ in layers], [geometry for _, geometry in layers])
 
 
 def dense_layers(count: int) -> list[int]:
@@ -84,6 +83,56 @@ def test_one_launch_each_way(count: int) -> None:
     launches = -(-count // planner.MOST_LAYERS)
     assert len(planner.plan_power_iteration(dense_layers(count), CARDS["A100"])) == launches
     assert len(planner.plan_gradient(dense_layers(count), CARDS["A100"])) == launches
+
+
+class TestWhatTheDriverSays:
+    """The plan is folded onto what the driver holds at once, and given up where it refuses."""
+
+    CARD = CARDS["RTX 3080"]
+
+    def fit(self, held: int, refusal: str = "", cooperative: bool = True) -> tuple[list[object], list[tuple[int, int]]]:
+        tried: list[tuple[int, int]] = []
+
+        def try_launch(blocks: int, shared_bytes: int) -> str:
+            tried.append((blocks, shared_bytes))
+            return refusal
+
+        return planner.fit_power_iteration(
+            numbers_of("8C2F"), self.CARD, lambda shared: held, try_launch, cooperative
+        ), tried
+
+    @pytest.mark.parametrize("held", [1, 2, 3])
+    def test_the_plan_fits_what_is_held(self, held: int) -> None:
+        (plan,), tried = self.fit(held)
+        assert plan.blocks <= held * self.CARD.multiprocessors
+        assert tried == [(plan.blocks, plan.shared_bytes)]
+        (planned,) = planner.plan_power_iteration(numbers_of("8C2F"), self.CARD)
+        assert (plan.blocks == planned.blocks) == (held > 1)
+        assert (plan.layers() == planned.layers()) == (held > 1)
+
+    def test_the_driver_is_asked_of_every_launch_and_again_after_folding(self) -> None:
+        asked: list[int] = []
+
+        def held(shared_bytes: int) -> int:
+            asked.append(shared_bytes)
+            return 2 if len(asked) == 1 else 1
+
+        plans = planner.fit_power_iteration(dense_layers(97), Card(3), held, lambda *_: "")
+        assert len(plans) == 2
+        assert all(plan.blocks <= 3 for plan in plans)
+        assert len(asked) == 4
+
+    def test_no_block_is_held(self) -> None:
+        with pytest.raises(RuntimeError, match="holds no block of the kernel"):
+            self.fit(0)
+
+    def test_the_launch_is_refused(self) -> None:
+        with pytest.raises(RuntimeError, match="refuses a cooperative launch: too many blocks"):
+            self.fit(2, "too many blocks")
+
+    def test_no_cooperative_launch(self) -> None:
+        with pytest.raises(RuntimeError, match="has no cooperative launch"):
+            self.fit(2, cooperative=False)
 
 
 def test_float64_weights_are_refused() -> None:

@@ -7,10 +7,11 @@ import importlib.util
 import numpy as np
 import pytest
 import torch
+from device_checks import assert_agrees, draw
 from device_program import Card, Network, Outcome
+from power_iteration_layers import conv, dense
 from simulated_gpu import needs_simulator
 from simulated_launch import Launch, address
-from test_power_iteration_device import assert_agrees, conv, dense, draw
 
 if importlib.util.find_spec("gloro_fast._build_info") is None:
     pytest.skip("the module with the planner was not built: no Python headers", allow_module_level=True)
@@ -25,7 +26,7 @@ ARRAYS = ("weight", "start", "v", "u", "gradient")
 class Simulated:
     """Both launches of a network, with what they moved."""
 
-    def __init__(self, network: Network, iterations: int, card: Card, expect_one_layer: bool = False) -> None:
+    def __init__(self, network: Network, iterations: int, card: Card) -> None:
         numbers = network.numbers()
         count = len(network.weights)
         memory = [weight.clone() for weight in network.weights]

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from gloro_fast import GloRoNet, _extension, _gpu
 from gloro_fast.architectures import build
 from gloro_fast.losses import TradesLoss
-from gloro_fast.ops import Geometry, power_iteration
+from gloro_fast.ops import Geometry, power_iteration, power_iteration_gpu
 
 pytestmark = pytest.mark.skipif(not _extension.available(), reason=f"compiled ops: {_extension.why_not()}")
 
@@ -91,6 +91,40 @@ def test_a_build_without_cuda_runs_the_reference_and_says_so_once(
     messages = [str(w.message) for w in caught if "power_iteration" in str(w.message)]
     assert len(messages) == 1
     assert "there is no kernel here" in messages[0]
+
+
+def test_a_gpu_that_refuses_the_launch_runs_the_reference_and_says_so_once(
+    monkeypatch: pytest.MonkeyPatch, references: list[torch.device]
+) -> None:
+    asked: list[int] = []
+
+    def refusal(numbers: tuple[int, ...], index: int) -> str:
+        asked.append(index)
+        return "the GPU refuses a cooperative launch"
+
+    monkeypatch.setattr(_gpu, "why_not", lambda op: None)
+    monkeypatch.setattr(_gpu, "_warned", set())
+    monkeypatch.setattr(power_iteration_gpu, "_refusal", refusal)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for dtype in (torch.float32, torch.bfloat16):
+            counts, _ = run_on_gpu(dtype)
+            assert counts["gloro_fast.power_iteration.default"] == 0
+    assert len(references) == 2
+    assert asked == [0] * 2
+    messages = [str(w.message) for w in caught if "power_iteration" in str(w.message)]
+    assert len(messages) == 1
+    assert "refuses a cooperative launch" in messages[0]
+
+
+def test_without_a_driver_the_extension_gives_the_reason() -> None:
+    if not _extension.has_kernel("power_iteration", "cuda"):
+        pytest.skip("the extension was built without CUDA")
+    if torch.cuda.is_available():
+        pytest.skip("there is a driver")
+    reason = power_iteration_gpu._refusal((0, 0, 0, 4, 9, 1), 0)
+    assert reason.startswith("the properties of GPU 0 cannot be read: ")
 
 
 def test_the_gradient_stays_on_the_gpu() -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterator
 
+import power_iteration_layers
 import pytest
 import torch
-import torch.nn.functional as F
+from power_iteration_layers import MIXED, SPECIAL, Layer, conv, convolutions, dense
 from torch import Tensor
 
 from gloro_fast import _extension
@@ -18,71 +18,14 @@ from gloro_fast.ops.power_iteration import _describe
 pytestmark = pytest.mark.skipif(not _extension.available(), reason=f"compiled ops: {_extension.why_not()}")
 
 LEVELS = ["portable", "avx2", "avx512"]  # one that this machine lacks runs as the widest that it has
-Layer = tuple[tuple[int, ...], Geometry]
 
 
-def conv(
-    size: tuple[int, ...],
-    channels: tuple[int, int],
-    kernel: int,
-    stride: int = 1,
-    padding: tuple[int, int] = (0, 0),
-    dilation: int = 1,
-    groups: int = 1,
-) -> Layer:
-    """Weight shape and geometry, the same along every dimension but for the order of the padding."""
-    inputs, outputs = channels
-    pads = (padding, padding[::-1])[: len(size)]
-    geometry = Geometry((inputs, *size), (stride,) * len(size), pads, (dilation,) * len(size), groups)
-    return (outputs, inputs // groups, *(kernel,) * len(size)), geometry
-
-
-def accepts(size: tuple[int, ...], kernel: int, padding: tuple[int, int], dilation: int) -> bool:
-    return all(n + sum(padding) >= dilation * (kernel - 1) + 1 for n in size)
-
-
-CONVOLUTIONS = [
-    conv(size, channels, kernel, stride, padding, dilation, groups)
-    for size, (channels, groups), kernel, stride, padding, dilation in itertools.product(
-        [(7, 5), (1, 9), (17, 18)],
-        [((1, 5), 1), ((6, 4), 2), ((3, 3), 3)],
-        [1, 3, 4],
-        [1, 2, 3],
-        [(0, 0), (1, 2), (4, 0)],
-        [1, 2],
-    )
-    if accepts(size, kernel, padding, dilation)
-]
-SPECIAL = [
-    conv((1, 1), (4, 6), 1),
-    conv((1, 1), (4, 6), 5, padding=(2, 2)),  # the input is smaller than the kernel
-    conv((2, 3), (2, 2), 2, stride=5),  # phases without pixels
-    conv((5, 5), (2, 3), 1, stride=3),  # phases without taps
-    conv((3, 3), (2, 2), 1, padding=(3, 3)),  # outputs that see padding only
-    conv((9,), (3, 7), 3, padding=(1, 1)),
-    conv((11,), (4, 4), 4, 3, (2, 0), 2, 4),
-    conv((33, 31), (19, 23), 3, padding=(1, 1)),
-    conv((40, 70), (2, 9), 4, 2, (1, 1)),
-    ((7, 5), Geometry((5,))),
-    ((1, 1), Geometry((1,))),
-    ((1, 40), Geometry((40,))),
-    ((40, 1), Geometry((1,))),
-    ((100, 1568), Geometry((1568,))),
-    ((517, 333), Geometry((333,))),
-]
-MIXED = [SPECIAL[7], SPECIAL[13], SPECIAL[6], SPECIAL[14], SPECIAL[0]]
+CONVOLUTIONS = convolutions([(7, 5), (1, 9), (17, 18)], [((1, 5), 1), ((6, 4), 2), ((3, 3), 3)])
 
 
 def draw(layers: list[Layer], dtype: torch.dtype = torch.float32) -> tuple[list[Tensor], list[Tensor], list[Geometry]]:
-    generator = torch.Generator().manual_seed(0)
-    weights, v = [], []
-    for shape, geometry in layers:
-        fan_in = max(1, math.prod(shape[1:]))
-        weight = torch.randn(shape, generator=generator, dtype=torch.float64) / math.sqrt(fan_in)
-        start = torch.randn(geometry.input_shape, generator=generator, dtype=torch.float64)
-        weights.append(weight.to(dtype).requires_grad_())
-        v.append(F.normalize(start.flatten(), dim=0).reshape(start.shape).float())
-    return weights, v, [geometry for _, geometry in layers]
+    weights, v = power_iteration_layers.draw(layers, dtype)
+    return [weight.requires_grad_() for weight in weights], v, [geometry for _, geometry in layers]
 
 
 def with_gradients(
@@ -132,7 +75,7 @@ def test_convolutions_agree_with_the_float64_reference(first: int, level: str) -
     assert_agrees(CONVOLUTIONS[first : first + 12])  # twelve layers in one call
 
 
-@pytest.mark.parametrize("layer", SPECIAL)
+@pytest.mark.parametrize("layer", SPECIAL.values(), ids=SPECIAL.keys())
 @pytest.mark.parametrize("iterations", [0, 3])
 def test_special_shapes_agree_with_the_float64_reference(layer: Layer, iterations: int, level: str) -> None:
     assert_agrees([layer], iterations)
@@ -155,7 +98,7 @@ def test_float64_iterates(dtype: torch.dtype, level: str) -> None:
 
 
 def test_memory_formats(level: str) -> None:
-    weights, v, geometries = draw([conv((9, 8), (6, 10), 3, 2, (1, 0)), ((12, 20), Geometry((20,)))])
+    weights, v, geometries = draw([conv((9, 8), (6, 10), 3, 2, (1, 0)), dense(12, 20)])
     plain = with_gradients(power_iteration, weights, v, geometries, 2)
     other = [
         weights[0].detach().to(memory_format=torch.channels_last).requires_grad_(),
@@ -169,7 +112,7 @@ def test_memory_formats(level: str) -> None:
 
 
 def test_same_bits_at_every_thread_count(threads: Callable[[int], None], level: str) -> None:
-    layers = [conv((32, 32), (24, 32), 3, padding=(1, 1)), ((200, 1500), Geometry((1500,))), *MIXED, *SPECIAL[:8]]
+    layers = [conv((32, 32), (24, 32), 3, padding=(1, 1)), dense(200, 1500), *MIXED, *list(SPECIAL.values())[:8]]
     weights, v, geometries = draw(layers)
     results = []
     for count in (1, 2, 3, 2):
@@ -179,7 +122,7 @@ def test_same_bits_at_every_thread_count(threads: Callable[[int], None], level: 
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
-@pytest.mark.parametrize("layer", [conv((5, 6), (3, 4), 3, 2, (1, 1)), ((6, 9), Geometry((9,)))])
+@pytest.mark.parametrize("layer", [conv((5, 6), (3, 4), 3, 2, (1, 1)), dense(6, 9)])
 class TestExtremes:
     @pytest.mark.parametrize("scale", [1e-30, 1e-16, 1e16, 1e30])
     def test_no_underflow_or_overflow_in_the_squares(self, layer: Layer, scale: float, level: str) -> None:
@@ -217,9 +160,7 @@ class TestExtremes:
         assert sigma.isnan().all()
 
 
-@pytest.mark.parametrize(
-    "layer", [conv((5, 4), (4, 6), 3, 2, (1, 2), 1, 2), conv((6,), (2, 3), 3), ((6, 9), Geometry((9,)))]
-)
+@pytest.mark.parametrize("layer", [conv((5, 4), (4, 6), 3, 2, (1, 2), 1, 2), conv((6,), (2, 3), 3), dense(6, 9)])
 def test_gradcheck_at_the_kept_iterate(layer: Layer) -> None:
     (weight,), v, geometries = draw([layer], torch.float64)
     _, v_new, _ = power_iteration([weight], [v[0].double()], geometries, 3000)
@@ -262,7 +203,7 @@ def test_three_dimensions_run_as_the_reference() -> None:
 
 
 def test_torch_func_differentiates_it() -> None:
-    (weight,), v, geometries = draw([SPECIAL[9]])
+    (weight,), v, geometries = draw([dense(7, 5)])
     gradient = torch.func.grad(lambda w: power_iteration([w], v, geometries, 2)[0].sum())(weight.detach())
     expected = with_gradients(power_iteration, [weight], v, geometries, 2)[-1]
     torch.testing.assert_close(gradient, expected)
@@ -276,7 +217,7 @@ def test_a_kernel_larger_than_its_input_is_an_error() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_opcheck(dtype: torch.dtype) -> None:
-    weights, v, geometries = draw([conv((6, 5), (4, 3), 3, 2, (1, 1)), SPECIAL[9]], dtype)
+    weights, v, geometries = draw([conv((6, 5), (4, 3), 3, 2, (1, 1)), dense(7, 5)], dtype)
     weights[0] = weights[0].detach().to(memory_format=torch.channels_last).requires_grad_()
     numbers = _describe(weights, v, geometries)
     assert numbers is not None

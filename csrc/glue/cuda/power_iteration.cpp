@@ -5,14 +5,16 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <exception>
 #include <map>
 #include <memory>
 #include <mutex>
-#include <stdexcept>
+#include <string>
 #include <utility>
 
 #include "../../cpu/power_iteration_description.h"
 #include "../../cuda/power_iteration.h"
+#include "../../cuda/power_iteration_residency.h"
 
 namespace gloro_fast {
 
@@ -39,7 +41,21 @@ cuda::Card read_card(int32_t device) {
   return card;
 }
 
-// Plans once for each network and device: a training step finds its plans here.
+void check_launch(const char* error) {
+  STD_TORCH_CHECK(error == nullptr, "power_iteration: the kernel could not be launched: ", error);
+}
+
+// Asks the driver of the current device. All it does can be captured in a graph.
+cuda::Driver driver_of(int32_t device, const cuda::Card& card) {
+  check_launch(cuda::prepare_power_iteration(card));
+  void* const stream = accelerator::getCurrentStream(device).nativeHandle();
+  return {cuda::resident_blocks, [stream](int blocks, int shared_bytes) {
+            const char* const error = cuda::launch_power_iteration(cuda::Launch{}, blocks, shared_bytes, stream);
+            return std::string(error == nullptr ? "" : error);
+          }};
+}
+
+// Plans once for each network and device, which is the current one: a training step finds its plans here.
 std::shared_ptr<const Plans> plans_for(const std::vector<int64_t>& numbers, int32_t device) {
   static std::mutex mutex;
   static std::map<std::pair<int32_t, std::vector<int64_t>>, std::shared_ptr<const Plans>> known;
@@ -51,7 +67,7 @@ std::shared_ptr<const Plans> plans_for(const std::vector<int64_t>& numbers, int3
     std::vector<cpu::LinearLayer> layers;
     for (const Description& description : made->layers) layers.push_back(description.layer);
     const cuda::Card card = read_card(device);
-    made->forward = cuda::plan_power_iteration(layers, card);
+    made->forward = cuda::fit_power_iteration(layers, card, driver_of(device, card));
     made->gradient = cuda::plan_gradient(layers, card);
     plans = std::move(made);
   }
@@ -85,10 +101,6 @@ void attach_weight(cuda::LayerPlan& layer, const Tensor& weight, void* data) {
 
 float* floats(const Tensor& tensor) {
   return static_cast<float*>(tensor.mutable_data_ptr());
-}
-
-void check_launch(const char* error) {
-  STD_TORCH_CHECK(error == nullptr, "power_iteration: the kernel could not be launched: ", error);
 }
 
 }  // namespace
@@ -175,14 +187,14 @@ std::vector<Tensor> power_iteration_backward_cuda(const Tensor& grad_sigma_any, 
   return gradients;
 }
 
-bool power_iteration_fits(int64_t device, const std::vector<int64_t>& numbers) {
+std::string power_iteration_refusal(int64_t device, const std::vector<int64_t>& numbers) {
   try {
-    const cuda::Card card = read_card(static_cast<int32_t>(device));
-    if (card.cooperative == 0) return false;
+    static_cast<void>(read_card(static_cast<int32_t>(device)));  // names a missing driver better than the guard does
+    const accelerator::DeviceGuard guard(static_cast<int32_t>(device));
     static_cast<void>(plans_for(numbers, static_cast<int32_t>(device)));
-    return true;
-  } catch (const std::runtime_error&) {
-    return false;
+    return "";
+  } catch (const std::exception& error) {
+    return error.what();
   }
 }
 

@@ -8,6 +8,7 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <cstdint>
+#include <string>
 #include <tuple>
 #include <vector>
 
@@ -22,8 +23,8 @@ std::vector<torch::stable::Tensor> power_iteration_backward_cuda(const torch::st
                                                                  const std::vector<torch::stable::Tensor>& u,
                                                                  const std::vector<int64_t>& layers);
 
-// Whether these layers run in the kernels on device number `device`: it launches cooperatively, and every layer fits
-// into its shared memory.
-bool power_iteration_fits(int64_t device, const std::vector<int64_t>& layers);
+// Why these layers do not run in the kernels on device number `device`, in one line; empty where they do: every layer
+// fits into its shared memory, and the driver has taken a cooperative launch of as many blocks.
+std::string power_iteration_refusal(int64_t device, const std::vector<int64_t>& layers);
 
 }  // namespace gloro_fast
