@@ -10,6 +10,12 @@ from torch import Tensor, nn
 from gloro_fast.errors import ArchitectureError
 from gloro_fast.nn.rules import Diagonal, Knowledge, LinearMap, has_rule, known_type, unknown
 
+# A hook that returned None may return a value at the next call, or write through .data or NumPy, which leaves no trace.
+_HOOK = (
+    ", and one that only looks cannot be told from one that changes values; remove it, or look at values in calls of "
+    "net.module"
+)
+
 
 def check_module(name: str, module: nn.Module) -> None:
     """Refuse a layer that is unknown or whose values something else may change.
@@ -33,16 +39,19 @@ def check_calls(name: str, module: nn.Module) -> None:
     """
     everywhere = torch.nn.modules.module
     if everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks:
-        raise ArchitectureError(
-            "a forward hook is registered for all modules, which may change values unseen; remove it"
-        )
+        raise ArchitectureError(f"all modules have a forward hook{_HOOK}")
     kind: type = type(module)
+    where = f"{name or 'the module'} ({kind.__name__})"
     replaced = sorted(vars(module).keys() & _callables(kind))
-    if module._forward_hooks or module._forward_pre_hooks or replaced:
-        what = f"its own {replaced[0]}()" if replaced else "a forward hook"
+    if replaced:
+        raise ArchitectureError(f"{where} has its own {replaced[0]}(), which may change values unseen; remove it")
+    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    if any(type(hook).__module__.startswith("torch.nn.utils.") for hook in hooks):
         raise ArchitectureError(
-            f"{name or 'the module'} ({type(module).__name__}) has {what}, which may change values unseen; remove it"
+            f"{where} computes its weight in a hook; use the function of that name in torch.nn.utils.parametrizations"
         )
+    if hooks:
+        raise ArchitectureError(f"{where} has a forward hook{_HOOK}")
 
 
 def check_weight(name: str, rule: Knowledge) -> None:

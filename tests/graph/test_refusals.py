@@ -179,9 +179,62 @@ def test_a_parameter_is_not_written_over_while_it_is_tried():
     assert torch.equal(module.fc.weight, before)
 
 
-def test_hooks_within_a_traced_module_are_refused():
+HOOK = (
+    ", and one that only looks cannot be told from one that changes values; remove it, or look at values in calls of "
+    "net.module"
+)
+
+
+def looking(seen):
+    return lambda module, *values: seen.append(values)
+
+
+@pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
+@pytest.mark.parametrize("place", ["block", "block.0", "fc"])
+def test_forward_hooks_are_refused_at_every_call(register, place):
     module = Model(lambda m, x: m.block(x), block=nn.Sequential(nn.ReLU()))
-    GloRoNet(module, 0.1, SHAPE)
-    module.block.register_forward_hook(lambda module, args, output: 2 * output)
-    with pytest.raises(ArchitectureError, match=r"block \(Sequential\) has a forward hook"):
-        GloRoNet(module, 0.1, SHAPE)
+    net = GloRoNet(module, 0.1, SHAPE)
+    x, seen = torch.rand(3, *SHAPE), []
+    wanted = net.eval().freeze()(x)
+    hooked = module.get_submodule(place)
+    handle = getattr(hooked, register)(looking(seen))
+    words = f"{place} ({type(hooked).__name__}) has a forward hook{HOOK}"
+    for call in (lambda: GloRoNet(module, 0.1, SHAPE), lambda: net(x), lambda: net.certify(x)):
+        with pytest.raises(ArchitectureError) as caught:
+            call()
+        assert str(caught.value) == words
+    # As the message says.
+    net.module(x)
+    assert len(seen) == 1
+    handle.remove()
+    assert torch.equal(net(x), wanted)
+
+
+def test_a_hook_on_all_modules_is_refused():
+    module = Model(lambda m, x: x.relu())
+    handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
+    try:
+        with pytest.raises(ArchitectureError) as caught:
+            GloRoNet(module, 0.1, SHAPE)
+    finally:
+        handle.remove()
+    assert str(caught.value) == f"all modules have a forward hook{HOOK}"
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.nn.utils.weight_norm:FutureWarning")
+@pytest.mark.parametrize("norm", [nn.utils.weight_norm, nn.utils.spectral_norm])
+def test_a_weight_that_a_hook_computes_is_refused(norm):
+    with pytest.raises(ArchitectureError) as caught:
+        GloRoNet(nn.Sequential(nn.Flatten(), norm(nn.Linear(32, 3))), 0.1, SHAPE)
+    assert str(caught.value) == (
+        "1 (Linear) computes its weight in a hook; use the function of that name in torch.nn.utils.parametrizations"
+    )
+
+
+def test_hooks_on_the_net_and_backward_hooks_are_let_through():
+    module, seen = Model(lambda m, x: m.act(x), act=nn.ReLU()), []
+    module.fc.register_full_backward_hook(looking(seen))
+    net = GloRoNet(module, 0.1, SHAPE)
+    net.register_forward_hook(looking(seen))
+    net(torch.rand(3, *SHAPE)).sum().backward()
+    assert len(seen) == 2
