@@ -1,11 +1,13 @@
 """GloRoNet under torch.compile and torch.export. The backend "aot_eager" traces as any other but compiles nothing."""
 
 import copy
+import pickle
 
 import pytest
 import torch
+from torch import nn
 
-from gloro_fast import GloRoNet, architectures
+from gloro_fast import GloRoNet, architectures, convert
 from gloro_fast.losses import CrossEntropyLoss, TradesLoss
 
 SHAPE = (1, 8, 8)
@@ -98,3 +100,67 @@ def test_a_graph_signs_no_changed_weights():
         assert (compiled(x).argmax(1) != 5).any()
         net.module[0].weight.data.mul_(1.5)
         assert (compiled(x).argmax(1) == 5).all()
+
+
+class Block(nn.Module):
+    """A residual block as users write it."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels)
+        self.conv2, self.bn2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        out = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        out += x
+        return self.relu(out)
+
+
+class SmallResNet(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.relu = nn.Conv2d(1, 4, 3, 2, 1), nn.ReLU(inplace=True)
+        self.block, self.pool, self.fc = Block(4), nn.AdaptiveAvgPool2d(2), nn.Linear(16, 5)
+
+    def forward(self, x):
+        return self.fc(torch.flatten(self.pool(self.block(self.relu(self.stem(x)))), 1))
+
+
+def small_sequence():
+    layers = nn.Conv2d(1, 4, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(36, 7), nn.ReLU(), nn.Linear(7, 5), nn.Tanh()
+    return nn.Sequential(*layers)
+
+
+@pytest.fixture(params=[SmallResNet, small_sequence])
+def converted(request):
+    """A model of a user's, converted: branches, BatchNorm, an odd number of channels, something behind the head."""
+    torch.manual_seed(0)
+    return GloRoNet(convert(request.param()), 0.01, SHAPE)
+
+
+def test_a_step_of_what_was_converted_is_one_graph(converted):
+    twin = copy.deepcopy(converted)
+    compiled = torch.compile(converted, fullgraph=True, backend="aot_eager")
+    x, y = batch()
+    steps = []
+    for net, run in ((converted, compiled), (twin, twin)):
+        optimizer = torch.optim.SGD(net.parameters(), 0.1)
+        loss = run(x, y, TradesLoss(1.0))
+        loss.backward()
+        optimizer.step()
+        steps.append(loss.detach())
+    torch.testing.assert_close(*steps)
+    torch.testing.assert_close(converted.state_dict(), twin.state_dict(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "carried",
+    [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net)), lambda net: exported(net, batch()[0])],
+    ids=["copied", "pickled", "exported"],
+)
+def test_what_was_converted_is_carried_on_frozen(converted, carried):
+    net = converted.eval().freeze()
+    x, _ = batch()
+    with torch.no_grad():
+        torch.testing.assert_close(carried(net)(x), net(x))
