@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .launch_table import on_device_of
-from .margin_rows import checked, distances, first_largest, gradients_of_bounds, load_rows, margin_of_rows
+from .margin_rows import checked, gradients_of_bounds, margin_of_program, rows_of_program
 from .margin_tiles import RowTiles
 
 
@@ -17,18 +17,12 @@ def margin_rows(
     logits, differences, lipschitz, epsilon, bottom, prediction, radius, runner_up, rows, vectors,
     VECTOR: tl.constexpr, STAGED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, FLAT: tl.constexpr,
 ):  # fmt: skip
-    """The margin of a tile of rows; the cut is that of ``RowTiles``."""
-    classes = vectors * VECTOR
-    first_row = tl.program_id(0).to(tl.int64) * ROWS
-    row = first_row + tl.arange(0, ROWS)
-    live = row < rows
-    column = tl.arange(0, COLUMNS)[None, :]
-    values = load_rows(logits, first_row, rows, classes, STAGED, ROWS, COLUMNS, FLAT)
-    top, j = first_largest(values, column, column < classes)
-    distance = distances(differences, j, live, classes, STAGED, ROWS, COLUMNS)
-    low, certified_radius, i = margin_of_rows(
-        values, distance, column, column < classes, top, j, tl.load(lipschitz), tl.cast(epsilon, tl.float32)
-    )
+    """The margin of a tile of rows."""
+    classes, first_row, row, live, column = rows_of_program(rows, vectors, VECTOR, ROWS, COLUMNS)
+    _, _, j, low, certified_radius, i = margin_of_program(
+        logits, differences, lipschitz, tl.cast(epsilon, tl.float32), rows, classes, first_row, live, column,
+        STAGED, ROWS, COLUMNS, FLAT,
+    )  # fmt: skip
     tl.store(bottom + row, low, live)
     tl.store(prediction + row, j.to(tl.int64), live)
     tl.store(radius + row, certified_radius, live)
@@ -40,7 +34,8 @@ def margin(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Give bottom, prediction, radius, runner-up: the CUDA implementation of the op ``gloro_fast::margin``."""
     logits, differences = checked(logits, differences, lipschitz)
-    tiles = RowTiles.of(logits)
+    with on_device_of(logits):
+        tiles = RowTiles.of(logits)
     bottom, radius = (differences.new_empty(tiles.count) for _ in range(2))
     prediction, runner_up = (differences.new_empty(tiles.count, dtype=torch.int64) for _ in range(2))
     if tiles.count:

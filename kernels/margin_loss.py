@@ -13,15 +13,7 @@ from torch import Tensor
 
 from .float32_math import INFINITY, exp, is_finite, log1p
 from .launch_table import on_device_of
-from .margin_rows import (
-    checked,
-    distances,
-    first_largest,
-    gradients_of_bounds,
-    load_rows,
-    margin_of_rows,
-    store_rows,
-)
+from .margin_rows import checked, gradients_of_bounds, margin_of_program, rows_of_program, store_rows
 from .margin_tiles import RowTiles
 
 _CROSS_ENTROPY = tl.constexpr(0)  # places in gloro_fast.ops.margin_loss.CRITERIA
@@ -36,11 +28,7 @@ def loss_rows(
     VECTOR: tl.constexpr, STAGED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, FLAT: tl.constexpr,
 ):  # fmt: skip
     """The margin, a criterion and its derivatives for a tile of rows; formulas in csrc/cpu/margin_loss.h."""
-    classes = vectors * VECTOR
-    first_row = tl.program_id(0).to(tl.int64) * ROWS
-    row = first_row + tl.arange(0, ROWS)
-    live = row < rows
-    column = tl.arange(0, COLUMNS)[None, :]
+    classes, first_row, row, live, column = rows_of_program(rows, vectors, VECTOR, ROWS, COLUMNS)
     inside = column < classes
     # As many as there are threads, not all of them loaded: of fewer, several warps would ask for each.
     place = tl.arange(0, 2 * ROWS)
@@ -48,10 +36,10 @@ def loss_rows(
     label = tl.gather(table, tl.arange(0, ROWS), 0)[:, None]
     radius_wanted = tl.cast(epsilon, tl.float32)  # a compiler may hand over float64
     weight_of_robust = tl.cast(lam, tl.float32)
-    values = load_rows(logits, first_row, rows, classes, STAGED, ROWS, COLUMNS, FLAT)
-    top, j = first_largest(values, column, inside)
-    distance = distances(differences, j, live, classes, STAGED, ROWS, COLUMNS)
-    bottom, radius, i = margin_of_rows(values, distance, column, inside, top, j, tl.load(lipschitz), radius_wanted)
+    values, top, j, bottom, radius, i = margin_of_program(
+        logits, differences, lipschitz, radius_wanted, rows, classes, first_row, live, column,
+        STAGED, ROWS, COLUMNS, FLAT,
+    )  # fmt: skip
 
     # Everything is taken relative to the largest term, whose weight 1 is left out of the sum: log1p keeps its digits.
     top_or_zero = tl.where(tl.abs(top) == INFINITY, 0.0, top)
@@ -125,7 +113,8 @@ def margin_loss(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Give loss, prediction, certified and the shares: the CUDA implementation of ``gloro_fast::margin_loss``."""
     logits, differences = checked(logits, differences, lipschitz)
-    tiles = RowTiles.of(logits)
+    with on_device_of(logits):
+        tiles = RowTiles.of(logits)
     if labels.shape != (tiles.count,) or labels.dtype != torch.int64 or labels.device != logits.device:
         raise RuntimeError("margin_loss: labels must be int64, one a row, beside the logits")
     loss, share_of_bottom = (differences.new_empty(tiles.count) for _ in range(2))

@@ -102,6 +102,28 @@ def margin_of_rows(values, distance, column, inside, top, prediction, lipschitz,
     return bottom, radius, tl.where(is_finite(raw), runner_up, -1)
 
 
+@triton.jit
+def rows_of_program(rows, vectors, VECTOR: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Give where a program's tile lies: (classes, first_row, row, live, column); the cut is that of ``RowTiles``."""
+    first_row = tl.program_id(0).to(tl.int64) * ROWS
+    row = first_row + tl.arange(0, ROWS)
+    return vectors * VECTOR, first_row, row, row < rows, tl.arange(0, COLUMNS)[None, :]
+
+
+@triton.jit
+def margin_of_program(
+    logits, differences, lipschitz, epsilon, rows, classes, first_row, live, column,
+    STAGED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, FLAT: tl.constexpr,
+):  # fmt: skip
+    """Load a tile and take its margin: (logits, largest, prediction, bottom, radius, runner_up); epsilon is float32."""
+    inside = column < classes
+    values = load_rows(logits, first_row, rows, classes, STAGED, ROWS, COLUMNS, FLAT)
+    top, j = first_largest(values, column, inside)
+    distance = distances(differences, j, live, classes, STAGED, ROWS, COLUMNS)
+    bottom, radius, i = margin_of_rows(values, distance, column, inside, top, j, tl.load(lipschitz), epsilon)
+    return values, top, j, bottom, radius, i
+
+
 def checked(logits: Tensor, differences: Tensor, lipschitz: Tensor) -> tuple[Tensor, Tensor]:
     """Give logits and D contiguous."""
     if logits.dim() != 2 or not 2 <= logits.shape[1] <= RowTiles.MOST_CLASSES or logits.dtype not in DTYPES:
@@ -126,10 +148,13 @@ def gradients_of_bounds(
     epsilon: float,
     with_differences: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Add up the gradients of D and K over the rows.
+    """Add up the gradients of D and K over the rows, in float32 and float64; the same bits in every run.
 
-    ``index_put_`` with ``accumulate`` sorts by pair and sums each segment in order on the GPU: no float atomics
-    (it is what index_add falls back to under ``torch.use_deterministic_algorithms``).
+    On the GPU ``index_put_`` with ``accumulate`` is a sort by pair and a sum over each segment, whether deterministic
+    algorithms are asked for or not: a stable radix sort of cub, then ``indexing_backward_kernel_stride_1``, in which
+    one warp sums a segment in a fixed order (aten/src/ATen/native/TensorAdvancedIndexing.cpp and cuda/Indexing.cu; on
+    ROCm the same). There are no atomics, and torch's list of what is not deterministic names it on the CPU alone.
+    ``unsafe`` leaves out the check of the indices, which are right: six launches, in some versions a wait for the GPU.
     """
     classes = differences.shape[0]
     reaches = runner_up >= 0  # else bottom is not finite and has no gradient
@@ -142,5 +167,5 @@ def gradients_of_bounds(
     if not with_differences:
         return differences.new_empty(0, 0), grad_lipschitz
     grad_differences = torch.zeros_like(differences, memory_format=torch.contiguous_format)
-    grad_differences.view(-1).index_put_((pair,), rise * lipschitz, accumulate=True)
+    torch.ops.aten._index_put_impl_(grad_differences.view(-1), [pair], rise * lipschitz, accumulate=True, unsafe=True)
     return grad_differences, grad_lipschitz

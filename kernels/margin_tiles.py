@@ -9,10 +9,8 @@ from typing import ClassVar
 import triton
 from torch import Tensor
 
-_TILE = 512  # elements a warp, 16 a thread: few enough for registers, and most rows need no reduction over warps
-_STAGED_ROWS = 64
-_STAGED_CLASSES = 12  # up to here D comes once a program: at most 7 % of what it moves
-_STAGED_WARPS = 4  # several, so that Triton deals out through shared memory: within one it takes 13,000 instructions
+from .launch_table import entry_of_current_device
+
 _LARGEST_VECTOR = 8
 
 
@@ -37,14 +35,15 @@ class RowTiles:
 
     @classmethod
     def of(cls, logits: Tensor) -> RowTiles:
-        """Cut logits (rows, classes), contiguous."""
+        """Cut logits (rows, classes), contiguous, on the current device."""
+        cut = entry_of_current_device().rows
         count, classes = logits.shape
         columns = triton.next_power_of_2(classes)
-        staged = classes <= _STAGED_CLASSES
+        staged = classes <= cut.short_classes
         vector = classes if staged else math.gcd(classes, _LARGEST_VECTOR)  # few classes are known at compile time
-        rows = _STAGED_ROWS if staged else max(1, _TILE // columns)
+        rows = cut.short_rows if staged else max(1, cut.elements // columns)
         flat = triton.next_power_of_2(rows * classes)
-        warps = _STAGED_WARPS if staged else max(1, columns // _TILE)
+        warps = cut.short_warps if staged else max(1, columns // cut.elements)
         return cls(count, classes // vector, vector, staged, rows, columns, flat, warps)
 
     @property

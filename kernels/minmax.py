@@ -90,17 +90,10 @@ def planar_forward(
 
 
 @triton.jit
-def planar_backward(
-    grad_y, mask, grad_x, sums, rows, vectors,
-    HAS_SUMS: tl.constexpr, VECTOR: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+def _route_rows(
+    grad_y, mask, grad_x, row, block, rows, length, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):  # fmt: skip
-    """Route the gradient of a tile of rows by their bits; sums: (tiles along a row, rows, 2)."""
-    length = _count(vectors, VECTOR)
-    width = _bytes_of_bits(vectors, VECTOR)
-    blocks = tl.cdiv(length, COLUMNS)
-    program = tl.program_id(0).to(tl.int64)
-    row = program // blocks * ROWS + tl.arange(0, ROWS)
-    block = program % blocks
+    """Route the gradient of a tile of rows by their bits; gives its sums over the columns, (ROWS, 2)."""
     column = block * COLUMNS + tl.arange(0, COLUMNS)
     byte = block * (COLUMNS // 8) + tl.arange(0, COLUMNS // 8)
     held = (row < rows)[:, None] & (byte < width)[None, :]
@@ -114,10 +107,30 @@ def planar_backward(
     b = tl.where(swap, low, high)
     tl.store(grad_x + first, a, inside)
     tl.store(grad_x + first + length, b, inside)
+    return tl.join(tl.sum(a.to(tl.float32), 1), tl.sum(b.to(tl.float32), 1))
+
+
+@triton.jit
+def planar_backward(
+    grad_y, mask, grad_x, sums, rows, vectors,
+    HAS_SUMS: tl.constexpr, VECTOR: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Route the gradient of two tiles of rows, one after the other; sums: (tiles along a row, rows, 2).
+
+    The sums of both go out in one access: 3 of 67 accesses are then narrower than 16 bytes, of one tile 2 of 34.
+    """
+    length = _count(vectors, VECTOR)
+    width = _bytes_of_bits(vectors, VECTOR)
+    blocks = tl.cdiv(length, COLUMNS)
+    program = tl.program_id(0).to(tl.int64)
+    block = program % blocks
+    row = program // blocks * (2 * ROWS) + tl.arange(0, ROWS)
+    near = _route_rows(grad_y, mask, grad_x, row, block, rows, length, width, ROWS, COLUMNS)
+    far = _route_rows(grad_y, mask, grad_x, row + ROWS, block, rows, length, width, ROWS, COLUMNS)
     if HAS_SUMS:
-        place = 2 * (block * rows + row)[:, None] + tl.arange(0, 2)[None, :]
-        both = tl.join(tl.sum(a.to(tl.float32), 1), tl.sum(b.to(tl.float32), 1))
-        tl.store(sums + place, both, (row < rows)[:, None])
+        tile_row = row[:, None, None] + ROWS * tl.arange(0, 2)[None, None, :]
+        place = 2 * (block * rows + tile_row) + tl.arange(0, 2)[None, :, None]
+        tl.store(sums + place, tl.join(near, far), tile_row < rows)
 
 
 @triton.jit
@@ -225,7 +238,7 @@ def _forward(x: Tensor, bias: Tensor | None, y: Tensor, mask: Tensor) -> None:
     bias = bias.contiguous() if bias is not None else None
     with on_device_of(x):
         if mask.dim() == 2:
-            tiles = PlanarTiles.of(x)
+            tiles = PlanarTiles.of(x, a_program=1)
             planar_forward[(tiles.programs,)](
                 x, bias, y, mask, tiles.rows, x.shape[1], tiles.vectors,
                 HAS_BIAS=with_bias, IN_PLACE=x is y,
@@ -243,7 +256,7 @@ def _forward(x: Tensor, bias: Tensor | None, y: Tensor, mask: Tensor) -> None:
 
 def _planar_backward(grad_y: Tensor, mask: Tensor, grad_x: Tensor, with_bias: bool) -> Tensor | None:
     """Give, if asked for, sums of grad_x in float32: any number of rows of one value a channel."""
-    tiles = PlanarTiles.of(grad_y)
+    tiles = PlanarTiles.of(grad_y, a_program=2)
     sums = None
     if with_bias:
         sums = grad_y.new_empty(tiles.blocks * grad_y.shape[0], grad_y.shape[1], dtype=torch.float32)

@@ -19,7 +19,8 @@ _LARGEST_VECTOR = 128  # a row of so many pairs has a mask of 16 bytes: one acce
 class PlanarTiles:
     """Tiles of ``tile_rows`` rows by ``tile_columns`` columns for rows of ``vectors * vector`` pairs.
 
-    ``vector`` is the power of two that divides the length of a row, as far as it widens an access.
+    A program takes ``a_program`` of them, one above the other. ``vector`` is the power of two that divides the length
+    of a row, as far as it widens an access.
     """
 
     rows: int
@@ -29,18 +30,19 @@ class PlanarTiles:
     tile_columns: int
     table: int  # values of the bias that all threads load at once, at least a tile's
     warps: int
+    a_program: int
 
     @classmethod
-    def of(cls, x: Tensor) -> PlanarTiles:
+    def of(cls, x: Tensor, a_program: int) -> PlanarTiles:
         """Cut x, contiguous, on the current device."""
         length = math.prod(x.shape[2:])
-        size, warps = _tile(entry_of_current_device(), x)
+        size, warps = _tile(entry_of_current_device(), x, a_program)
         # Long rows are cut after two accesses of each thread: tails leave fewer lanes idle than with whole tiles.
         columns = min(triton.next_power_of_2(max(length, 8)), 2 * _lanes(x, warps), size // 2)
         vector = math.gcd(length, _LARGEST_VECTOR)
         rows = size // 2 // columns
         table = max(_lanes(x, warps), 2 * rows)
-        return cls(x.numel() // (2 * length), length // vector, vector, rows, columns, table, warps)
+        return cls(x.numel() // (2 * length), length // vector, vector, rows, columns, table, warps, a_program)
 
     @property
     def blocks(self) -> int:
@@ -49,8 +51,8 @@ class PlanarTiles:
 
     @property
     def programs(self) -> int:
-        """One a tile."""
-        return triton.cdiv(self.rows, self.tile_rows) * self.blocks  # type: ignore[no-any-return]
+        """As many as take all tiles."""
+        return triton.cdiv(self.rows, self.a_program * self.tile_rows) * self.blocks  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -103,9 +105,9 @@ def _lanes(x: Tensor, warps: int) -> int:
     return warps * _THREADS_PER_WARP * _BYTES_PER_ACCESS // x.itemsize
 
 
-def _tile(entry: Entry, x: Tensor) -> tuple[int, int]:
-    """Elements and warps of a program: whole tiles if they fill the card, else halved, at the same bytes a thread."""
+def _tile(entry: Entry, x: Tensor, a_program: int = 1) -> tuple[int, int]:
+    """Elements of a tile, and warps: whole tiles if they fill the card, else halved, at the same bytes a thread."""
     size, warps = entry.tile_bytes // x.itemsize, entry.warps
-    while warps > 1 and x.numel() < size * entry.programs:
+    while warps > 1 and x.numel() < a_program * size * entry.programs:
         size, warps = size // 2, warps // 2
     return size, warps

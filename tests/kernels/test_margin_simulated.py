@@ -80,7 +80,7 @@ def test_an_access_out_of_bounds_is_caught() -> None:
 
 
 def test_rows_that_two_programs_write_are_caught() -> None:
-    broken = planted("margin", "margin", "tl.program_id(0).to(tl.int64) * ROWS", "tl.program_id(0).to(tl.int64)")
+    broken = planted("margin", "margin_rows", "tl.program_id(0).to(tl.int64) * ROWS", "tl.program_id(0).to(tl.int64)")
     assert broken.margin_rows is not margin_kernel.margin_rows
     with gpu(), pytest.raises(AssertionError):
         check_margin(broken.margin, problem(40, 37))

@@ -125,7 +125,7 @@ def test_no_bug_is_found_where_none_is_planted(interpreter: Any) -> None:
         ("swap | (wide_b != wide_b)", "swap"),
         ("swap | (wide_a != wide_a)", "swap"),
         ("total += tl.sum", "total = tl.sum"),
-        ("block * rows + row", "row"),
+        ("block * rows + tile_row", "tile_row"),
         ("(2 * first_row + place)", "(2 * program // blocks * ROWS + place)"),
     ],
     ids=[

@@ -138,7 +138,7 @@ def test_an_access_out_of_bounds_is_caught() -> None:
 
 @pytest.mark.usefixtures("small_tiles")
 def test_a_race_is_caught() -> None:
-    broken = planted("minmax", "minmax", "block * rows + row", "row")
+    broken = planted("minmax", "minmax", "block * rows + tile_row", "tile_row")
     grad_y = torch.randn(1, 2, 33, 33)
     with gpu(), pytest.raises(Exception, match=r"race|different values to one address"):
         broken.minmax_backward(grad_y, torch.ops.gloro_fast.minmax(grad_y)[1], True)
