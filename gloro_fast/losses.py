@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -109,18 +110,18 @@ class TradesLoss(MarginCriterion):
         return f"lam={self.lam:g}, robust={self.robust!r}, reduction={self.reduction!r}"
 
 
-class EmmaLoss(MarginCriterion):
-    """EMMA (Hu et al. 2023): cross entropy with every class raised by what the ball allows it, up to a tie.
+class AllMarginsLoss(MarginCriterion):
+    """A criterion of the margins K D_yi of all classes, which the m + 1 logits do not have.
 
-    It needs the margins K ||w_y - w_i|| of all classes, which the m + 1 logits do not have: call
-    ``net(x, labels, criterion)``.
+    Call ``net(x, labels, criterion)``.
 
     Args:
         reduction: ``"mean"``, ``"sum"`` or ``"none"`` over the batch.
     """
 
-    name = "emma"
     lam = 0.0
+    op: Callable[[Tensor, Tensor, Tensor, float, Tensor], tuple[Tensor, Tensor, Tensor]]
+    """Gives loss, prediction and certified or not per row from the class logits, D, K, epsilon and labels."""
 
     def __init__(self, reduction: str = "mean") -> None:
         super().__init__(reduction)
@@ -128,8 +129,8 @@ class EmmaLoss(MarginCriterion):
     def with_margin(
         self, logits: Tensor, differences: Tensor, lipschitz: Tensor, epsilon: float, labels: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Give (loss, prediction, certified) per row; see ``gloro_fast.ops.emma``."""
-        return emma(logits, differences, lipschitz, epsilon, labels)
+        """Give (loss, prediction, certified) per row."""
+        return type(self).op(logits, differences, lipschitz, epsilon, labels)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Refuse: logits do not tell the margins.
@@ -137,11 +138,22 @@ class EmmaLoss(MarginCriterion):
         Raises:
             ConfigError: always.
         """
-        raise ConfigError("EmmaLoss needs the margins of all classes; call net(x, labels, criterion)")
+        raise ConfigError(f"{type(self).__name__} needs the margins of all classes; call net(x, labels, criterion)")
 
     def extra_repr(self) -> str:
         """Show the reduction."""
         return f"reduction={self.reduction!r}"
+
+
+class EmmaLoss(AllMarginsLoss):
+    """EMMA (Hu et al. 2023): cross entropy with every class raised by what the ball allows it, up to a tie.
+
+    Arguments and use are those of :class:`AllMarginsLoss`; the loss per row is
+    ``gloro_fast.ops.emma``.
+    """
+
+    name = "emma"
+    op = staticmethod(emma)
 
 
 def check_labels(labels: Tensor, rows: int, classes: int) -> None:

@@ -37,7 +37,7 @@ def audit(
     except ImportError as error:
         raise ConfigError(f"audit needs SciPy ({error}); install it with: pip install 'gloro-fast[audit]'") from None
     from gloro_fast.certificate_file import CertificateFile
-    from gloro_fast.cli.evaluation import load_run_data
+    from gloro_fast.cli.opened import load_run_data
     from gloro_fast.run_folder import load_net
 
     use_threads(threads)

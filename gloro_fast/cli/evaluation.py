@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gloro_fast.cli.options import choice, usable_device, use_threads
+from gloro_fast.cli.opened import open_run
 from gloro_fast.cli.reporting import percent
 
 if TYPE_CHECKING:
-    from gloro_fast.data import DataSet, Split
+    from gloro_fast.data import Split
     from gloro_fast.evaluate import Evaluation
     from gloro_fast.model import GloRoNet
-    from gloro_fast.train.config import RunConfig
 
 
 @dataclass(frozen=True)
@@ -86,50 +85,23 @@ def evaluate_run(
 ) -> EvaluatedRun:
     """Certify every image of a split with a run's net.
 
-    Args:
-        run: the run folder.
-        data: name or path of the data set; None for the run's own.
-        data_dir: its place; None for where the run found it, if it is the run's own.
-        split: "test" or "train".
-        method: of finding the Lipschitz constant; None for the package's default.
-        executed: cover the rounding of the net's own forward pass.
-        batch_size: images at a time.
-        device: as torch names it, None for the best there is.
-        threads: CPU threads; None leaves them.
+    Arguments are those of :func:`gloro_fast.cli.opened.open_run`; ``executed`` covers the rounding of the net's own
+    forward pass, ``batch_size`` is the number of images at a time.
 
     Raises:
         GloroFastError: whatever does not fit, in one line.
     """
-    from gloro_fast.bounds import DEFAULT_METHOD, check_method
     from gloro_fast.evaluate import evaluate
-    from gloro_fast.run_folder import load_net
 
-    choice("--split", split, ("test", "train"))
-    method = DEFAULT_METHOD if method is None else method
-    check_method(method)
-    use_threads(threads)
-    net, config = load_net(run, usable_device(device))
-    data_set = load_run_data(config, data, data_dir)
-    net.freeze(method)
-    images = data_set.test if split == "test" else data_set.train
-    evaluation = evaluate(net, images, batch_size, executed)
-    recipe = config.recipe
-    return EvaluatedRun(recipe.name, recipe.epsilon, data_set.name, data_set.note, split, evaluation, net, images)
-
-
-def load_run_data(config: RunConfig, data: str | None, data_dir: Path | None) -> DataSet:
-    """Load a data set for the net of a run.
-
-    Args:
-        config: of the run.
-        data: name or path of the data set; None for the run's own.
-        data_dir: its place; None for where the run found it, if it is the run's own.
-
-    Raises:
-        GloroFastError: it cannot be loaded.
-    """
-    from gloro_fast.data import load
-
-    if data is None or data == config.recipe.data:
-        data, data_dir = config.recipe.data, data_dir or (Path(config.data_dir) if config.data_dir else None)
-    return load(data, data_dir)
+    opened = open_run(run, data=data, data_dir=data_dir, split=split, method=method, device=device, threads=threads)
+    evaluation = evaluate(opened.net, opened.split, batch_size, executed)
+    return EvaluatedRun(
+        opened.config.recipe.name,
+        opened.epsilon,
+        opened.data,
+        opened.data_note,
+        opened.split_name,
+        evaluation,
+        opened.net,
+        opened.split,
+    )

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gloro_fast.cli.evaluation import load_run_data
 from gloro_fast.cli.options import choice, usable_device, use_threads
 
 if TYPE_CHECKING:
-    from gloro_fast.data import Split
+    from gloro_fast.data import DataSet, Split
     from gloro_fast.model import GloRoNet
     from gloro_fast.train.config import RunConfig
 
@@ -73,7 +72,20 @@ def open_run(
     device: str | None,
     threads: int | None,
 ) -> OpenRun:
-    """Load a run's net and a data split; arguments and errors as for ``evaluate_run``."""
+    """Load a run's net, bound it, and load a data split.
+
+    Args:
+        run: the run folder.
+        data: name or path of the data set; None for the run's own.
+        data_dir: its place; None for where the run found it, if it is the run's own.
+        split: "test" or "train".
+        method: of finding the Lipschitz constant; None for the package's default.
+        device: as torch names it, None for the best there is.
+        threads: CPU threads; None leaves them.
+
+    Raises:
+        GloroFastError: whatever does not fit, in one line.
+    """
     from gloro_fast.bounds import DEFAULT_METHOD, check_method
     from gloro_fast.run_folder import load_net
 
@@ -86,3 +98,21 @@ def open_run(
     net.freeze(method)
     part = data_set.test if split == "test" else data_set.train
     return OpenRun(config, net, data_set.name, data_set.note, split, part)
+
+
+def load_run_data(config: RunConfig, data: str | None, data_dir: Path | None) -> DataSet:
+    """Load a data set for the net of a run.
+
+    Args:
+        config: of the run.
+        data: name or path of the data set; None for the run's own.
+        data_dir: its place; None for where the run found it, if it is the run's own.
+
+    Raises:
+        GloroFastError: it cannot be loaded.
+    """
+    from gloro_fast.data import load
+
+    if data is None or data == config.recipe.data:
+        data, data_dir = config.recipe.data, data_dir or (Path(config.data_dir) if config.data_dir else None)
+    return load(data, data_dir)

@@ -147,7 +147,8 @@ def softplus(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConsta
         raise ArchitectureError(f"beta is {beta:g}; it must be greater than 0")
     if not threshold >= _SOFTPLUS_THRESHOLD:
         raise ArchitectureError(
-            f"threshold is {threshold:g}, where Softplus jumps; set it to {_SOFTPLUS_THRESHOLD:g} or more"
+            f"threshold is {threshold:g}, where Softplus jumps and so has no Lipschitz constant; set it to "
+            f"{_SOFTPLUS_THRESHOLD:g} or more"
         )
     return _ONE
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gloro_fast.ops.margin import margin
+from gloro_fast.ops.all_margins import rises, with_certified
 
 
 def emma_reference(logits: Tensor, differences: Tensor, lipschitz: Tensor, epsilon: float, labels: Tensor) -> Tensor:
@@ -17,21 +17,14 @@ def emma_reference(logits: Tensor, differences: Tensor, lipschitz: Tensor, epsil
     constant to autograd, and the loss is CE(y_i + e_i epsilon m_i, y). Where the cross entropy with bottom only sees
     the one class that is nearest to the prediction, this one pushes all that threaten the label.
 
-    Args:
-        logits: (B, m) logits f of a floating dtype, m >= 2.
-        differences: (m, m), ||w_i - w_j||_2 of the rows of the last layer.
-        lipschitz: scalar tensor, the Lipschitz constant of everything before the last layer.
-        epsilon: l2 radius, >= 0, in units of the input.
-        labels: (B,) int64 in [0, m); the caller has checked them.
+    Arguments are those of :func:`gloro_fast.ops.all_margins.rises`.
 
     Returns:
         (B,) losses of the promoted dtype of the arguments, at least float32, with gradients to ``logits``,
         ``differences`` and ``lipschitz``.
     """
-    dtype = torch.promote_types(torch.promote_types(logits.dtype, differences.dtype), torch.float32)
-    logits, differences, lipschitz = logits.to(dtype), differences.to(dtype), lipschitz.to(dtype)
+    logits, rise = rises(logits, differences, lipschitz, epsilon, labels)
     gap = logits - logits.gather(1, labels[:, None])
-    rise = epsilon * (lipschitz * differences[labels])
     with torch.no_grad():
         # Where there is no rise the share of it does not matter, but 0 / 0 would. The label's own has no gradient.
         share = torch.where(rise > 0, -gap / rise, 1.0).clamp(0.01, 1.0).scatter(1, labels[:, None], 0.0)
@@ -41,11 +34,5 @@ def emma_reference(logits: Tensor, differences: Tensor, lipschitz: Tensor, epsil
 def emma(
     logits: Tensor, differences: Tensor, lipschitz: Tensor, epsilon: float, labels: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Give (loss, prediction, certified) per row, as ``margin_loss`` does for the criteria over m + 1 logits.
-
-    Arguments and loss are those of :func:`emma_reference`; ``prediction`` (B,) int64 is the first index of the largest
-    logit, ``certified`` (B,) bool says whether the radius of ``margin`` is above epsilon, strictly.
-    """
-    with torch.no_grad():
-        _, prediction, radius = margin(logits, differences, lipschitz, epsilon)
-    return emma_reference(logits, differences, lipschitz, epsilon, labels), prediction, radius > epsilon
+    """Give (loss, prediction, certified) per row; see :func:`emma_reference` and ``with_certified``."""
+    return with_certified(emma_reference, logits, differences, lipschitz, epsilon, labels)

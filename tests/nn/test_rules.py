@@ -256,7 +256,11 @@ def test_a_subclass_is_unknown_for_it_may_compute_anything():
         (nn.AdaptiveMaxPool2d(2, return_indices=True), (1, 4, 4), "return_indices=False"),
         (nn.AvgPool2d(2), (4,), "it pools 2 dimensions"),
         (nn.Softplus(beta=-1.0), (3,), "beta is -1; it must be greater than 0"),
-        (nn.Softplus(threshold=2), (3,), "threshold is 2, where Softplus jumps; set it to 20 or more"),
+        (
+            nn.Softplus(threshold=2),
+            (3,),
+            "threshold is 2, where Softplus jumps and so has no Lipschitz constant; set it to 20 or more",
+        ),
         (nn.CELU(-1.0), (3,), "alpha is -1; it must be greater than 0"),
         (Normalize([0.5, 0.5], [1.0, 1.0]), (3, 4, 4), "it needs 2 channels"),
     ],
