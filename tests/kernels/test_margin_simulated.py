@@ -9,12 +9,17 @@ import pytest
 import torch
 from margin_checks import EPSILON, LAMBDA, check_loss, check_margin, problem, with_specials
 from planting import planted
+from torch import Tensor
 
 from gloro_fast import _extension
 
 pytest.importorskip("triton")
+import triton
 from gloro_fast.kernels import margin as margin_kernel
-from simulated_gpu import gpu, needs_simulator
+from gloro_fast.kernels import margin_loss as loss_kernel
+from gloro_fast.kernels.margin_tiles import RowTiles
+from simulated_gpu import far_out, gpu, needs_simulator
+from triton.compiler import ASTSource
 
 pytestmark = [
     needs_simulator,
@@ -71,6 +76,62 @@ def test_traffic(shape: tuple[int, int]) -> None:
     for launch in simulated.launches:
         needed = launch.traffic["load_unique_bytes"] + launch.traffic["store_unique_bytes"]
         assert launch.bytes_requested <= 1.10 * needed
+
+
+def _results(logits: Tensor) -> list[Tensor]:
+    """Bottom, prediction, radius and runner-up, to be filled."""
+    return [logits.new_empty(len(logits), dtype=dtype) for dtype in (torch.float32, torch.int64) * 2]
+
+
+@pytest.mark.parametrize(("rows", "classes", "program"), [(64, 10, 30_000_001), (1, 1000, 3_000_001)])
+def test_beyond_two_to_the_31_elements(rows: int, classes: int, program: int) -> None:
+    """One program far out, with only the memory that it may touch."""
+    logits, differences, lipschitz = problem(rows, classes)
+    first = program * rows
+    assert first * classes > 2**31
+    with gpu(edit=far_out(program)) as simulated:
+        tiles = RowTiles.of(logits)
+        assert tiles.tile_rows == rows
+        cut = {**tiles.constants, "num_warps": tiles.warps, "enable_fp_fusion": False}
+
+        def margin_far_out(*arguments: Any) -> list[Tensor]:
+            results = _results(logits)
+            simulated.origins = {tensor: first * tensor[0].nbytes for tensor in (logits, *results)}
+            margin_kernel.margin_rows[(1,)](*arguments, *results, first + rows, tiles.vectors, **cut)
+            return results
+
+        def loss_far_out(*arguments: Any) -> list[Tensor]:
+            *inputs, criterion, lam = arguments
+            loss, prediction, share_of_bottom, runner_up = _results(logits)
+            certified, share = torch.empty(rows, dtype=torch.bool), torch.empty_like(logits)
+            results = [loss, prediction, certified, share, share_of_bottom, runner_up]
+            simulated.origins = {tensor: first * tensor[0].nbytes for tensor in (logits, inputs[4], *results)}
+            loss_kernel.loss_rows[(1,)](*inputs, lam, *results, first + rows, tiles.vectors, CRITERION=criterion, **cut)
+            return results
+
+        check_margin(margin_far_out, (logits, differences, lipschitz))
+        check_loss(loss_far_out, (logits, differences, lipschitz), 1)
+
+
+def test_epsilon_as_float64() -> None:
+    """As Inductor may hand over what is a float in Python."""
+    logits, differences, lipschitz = problem(7, 5)
+    with gpu() as simulated:
+        tiles = RowTiles.of(logits)
+        types = ["*fp32", "*fp32", "*fp32", "fp64", "*fp32", "*i64", "*fp32", "*i64", "i32", "i32"]
+        names = margin_kernel.margin_rows.arg_names
+        signature = {name: types[n] if n < len(types) else "constexpr" for n, name in enumerate(names)}
+        source = ASTSource(margin_kernel.margin_rows, signature, dict(tiles.constants))
+        options = {"num_warps": tiles.warps, "enable_fp_fusion": False}
+        compiled = triton.compile(source, simulated.get_current_target(), options)
+
+        def margin(*arguments: Any) -> list[Tensor]:
+            *inputs, epsilon = arguments
+            results = _results(logits)
+            simulated.execute(compiled, (1,), [*inputs, epsilon, *results, len(logits), tiles.vectors])
+            return results
+
+        check_margin(margin, (logits, differences, lipschitz))
 
 
 def test_an_access_out_of_bounds_is_caught() -> None:

@@ -15,7 +15,7 @@ from gloro_fast import _extension
 pytest.importorskip("triton")
 from gloro_fast.kernels import launch_table, minmax, minmax_tiles
 from gloro_fast.kernels.launch_table import Entry
-from simulated_gpu import gpu, needs_simulator
+from simulated_gpu import far_out, gpu, needs_simulator
 
 pytestmark = [
     needs_simulator,
@@ -68,16 +68,13 @@ class TestLargeTensors:
         x = values((tile_rows, 2, self.LENGTH), torch.float32)
         y, mask = torch.empty_like(x), torch.empty(tile_rows, self.LENGTH // 8, dtype=torch.uint8)
         assert first * 2 * self.LENGTH > 2**31
-        with gpu(edit=self._far_out) as simulated:
+        with gpu(edit=far_out(self.PROGRAM)) as simulated:
             simulated.origins = {x: first * 2 * self.LENGTH * 4, y: first * 2 * self.LENGTH * 4, mask: first * 8}
             minmax.planar_forward[(1,)](
                 x, None, y, mask, rows, 64, 1,
                 HAS_BIAS=False, IN_PLACE=False, VECTOR=64, ROWS=tile_rows, COLUMNS=64, TABLE=128, num_warps=1,
             )  # fmt: skip
         self._check(x, y, mask)
-
-    def _far_out(self, ptx: str) -> str:
-        return ptx.replace("%ctaid.x", str(self.PROGRAM)).replace("%nctaid.x", str(self.PROGRAM + 1))
 
     @staticmethod
     def _check(x: Tensor, y: Tensor, mask: Tensor) -> None:
@@ -91,13 +88,45 @@ class TestLargeTensors:
         x = values((pairs, 2), torch.float32)
         y, mask = torch.empty_like(x), torch.empty(pairs // 8, dtype=torch.uint8)
         assert first * 2 > 2**31
-        with gpu(edit=self._far_out) as simulated:
+        with gpu(edit=far_out(self.PROGRAM)) as simulated:
             simulated.origins = {x: first * 8, y: first * 8, mask: first // 8}
             minmax.interleaved_forward[(1,)](
                 x, None, y, mask, (first + pairs) // 128, 2,
                 HAS_BIAS=False, IN_PLACE=False, VECTOR=128, PAIRS=pairs, STRIDE=pairs, FOLD=1024, num_warps=1,
             )  # fmt: skip
         self._check(x, y, mask)
+
+    def test_planar_backward(self) -> None:
+        rows, tile_rows = 2**27, 16
+        first = self.PROGRAM * 2 * tile_rows
+        grad_y = torch.randn(2 * tile_rows, 2, self.LENGTH)
+        mask = torch.ops.gloro_fast.minmax(torch.randn_like(grad_y), None)[1]
+        grad_x, sums = torch.empty_like(grad_y), torch.empty(2 * tile_rows, 2)
+        assert first * 2 * self.LENGTH > 2**31
+        with gpu(edit=far_out(self.PROGRAM)) as simulated:
+            start = first * 2 * self.LENGTH * 4
+            simulated.origins = {grad_y: start, grad_x: start, mask: first * 8, sums: first * 8}
+            minmax.planar_backward[(1,)](
+                grad_y, mask, grad_x, sums, rows, 1,
+                HAS_SUMS=True, VECTOR=64, ROWS=tile_rows, COLUMNS=64, num_warps=1,
+            )  # fmt: skip
+        assert torch.equal(grad_x, torch.ops.gloro_fast.minmax_backward(grad_y, mask, False)[0])
+        torch.testing.assert_close(sums, grad_x.sum(2), rtol=1e-5, atol=1e-5)
+
+    def test_interleaved_backward(self) -> None:
+        pairs = 512
+        first = self.PROGRAM * pairs
+        grad_y = torch.randn(pairs, 2)
+        mask = torch.ops.gloro_fast.minmax(torch.randn_like(grad_y), None)[1]
+        grad_x = torch.empty_like(grad_y)
+        assert first * 2 > 2**31
+        with gpu(edit=far_out(self.PROGRAM)) as simulated:
+            simulated.origins = {grad_y: first * 8, grad_x: first * 8, mask: first // 8}
+            minmax.interleaved_backward[(1,)](
+                grad_y, mask, grad_x, None, (first + pairs) // 128,
+                HAS_SUMS=False, VECTOR=128, PAIRS=pairs, STRIDE=pairs, FOLD=1024, num_warps=1,
+            )  # fmt: skip
+        assert torch.equal(grad_x, torch.ops.gloro_fast.minmax_backward(grad_y, mask, False)[0])
 
 
 def bytes_needed(launch: Any, *tensors: Tensor) -> float:
