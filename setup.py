@@ -125,6 +125,12 @@ def find_cuda(cxx: tuple[str, ...]) -> Toolchain:
     return Toolchain(cxx, nvcc, version.group(1) if version else "unknown", architectures)
 
 
+def cuda_libraries(nvcc: str) -> list[str]:
+    """The link flags for the CUDA runtime in PyPI's wheels: there it lies in lib, and nvcc looks into lib64."""
+    folder = Path(nvcc).resolve().parents[1] / "lib"
+    return ["-L", str(folder)] if (folder / "libcudart_static.a").exists() else []
+
+
 def output_of(command: list[str]) -> str:
     """What a compiler prints about itself."""
     try:
@@ -228,7 +234,7 @@ def write_ops_library(writer: Writer, tools: Toolchain, planner: list[str]) -> s
         glue += sorted((CSRC / "glue" / "cuda").glob("*.cpp"))
         objects += planner
         glue_flags += ["-DGLORO_FAST_WITH_CUDA"]
-        link_flags += ["-Xlinker=--exclude-libs=ALL"]  # the static CUDA runtime stays private
+        link_flags += ["-Xlinker=--exclude-libs=ALL", *cuda_libraries(tools.nvcc)]  # the static runtime stays private
         flags = [*CUDA_FLAGS, *tools.gencode]
         objects += [write_object(writer, "cuda", source, flags) for source in sorted((CSRC / "cuda").glob("*.cu"))]
     objects += [write_object(writer, "cxx", source, glue_flags) for source in glue]

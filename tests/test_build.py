@@ -188,6 +188,19 @@ class TestSetup:
         assert result.returncode == 1
         assert remedy in self.said(result)
 
+    @pytest.mark.parametrize("folder", ["lib", "lib64"])
+    def test_the_cuda_runtime_of_pypis_wheels_is_linked(self, folder: str, tmp_path: Path) -> None:
+        """They have it in lib, where nvcc does not look, the toolkit in lib64, where it does."""
+        for file in (tmp_path / "bin" / "nvcc", tmp_path / folder / "libcudart_static.a"):
+            file.parent.mkdir()
+            file.touch()
+        result = run_python(
+            "import runpy, sys; sys.argv = ['setup.py', '--version'];"
+            f"print(runpy.run_path('setup.py')['cuda_libraries']({str(tmp_path / 'bin' / 'nvcc')!r}))"
+        )
+        expected = ["-L", str(tmp_path / "lib")] if folder == "lib" else []
+        assert result.stdout.splitlines()[-1] == str(expected), result.stderr
+
     def test_unknown_architecture(self, tmp_path: Path) -> None:
         nvcc = tmp_path / "bin" / "nvcc"
         nvcc.parent.mkdir()

@@ -6,6 +6,7 @@ import torch
 from benchmarks.networks import NETWORKS
 from benchmarks.roofline import minmax
 from benchmarks.roofline.__main__ import main
+from benchmarks.roofline.bound import print_bound
 from benchmarks.roofline.work import CARDS, LAUNCH_MICROSECONDS, Card, Work
 
 
@@ -35,3 +36,17 @@ def test_it_is_called_an_estimate(capsys: pytest.CaptureFixture[str]) -> None:
     for card in CARDS:
         assert card.name in printed
     assert printed.count("minmax") == 2 * 2 * len(NETWORKS)
+
+
+def test_the_bound_stands_beside_the_launches_of_the_eager_loop(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("gloro_fast._build_info")
+    print_bound()
+    printed = capsys.readouterr().out
+    assert "ESTIMATE" in printed
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in printed.splitlines() if "|" in line]
+    assert rows[0][:3] == ["network", "eager launches", "eager loop"]
+    assert rows[0][3:] == ["RTX 3080", "RTX 4090", "RTX 5090", "A100", "H100"]
+    assert [row[0] for row in rows[2:]] == [network.name for network in NETWORKS.values()]
+    for _, launches, eager, *planned in rows[2:]:
+        assert int(eager) == 5 * int(launches)  # microseconds
+        assert all(3 * 5 < int(microseconds) < int(eager) for microseconds in planned)

@@ -28,7 +28,7 @@ SANITIZERS = {
     "thread": ["-g", "-fsanitize=thread"],
 }
 PLANNER = ["planner", "residency", "tiling", "traffic"]
-FIBERS = ["fibers.cpp"]
+FIBERS = ["fiber.cpp", "fibers.cpp"]
 KERNELS = HERE / "power_iteration_device.cpp"
 
 

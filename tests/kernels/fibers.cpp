@@ -1,10 +1,7 @@
-// Always compiled without ThreadSanitizer, whose business the bookkeeping here is not; FIBERS_THREAD_SANITIZER tells
-// that the program is linked with it.
+// Launches of the harness: blocks, the barriers where their threads meet, and the order in which all take their turns.
+// Compiled without ThreadSanitizer, as fiber.cpp is.
 #include "fibers.h"
 
-#include <sys/mman.h>
-
-#include <cstdio>
 #include <cstdlib>
 #include <memory>
 #include <numeric>
@@ -13,44 +10,9 @@
 #include <string>
 #include <vector>
 
-#if !defined(__x86_64__)
-#include <ucontext.h>
-#endif
-#if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/asan_interface.h>
-#include <sanitizer/common_interface_defs.h>
-#endif
-
-#if defined(FIBERS_THREAD_SANITIZER)
-extern "C" {
-void* __tsan_get_current_fiber();
-void* __tsan_create_fiber(unsigned flags);
-void __tsan_destroy_fiber(void* fiber);
-void __tsan_switch_to_fiber(void* fiber, unsigned flags);
-void __tsan_acquire(void* address);
-void __tsan_release(void* address);
-}
-constexpr unsigned kNoOrder = 1;  // a switch alone orders nothing
-#endif
+#include "fiber.h"
 
 namespace fibers {
-
-namespace {
-
-// What is told to ThreadSanitizer: everything before a release is seen after the acquires of the same token.
-struct Token {
-  void release() {
-#if defined(FIBERS_THREAD_SANITIZER)
-    __tsan_release(this);
-#endif
-  }
-  void acquire() {
-#if defined(FIBERS_THREAD_SANITIZER)
-    __tsan_acquire(this);
-#endif
-  }
-  char unused = 0;
-};
 
 // A point where threads wait until all are there. Two tokens in turn, so that a fast thread's next arrival does not
 // order a slow one's departure.
@@ -61,29 +23,6 @@ struct Meeting {
   Token token[2];
 };
 
-enum class State { ready, waits, finished };
-
-struct Block;
-
-struct Fiber {
-  Position position{};
-  Block* block = nullptr;
-  State state = State::ready;
-  Site site{};
-  uint64_t value = 0;
-  void* stack_pointer = nullptr;
-  char* stack = nullptr;
-#if !defined(__x86_64__)
-  ucontext_t context{};
-#endif
-#if defined(__SANITIZE_ADDRESS__)
-  void* fake_stack = nullptr;
-#endif
-#if defined(FIBERS_THREAD_SANITIZER)
-  void* sanitizer = nullptr;
-#endif
-};
-
 struct Block {
   std::vector<Fiber> fibers;
   std::vector<Meeting> warps;
@@ -92,85 +31,14 @@ struct Block {
   std::unique_ptr<char[], void (*)(void*)> memory{nullptr, std::free};
 };
 
-constexpr size_t kStack = 256 << 10;
+namespace {
 
 const std::function<void()>* kernel;
-Fiber* running;
 bool progress;  // something happened that others may wait for
 std::string error;
 Meeting grid;
 unsigned grid_size;
 std::vector<std::unique_ptr<Block>>* blocks_alive;
-Token begin, end;
-
-#if defined(__SANITIZE_ADDRESS__)
-void* main_fake_stack;
-const void* main_stack;
-size_t main_stack_size;
-#endif
-#if defined(FIBERS_THREAD_SANITIZER)
-void* main_sanitizer;
-#endif
-
-#if defined(__x86_64__)
-void* main_stack_pointer;
-// Keeps what the calling convention says a function must keep, and goes on where `to` was left.
-extern "C" void fibers_switch(void** from, void* to);
-asm(".text\n"
-    ".globl fibers_switch\n"
-    "fibers_switch:\n"
-    "  pushq %rbx\n  pushq %rbp\n  pushq %r12\n  pushq %r13\n  pushq %r14\n  pushq %r15\n"
-    "  movq %rsp, (%rdi)\n"
-    "  movq %rsi, %rsp\n"
-    "  popq %r15\n  popq %r14\n  popq %r13\n  popq %r12\n  popq %rbp\n  popq %rbx\n"
-    "  ret\n");
-#else
-ucontext_t main_context;
-#endif
-
-void leave([[maybe_unused]] bool for_good = false) {
-  [[maybe_unused]] Fiber& fiber = *running;
-  end.release();
-#if defined(__SANITIZE_ADDRESS__)
-  __sanitizer_start_switch_fiber(for_good ? nullptr : &fiber.fake_stack, main_stack, main_stack_size);
-#endif
-#if defined(FIBERS_THREAD_SANITIZER)
-  __tsan_switch_to_fiber(main_sanitizer, kNoOrder);
-#endif
-#if defined(__x86_64__)
-  fibers_switch(&fiber.stack_pointer, main_stack_pointer);
-#else
-  swapcontext(&fiber.context, &main_context);
-#endif
-#if defined(__SANITIZE_ADDRESS__)
-  __sanitizer_finish_switch_fiber(fiber.fake_stack, &main_stack, &main_stack_size);
-#endif
-}
-
-void enter(Fiber& fiber) {
-  running = &fiber;
-#if defined(__SANITIZE_ADDRESS__)
-  __sanitizer_start_switch_fiber(&main_fake_stack, fiber.stack, kStack);
-#endif
-#if defined(FIBERS_THREAD_SANITIZER)
-  __tsan_switch_to_fiber(fiber.sanitizer, kNoOrder);
-#endif
-#if defined(__x86_64__)
-  fibers_switch(&main_stack_pointer, fiber.stack_pointer);
-#else
-  swapcontext(&main_context, &fiber.context);
-#endif
-#if defined(__SANITIZE_ADDRESS__)
-  __sanitizer_finish_switch_fiber(main_fake_stack, nullptr, nullptr);
-#endif
-  running = nullptr;
-}
-
-std::string describe(const Fiber& fiber) {
-  const char* slash = fiber.site.file == nullptr ? nullptr : std::strrchr(fiber.site.file, '/');
-  return "block " + std::to_string(fiber.position.block.x) + " thread " + std::to_string(fiber.position.thread.x) +
-         " at " + (slash != nullptr ? slash + 1 : "its start") + ":" + std::to_string(fiber.site.line);
-}
 
 [[noreturn]] void fail(const std::string& message) {
   error = message;
@@ -179,10 +47,7 @@ std::string describe(const Fiber& fiber) {
 }
 
 void first_steps() {
-#if defined(__SANITIZE_ADDRESS__)
-  __sanitizer_finish_switch_fiber(nullptr, &main_stack, &main_stack_size);
-#endif
-  begin.acquire();
+  begin_steps();
   (*kernel)();
   running->state = State::finished;
   ++running->block->finished;
@@ -190,43 +55,6 @@ void first_steps() {
   if (running->block->all.waiting > 0) fail(describe(*running) + " has left, others of its block wait at a barrier");
   leave(true);
   std::abort();
-}
-
-// Stacks are kept from launch to launch: making and clearing them would take longer than most launches.
-std::vector<char*> spare_stacks;
-
-char* take_stack() {
-  if (!spare_stacks.empty()) {
-    char* const stack = spare_stacks.back();
-    spare_stacks.pop_back();
-    return stack;
-  }
-  void* const memory =
-      mmap(nullptr, kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (memory == MAP_FAILED) throw std::runtime_error("fibers: no memory for stacks");
-  return static_cast<char*>(memory);
-}
-
-void prepare(Fiber& fiber) {
-  fiber.stack = take_stack();
-#if defined(__SANITIZE_ADDRESS__)
-  __asan_unpoison_memory_region(fiber.stack, kStack);
-#endif
-#if defined(__x86_64__)
-  // As if it had called fibers_switch from where first_steps begins: six registers, then the address.
-  void** top = reinterpret_cast<void**>(fiber.stack + kStack) - 2;
-  *top = reinterpret_cast<void*>(&first_steps);
-  fiber.stack_pointer = top - 6;
-  std::fill(top - 6, top, nullptr);
-#else
-  getcontext(&fiber.context);
-  fiber.context.uc_stack.ss_sp = fiber.stack;
-  fiber.context.uc_stack.ss_size = kStack;
-  makecontext(&fiber.context, first_steps, 0);
-#endif
-#if defined(FIBERS_THREAD_SANITIZER)
-  fiber.sanitizer = __tsan_create_fiber(0);
-#endif
 }
 
 std::unique_ptr<Block> make_block(const Shape& shape, unsigned number) {
@@ -241,18 +69,13 @@ std::unique_ptr<Block> make_block(const Shape& shape, unsigned number) {
     Fiber& fiber = block->fibers[i];
     fiber.position = {{i}, {number}};
     fiber.block = block.get();
-    prepare(fiber);
+    prepare(fiber, &first_steps);
   }
   return block;
 }
 
 void release(Block& block) {
-  for (Fiber& fiber : block.fibers) {
-    spare_stacks.push_back(fiber.stack);
-#if defined(FIBERS_THREAD_SANITIZER)
-    __tsan_destroy_fiber(fiber.sanitizer);
-#endif
-  }
+  for (Fiber& fiber : block.fibers) release(fiber);
 }
 
 // The order in which blocks, or threads of a block, take their turns.
@@ -378,9 +201,7 @@ void launch(const Shape& shape, const std::function<void()>& body) {
   error.clear();
   grid = Meeting{};
   grid_size = shape.blocks * shape.threads;
-#if defined(FIBERS_THREAD_SANITIZER)
-  main_sanitizer = __tsan_get_current_fiber();
-#endif
+  prepare_thread();
   Order block_order(shape.schedule), thread_order(shape.schedule);
   std::vector<std::unique_ptr<Block>> alive;
   blocks_alive = &alive;

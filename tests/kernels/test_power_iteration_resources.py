@@ -1,4 +1,10 @@
-"""Registers and stack of the built CUDA kernels on every architecture, and the blocks that a card holds at once."""
+"""Registers, shared memory and spills of the built CUDA kernels, and the blocks that a card holds at once.
+
+They are read from the machine code in the library, with cuobjdump, not from what ptxas says when it compiles
+(-Xptxas -v): the numbers are the same, they are those of the library that runs, and a build that had nothing to compile
+says nothing. Spills lie in the stack frame, which the machine code names as STACK; a test compiles a kernel that spills
+and compares both.
+"""
 
 from __future__ import annotations
 
@@ -14,38 +20,92 @@ from device_program import HERE, compiler
 from simulated_launch import cuda_tool, library
 from test_power_iteration_planner import CARDS, NETWORKS, numbers_of, planner
 
-RECORD = HERE.parents[1] / "docs" / "power_iteration_resources.json"
+RECORD = json.loads((HERE.parents[1] / "docs" / "power_iteration_resources.json").read_text())
 KERNELS = ("power_iteration_kernel", "power_iteration_gradient_kernel")
 SLACK = 8  # registers by which another version of the compiler may differ
 
 
-@cache
-def resources() -> dict[str, dict[str, dict[str, int]]]:
-    """By architecture and kernel: registers of a thread, bytes of stack and local memory (0: no spills)."""
+def usage_of(file: Path) -> dict[str, dict[str, dict[str, int]]]:
+    """By architecture and function: registers of a thread, bytes of stack and local memory, static shared bytes.
+
+    From sm_90 on the latter are the 1024 that the system reserves of a block.
+    """
     listing = subprocess.run(
-        [cuda_tool("cuobjdump"), "-res-usage", str(library())], capture_output=True, text=True, check=True
+        [cuda_tool("cuobjdump"), "-res-usage", str(file)], capture_output=True, text=True, check=True
     ).stdout
     found: dict[str, dict[str, dict[str, int]]] = {}
-    architecture = ""
-    for line, after in zip(listing.splitlines(), [*listing.splitlines()[1:], ""], strict=True):
-        architecture = line.split("=")[1].strip() if line.startswith("arch = ") else architecture
-        for kernel in KERNELS:
-            if re.search(rf"Function \w*\d{kernel}", line):
-                usage = {name: int(value) for name, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", after)}
-                numbers = {"registers": usage["REG"], "spilled bytes": usage["STACK"] + usage["LOCAL"]}
-                found.setdefault(architecture, {})[kernel] = numbers
+    architecture = function = ""
+    for line in listing.splitlines():
+        if line.startswith("arch = "):
+            architecture = line.split("=")[1].strip()
+        elif named := re.search(r"Function (\w+):", line):
+            function = named[1]
+        elif "REG:" in line:
+            usage = {name: int(value) for name, value in re.findall(r"\b(REG|STACK|SHARED|LOCAL):(\d+)", line)}
+            found.setdefault(architecture, {})[function] = {
+                "registers": usage["REG"],
+                "spilled bytes": usage["STACK"] + usage["LOCAL"],
+                "static shared bytes": usage["SHARED"],
+            }
     return found
 
 
+@cache
+def resources() -> dict[str, dict[str, dict[str, int]]]:
+    """The usage of both kernels of the library by architecture."""
+
+    def kernel(function: str) -> str | None:
+        return next((name for name in KERNELS if re.search(rf"\d{name}", function)), None)
+
+    return {
+        architecture: {name: usage for function, usage in functions.items() if (name := kernel(function))}
+        for architecture, functions in usage_of(library()).items()
+    }
+
+
 def test_no_spills_and_registers_as_recorded() -> None:
-    recorded = json.loads(RECORD.read_text())
     built = resources()
     assert built
     for architecture, kernels in built.items():
-        for kernel, numbers in kernels.items():
-            assert numbers["spilled bytes"] == 0, (architecture, kernel)
-            if architecture in recorded:
-                assert abs(numbers["registers"] - recorded[architecture][kernel]["registers"]) <= SLACK
+        assert kernels.keys() == set(KERNELS)
+        for kernel, usage in kernels.items():
+            assert usage["spilled bytes"] == 0, (architecture, kernel)
+            if architecture in RECORD["kernels"]:
+                recorded = RECORD["kernels"][architecture][kernel]
+                assert usage["static shared bytes"] == recorded["static shared bytes"]
+                assert abs(usage["registers"] - recorded["registers"]) <= SLACK
+
+
+@pytest.mark.parametrize("card", CARDS)
+def test_planned_shared_memory_as_recorded(card: str) -> None:
+    """Of a block of the power iteration, and how many blocks there are."""
+    planned = {}
+    for name in NETWORKS:
+        (plan,) = planner.plan_power_iteration(numbers_of(name), CARDS[card])
+        planned[name] = {"blocks": plan.blocks, "shared bytes": plan.shared_bytes}
+    assert planned == RECORD["plans"][card]
+
+
+def test_spills_are_seen(tmp_path: Path) -> None:
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
+        pytest.skip("needs nvcc")
+    source, code = tmp_path / "spilling.cu", tmp_path / "spilling.cubin"
+    source.write_text(
+        "__global__ void spilling(float* x) {\n  float kept[48];\n#pragma unroll\n"
+        "  for (int i = 0; i < 48; ++i) kept[i] = x[32 * i];\n  __syncthreads();\n#pragma unroll\n"
+        "  for (int i = 0; i < 48; ++i) x[32 * i] = kept[i] * kept[47 - i];\n}\n"
+    )
+    flags = ["-arch=sm_86", "-maxrregcount=24", "-Xptxas=-v", "-cubin", str(source), "-o", str(code)]
+    said = subprocess.run([nvcc, *flags], capture_output=True, text=True, check=True).stderr
+    registers, frame, stores = (
+        int(re.search(pattern, said)[1])  # type: ignore[index]
+        for pattern in (r"Used (\d+) registers", r"(\d+) bytes stack frame", r"(\d+) bytes spill stores")
+    )
+    assert frame >= stores > 0
+    (functions,) = usage_of(code).values()
+    (usage,) = functions.values()
+    assert usage == {"registers": registers, "spilled bytes": frame, "static shared bytes": 0}
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from power_iteration_layers import MIXED, draw
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -17,6 +20,7 @@ from gloro_fast import GloRoNet, _extension, _gpu
 from gloro_fast.architectures import build
 from gloro_fast.losses import TradesLoss
 from gloro_fast.ops import Geometry, power_iteration, power_iteration_gpu
+from gloro_fast.ops.power_iteration import layer_numbers
 
 pytestmark = pytest.mark.skipif(not _extension.available(), reason=f"compiled ops: {_extension.why_not()}")
 
@@ -147,3 +151,39 @@ def test_a_training_step_takes_one_launch_each_way_and_one_copy() -> None:
     assert calls.counts["gloro_fast.power_iteration_backward.default"] == 1
     assert calls.counts["aten._foreach_copy_.default"] == 1
     assert calls.counts["aten.copy_.default"] == 0
+
+
+def test_nothing_is_asked_of_the_gpu_that_a_graph_cannot_capture() -> None:
+    """Neither op waits for the GPU, copies to it or allocates but from torch, whose allocator knows of the capture."""
+    csrc = Path(__file__).resolve().parents[2] / "csrc"
+    sources = [*csrc.glob("cuda/power_iteration*"), *csrc.glob("glue/cuda/power_iteration*")]
+    assert len(sources) > 10
+    calls = {call for source in sources for call in re.findall(r"\b(cu(?:da)?[A-Z]\w+)\(", source.read_text())}
+    assert calls == {
+        "cudaDeviceGetAttribute",
+        "cudaFuncSetAttribute",
+        "cudaGetErrorString",
+        "cudaGetLastError",
+        "cudaLaunchKernelEx",
+        "cudaOccupancyMaxActiveBlocksPerMultiprocessor",
+    }
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_graph_captures_both_ops() -> None:
+    weights, v = ([t.cuda() for t in tensors] for tensors in draw(MIXED))
+    numbers = layer_numbers(weights, [geometry for _, geometry in MIXED])
+
+    def both() -> list[Tensor]:
+        sigma, v_new, u = torch.ops.gloro_fast.power_iteration(weights, v, numbers, 3)
+        return [sigma, *v_new, *u, *torch.ops.gloro_fast.power_iteration_backward(sigma, v_new, u, numbers)]
+
+    both()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = both()
+    for weight in weights:
+        weight.mul_(2).add_(0.01)
+    graph.replay()
+    for a, b in zip(captured, both(), strict=True):
+        assert torch.equal(a, b)
