@@ -1,6 +1,6 @@
 """Random graphs: what is executed is the module, and no gradient and no pair of inputs exceeds the bound.
 
-``GLORO_FAST_FUZZ_GRAPHS=10000 pytest tests/graph/test_fuzz.py`` tries as many.
+``GLORO_FAST_FUZZ_GRAPHS=10000 pytest --timeout=0 tests/graph/test_fuzz.py`` tries as many.
 """
 
 import os

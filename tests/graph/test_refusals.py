@@ -238,3 +238,12 @@ def test_hooks_on_the_net_and_backward_hooks_are_let_through():
     net.register_forward_hook(looking(seen))
     net(torch.rand(3, *SHAPE)).sum().backward()
     assert len(seen) == 2
+
+
+def test_a_padding_wider_than_the_image_is_one_line():
+    conv = nn.Conv2d(2, 2, 3, padding=4, padding_mode="reflect")
+    with pytest.raises(ArchitectureError) as caught:
+        GloRoNet(Model(lambda m, x: m.conv(x), conv=conv), 0.1, SHAPE)
+    start = "conv (Conv2d) does not take its input of shape (2, 4, 4); check input_shape and what comes before it: "
+    assert str(caught.value).startswith(start)
+    assert "\n" not in str(caught.value)
