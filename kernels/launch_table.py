@@ -26,7 +26,7 @@ tile; in the registers that were counted for sm_86 and sm_100 (float32, TRADES-C
     1024              240-254, 184-192    31, 39-43                 128                    216-219     10
 
 512 and 64 are next to the most, with half the registers to spare that a compiler may want. That is above the latency
-times bandwidth of all cards but the H100, for 10 classes, and the B200: on these a million rows would take up to four
+times bandwidth of all cards but the H100, for 10 classes, and the B200: on these a million rows would take up to five
 times as long as their bandwidth allows, some tens of microseconds.
 """
 
