@@ -117,14 +117,6 @@ def test_copies_of_what_was_converted(duplicate):
     assert rectifiers(revert(duplicate(model))) == 9
 
 
-def test_what_was_converted_is_exported():
-    model = nn.Sequential(BasicBlock(3, 4, 2), nn.Flatten(), nn.Linear(256, 10))
-    net = GloRoNet(convert(model), 0.001, SHAPE).eval().freeze()
-    x = torch.rand(2, *SHAPE)
-    with torch.no_grad():
-        torch.testing.assert_close(torch.export.export(net, (x,)).module()(x), net(x))
-
-
 @pytest.mark.parametrize("channels", [1, 4, 5])
 def test_the_last_of_an_odd_number_of_channels_goes_through(channels):
     x = torch.randn(3, channels, 2, 2, dtype=torch.float64)
