@@ -4,8 +4,8 @@
 
 #ifdef __CUDACC__
 
-// Without libcu++, of which the grid barrier needs nothing: reading it takes 4.5 s of processor time for the first
-// architecture, 40 % of compiling all kernels.
+// Without libcu++, of which the grid barrier needs nothing: power_iteration.cu then compiles in 7.8 s of processor time
+// for one architecture instead of 11.4 s.
 #define _CG_LIMIT_INCLUDED_DEPENDENCIES
 #include <cooperative_groups.h>
 
