@@ -15,7 +15,7 @@ def unrolled(layer):
     weight, geometry = layer.weight.double(), layer.geometry
     size = math.prod(geometry.input_shape)
     basis = torch.eye(size, dtype=torch.float64).reshape(size, *geometry.input_shape)
-    return torch.stack([geometry.apply(weight, e).flatten() for e in basis], dim=1)
+    return torch.vmap(lambda e: geometry.apply(weight, e).flatten(), out_dims=1)(basis)
 
 
 def integers(array):
@@ -37,10 +37,13 @@ def squared_norm_from_below(matrix):
     if not array.any():
         return Fraction(0)
     # For v only; what underflows here changes v a little.
-    v = np.linalg.svd(np.ldexp(array, -int(np.frexp(np.abs(array).max())[1])))[2][0]
-    whole, exponent = integers(array)
+    scaled = np.ldexp(array, -int(np.frexp(np.abs(array).max())[1]))
+    v = torch.linalg.svd(torch.from_numpy(scaled), full_matrices=False).Vh[0].numpy()
+    rows, columns = np.nonzero(array)
+    whole, exponent = integers(array[rows, columns])
     vector, _ = integers(v)
-    image = whole @ vector
+    image = np.zeros(len(array), dtype=object)
+    np.add.at(image, rows, whole * vector[columns])
     quotient = Fraction(int((image * image).sum()), int((vector * vector).sum()))
     return quotient * Fraction(2) ** (2 * exponent)
 

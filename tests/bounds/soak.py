@@ -26,6 +26,7 @@ from gloro_fast.bounds import METHODS
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=100_000)
+    parser.add_argument("--first", type=int, default=0, help="number of the first, to go on or to share the work")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     used: Counter[str] = Counter()
     largest: dict[str, float] = {}
     started = last = time.monotonic()
-    for number in range(options.layers):
+    for number in range(options.first, options.first + options.layers):
         # A generator of its own for each layer, so that any one can be drawn again.
         layer = draw_layer(random.Random(f"{options.seed}/{number}").choice)
         square = squared_norm_from_below(unrolled(layer))
@@ -50,8 +51,9 @@ def main(arguments: Sequence[str]) -> int:
                 largest[found.method] = max(largest.get(found.method, 0.0), found.value / float(square) ** 0.5 - 1)
         if time.monotonic() - last > 60:
             last = time.monotonic()
-            print(f"{number + 1} layers, {last - started:.0f} s", flush=True)
-    print(f"{options.layers} layers of seed {options.seed}, {len(methods)} methods each: no bound below its norm.")
+            print(f"{number + 1 - options.first} layers, {last - started:.0f} s", flush=True)
+    which = f"{options.layers} layers from number {options.first} on of seed {options.seed}"
+    print(f"{which}, {len(methods)} methods each: no bound below its norm.")
     print("bounds found:", ", ".join(f"{name} {count}" for name, count in sorted(used.items())))
     print("furthest above the norm:", ", ".join(f"{name} {excess:.2g}" for name, excess in sorted(largest.items())))
     print(f"{time.monotonic() - started:.0f} s")
