@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gloro_fast.nn.rules import LinearMap
-from gloro_fast.ops.power_iteration import normalize
+from gloro_fast.ops.normalize import normalize
 
 
 class Iterates(nn.Module):

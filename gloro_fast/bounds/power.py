@@ -8,7 +8,7 @@ import torch
 
 from gloro_fast.bounds.layer import LayerBound
 from gloro_fast.nn.rules import LinearMap
-from gloro_fast.ops.power_iteration import normalize
+from gloro_fast.ops.normalize import normalize
 
 TOLERANCE = 1e-5
 MAX_ITERATIONS = 5000

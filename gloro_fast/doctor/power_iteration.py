@@ -10,7 +10,8 @@ from torch import Tensor
 
 from gloro_fast.doctor.examination import check, difference
 from gloro_fast.ops.geometry import Geometry
-from gloro_fast.ops.power_iteration import normalize, power_iteration, power_iteration_reference
+from gloro_fast.ops.normalize import normalize
+from gloro_fast.ops.power_iteration import power_iteration, power_iteration_reference
 
 _LAYERS = (
     ((5, 2, 3, 4), Geometry((2, 9, 8), (1, 2), ((1, 0), (2, 1)), (2, 1))),

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from gloro_fast import _extension
 from gloro_fast.ops.geometry import Geometry
+from gloro_fast.ops.normalize import normalize
 from gloro_fast.ops.power_iteration_gpu import gpu_runs
+from gloro_fast.ops.power_iteration_grouped import power_iteration_grouped
 
 _WEIGHT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _ITERATE_DTYPES = (torch.float32, torch.float64)
@@ -69,7 +71,8 @@ def power_iteration(
     the backward pass; otherwise, and within torch.func's transforms, as :func:`power_iteration_reference`. On the CPU
     with the same bits at every number of threads; on a GPU (float32 iterates, weights of 32 or 16 bits) in one
     cooperative launch for up to 96 layers, and one for the gradient, which a CUDA graph can capture once a first call
-    has planned them. Where the GPU or the build cannot do that, one warning says so.
+    has planned them. Where the GPU or the build cannot do that, one warning says so, and
+    :func:`gloro_fast.ops.power_iteration_grouped.power_iteration_grouped` does it.
     """
     layers = _describe(weights, v, geometries)
     if layers is not None:
@@ -80,20 +83,9 @@ def power_iteration(
             sigma, *iterates = _Eager.apply(layers, v, iterations, *weights)  # type: ignore[no-untyped-call]
             return sigma, iterates[: len(v)], iterates[len(v) :]
         _extension.warn_if_missing()
+    if weights and weights[0].is_cuda and not torch._C._are_functorch_transforms_active():
+        return power_iteration_grouped(weights, v, geometries, iterations)
     return power_iteration_reference(weights, v, geometries, iterations)
-
-
-def normalize(x: Tensor, otherwise: Tensor | None) -> Tensor:
-    """Scale ``x`` to unit l2 norm; the zero vector becomes ``otherwise`` (itself if None).
-
-    The largest entry is divided out first: the squares of a vector of 1e-23 would vanish in float32, and a
-    norm of 0 would certify everything.
-    """
-    largest = x.abs().amax()
-    nonzero = largest > 0
-    scaled = x / torch.where(nonzero, largest, 1.0)
-    unit = scaled / torch.where(nonzero, torch.linalg.vector_norm(scaled), 1.0)
-    return unit if otherwise is None else torch.where(nonzero, unit, otherwise)
 
 
 # What follows tells torch of the compiled ops: the layers as integers (csrc/cpu/power_iteration_description.h

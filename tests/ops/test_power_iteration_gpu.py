@@ -62,27 +62,27 @@ def test_all_layers_go_to_one_call(dtype: torch.dtype, monkeypatch: pytest.Monke
 
 
 @pytest.fixture
-def references(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
-    """Where the reference was called; it does not run on tensors of a GPU that is not there."""
+def in_plain_pytorch(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
+    """Where plain PyTorch was called, whose conversions do not run on a GPU that is not there."""
     called: list[torch.device] = []
 
-    def reference(weights: list[Tensor], v: list[Tensor], *_: Any) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    def plain(weights: list[Tensor], v: list[Tensor], *_: Any) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         called.append(weights[0].device)
         return weights[0].new_empty(2), v, [torch.empty(3, 4, 3, device="cuda")]
 
-    monkeypatch.setattr(sys.modules["gloro_fast.ops.power_iteration"], "power_iteration_reference", reference)
+    monkeypatch.setattr(sys.modules["gloro_fast.ops.power_iteration"], "power_iteration_grouped", plain)
     return called
 
 
-def test_float64_runs_as_the_reference(monkeypatch: pytest.MonkeyPatch, references: list[torch.device]) -> None:
+def test_float64_runs_in_plain_pytorch(monkeypatch: pytest.MonkeyPatch, in_plain_pytorch: list[torch.device]) -> None:
     monkeypatch.setattr(_gpu, "why_not", lambda op: None)
     counts, _ = run_on_gpu(torch.float64, torch.float64)
     assert counts["gloro_fast.power_iteration.default"] == 0
-    assert len(references) == 1
+    assert len(in_plain_pytorch) == 1
 
 
-def test_a_build_without_cuda_runs_the_reference_and_says_so_once(
-    monkeypatch: pytest.MonkeyPatch, references: list[torch.device]
+def test_a_build_without_cuda_runs_plain_pytorch_and_says_so_once(
+    monkeypatch: pytest.MonkeyPatch, in_plain_pytorch: list[torch.device]
 ) -> None:
     monkeypatch.setattr(_gpu, "why_not", lambda op: "there is no kernel here")
     monkeypatch.setattr(_gpu, "_warned", set())
@@ -91,14 +91,14 @@ def test_a_build_without_cuda_runs_the_reference_and_says_so_once(
         for calls in (1, 2):
             counts, _ = run_on_gpu()
             assert counts["gloro_fast.power_iteration.default"] == 0
-            assert len(references) == calls
+            assert len(in_plain_pytorch) == calls
     messages = [str(w.message) for w in caught if "power_iteration" in str(w.message)]
     assert len(messages) == 1
     assert "there is no kernel here" in messages[0]
 
 
-def test_a_gpu_that_refuses_the_launch_runs_the_reference_and_says_so_once(
-    monkeypatch: pytest.MonkeyPatch, references: list[torch.device]
+def test_a_gpu_that_refuses_the_launch_runs_plain_pytorch_and_says_so_once(
+    monkeypatch: pytest.MonkeyPatch, in_plain_pytorch: list[torch.device]
 ) -> None:
     asked: list[int] = []
 
@@ -115,7 +115,7 @@ def test_a_gpu_that_refuses_the_launch_runs_the_reference_and_says_so_once(
         for dtype in (torch.float32, torch.bfloat16):
             counts, _ = run_on_gpu(dtype)
             assert counts["gloro_fast.power_iteration.default"] == 0
-    assert len(references) == 2
+    assert len(in_plain_pytorch) == 2
     assert asked == [0] * 2
     messages = [str(w.message) for w in caught if "power_iteration" in str(w.message)]
     assert len(messages) == 1
