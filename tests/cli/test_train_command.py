@@ -111,7 +111,7 @@ def test_a_run_killed_in_its_first_save_is_begun_anew(invoke, tmp_path):
     (tmp_path / ".checkpoint.safetensors.123.tmp").write_bytes(b"half")
     result = invoke("train", *QUICK, "--epochs", 1, "--batch-size", 600, "--out", tmp_path)
     assert result.exit_code == 0, result.output
-    assert list(tmp_path.glob(".*")) == []
+    assert list(tmp_path.glob(".*")) == [tmp_path / ".lock"]
 
 
 def test_help_says_which_schedules_stretch_with_the_epochs(invoke):
