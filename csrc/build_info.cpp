@@ -4,6 +4,10 @@
 
 #include <string>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #include "cpu/simd.h"
 #include "planner_bindings.h"
 
@@ -32,6 +36,15 @@ const char* simd() {
   return "portable";
 }
 
+// As the processor names it, "GenuineIntel" or "AuthenticAMD"; empty where it is no x86.
+std::string processor_vendor() {
+#if defined(__x86_64__)
+  unsigned int leaf = 0, words[3] = {};
+  if (__get_cpuid(0, &leaf, &words[0], &words[2], &words[1])) return {reinterpret_cast<const char*>(words), 12};
+#endif
+  return {};
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_build_info, m) {
@@ -42,5 +55,6 @@ PYBIND11_MODULE(_build_info, m) {
   m.attr("nvcc") = GLORO_FAST_NVCC;
   m.attr("cuda_architectures") = GLORO_FAST_CUDA_ARCHITECTURES;
   m.def("simd", &simd, "The vector instructions that the CPU kernels use: avx512, avx2 or portable.");
+  m.def("processor_vendor", &processor_vendor, "Who made the processor, as it says itself; empty off x86.");
   gloro_fast::bind_planner(m);
 }

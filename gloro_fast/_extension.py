@@ -104,6 +104,11 @@ def warn_if_missing() -> None:
     )
 
 
+def processor_vendor() -> str:
+    """Who made the processor, such as "GenuineIntel"; empty off x86, or where the build facts are missing."""
+    return getattr(_BUILD_INFO, "processor_vendor", str)()
+
+
 def facts() -> dict[str, Any]:
     """What was built and what this machine can run.
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gloro_fast.flattening import FlattenedLinear
@@ -18,6 +17,7 @@ from gloro_fast.nn.minmax import MinMax
 from gloro_fast.nn.pairwise_minmax import PairwiseMinMax
 from gloro_fast.nn.residual import ResidualConv2d
 from gloro_fast.nn.rules import is_dense, known_type
+from gloro_fast.ops.dense import dense
 from gloro_fast.ops.minmax_inplace import minmax_
 
 # A step on the values of earlier ones, in numbered slots: (what, slots read, slot written, slots emptied afterwards).
@@ -40,7 +40,7 @@ class BiasedMinMax:
         """Apply both layers to a batch."""
         linear = self.linear
         if isinstance(linear, nn.Linear):
-            y = F.linear(x, linear.weight)
+            y = dense(x, linear.weight)
         elif isinstance(linear, Conv2d | FlattenedLinear):
             y = linear.without_bias(x)
         else:

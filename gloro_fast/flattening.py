@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from gloro_fast.ops.dense import dense, product
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class FlattenedLinear:
 
     def _product(self, x: Tensor, bias: Tensor | None) -> Tensor:
         if not self._pays(x):
-            return F.linear(x.flatten(1), self.linear.weight, bias)
+            return dense(x.flatten(1), self.linear.weight, bias)
         product: Tensor = _ByPosition.apply(x, self.linear.weight, bias)  # type: ignore[no-untyped-call]
         return product
 
@@ -67,7 +68,7 @@ class _ByPosition(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return F.linear(_rows(x), _by_position(weight, x.shape[1]), bias)
+        return product(_rows(x), _by_position(weight, x.shape[1]), bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -76,10 +77,10 @@ class _ByPosition(torch.autograd.Function):
         grad_x = grad_weight = None
         channels, height, width = x.shape[1:]
         if ctx.needs_input_grad[0]:
-            rows = grad @ _by_position(weight, channels)
+            rows = product(grad, _by_position(weight, channels).T)
             grad_x = rows.reshape(-1, height, width, channels).movedim(3, 1)
         if ctx.needs_input_grad[1]:
-            grad_weight = _moved(grad.T @ _rows(x), height * width)
+            grad_weight = _moved(product(grad.T, _rows(x).T), height * width)
         return grad_x, grad_weight, grad.sum(0) if ctx.needs_input_grad[2] else None
 
 

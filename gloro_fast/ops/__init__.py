@@ -1,6 +1,7 @@
 """The operations of the package, one file each: the op, its gradient, and its plain-PyTorch oracle beside it."""
 
 from gloro_fast.ops.cross_entropy import cross_entropy, cross_entropy_reference
+from gloro_fast.ops.dense import dense, dense_reference
 from gloro_fast.ops.emma import emma, emma_reference
 from gloro_fast.ops.fingerprint import fingerprint, fingerprint_reference
 from gloro_fast.ops.geometry import Geometry
@@ -17,6 +18,8 @@ __all__ = [
     "Geometry",
     "cross_entropy",
     "cross_entropy_reference",
+    "dense",
+    "dense_reference",
     "emma",
     "emma_reference",
     "fingerprint",
