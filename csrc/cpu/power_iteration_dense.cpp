@@ -21,6 +21,13 @@ int64_t rows_per_chunk(const LinearLayer& layer) {
   return (rows + kRowsAtOnce - 1) / kRowsAtOnce * kRowsAtOnce;
 }
 
+// Rows that go through the kernels together.
+template <typename T>
+int64_t rows_at_once(const LinearLayer& layer) {
+  const int64_t row = layer.inputs * static_cast<int64_t>(sizeof(T));
+  return kRowsAtOnce * row > kCacheBytes && kRowsInCache * row <= kCacheBytes ? kRowsInCache : kRowsAtOnce;
+}
+
 template <typename T>
 class DenseIteration final : public Job {
  public:
@@ -30,6 +37,7 @@ class DenseIteration final : public Job {
         kernels_(kernels),
         iterations_(iterations),
         results_(results),
+        rows_at_once_(rows_at_once<T>(layer)),
         rows_per_chunk_(rows_per_chunk(layer)),
         chunks_((layer.outputs + rows_per_chunk_ - 1) / rows_per_chunk_),
         v_(v),
@@ -57,8 +65,8 @@ class DenseIteration final : public Job {
     if (preparing_) return copy_rows(begin, end);
     T* sums = sums_.data() + chunk * layer_.inputs;
     if (iterations_ > 0) std::fill_n(sums, layer_.inputs, T{0});
-    for (int64_t row = begin; row < end; row += kRowsAtOnce) {
-      const int64_t rows = std::min(kRowsAtOnce, end - row);
+    for (int64_t row = begin; row < end; row += rows_at_once_) {
+      const int64_t rows = std::min(rows_at_once_, end - row);
       const T* matrix = matrix_ + row * row_step_;
       kernels_.dots(matrix, row_step_, rows, layer_.inputs, v_, u_.data() + row);
       if (iterations_ == 0) continue;
@@ -132,6 +140,7 @@ class DenseIteration final : public Job {
   const Kernels<T>& kernels_;
   int64_t iterations_;
   Results<T> results_;
+  int64_t rows_at_once_;
   int64_t rows_per_chunk_;
   int64_t chunks_;
   const T* v_;

@@ -192,6 +192,7 @@ void dots_of_rows(const T* matrix, int64_t stride, int64_t columns, const T* v, 
 template <typename T>
 void dots(const T* matrix, int64_t stride, int64_t rows, int64_t columns, const T* v, T* u) {
   if (rows == kRowsAtOnce) return dots_of_rows<T, kRowsAtOnce>(matrix, stride, columns, v, u);
+  if (rows == kRowsInCache) return dots_of_rows<T, kRowsInCache>(matrix, stride, columns, v, u);
   for (int64_t i = 0; i < rows; ++i) dots_of_rows<T, 1>(matrix + i * stride, stride, columns, v, u + i);
 }
 
@@ -216,6 +217,7 @@ void accumulate_rows(const T* matrix, int64_t stride, int64_t columns, const T* 
 template <typename T>
 void accumulate(const T* matrix, int64_t stride, int64_t rows, int64_t columns, const T* u, T* sums) {
   if (rows == kRowsAtOnce) return accumulate_rows<T, kRowsAtOnce>(matrix, stride, columns, u, sums);
+  if (rows == kRowsInCache) return accumulate_rows<T, kRowsInCache>(matrix, stride, columns, u, sums);
   for (int64_t i = 0; i < rows; ++i) accumulate_rows<T, 1>(matrix + i * stride, stride, columns, u + i, sums);
 }
 
