@@ -24,10 +24,10 @@ DESCRIBED = {
     "gloro_fast": "ops.power_iteration, all layers in one call",
     "eager": "loop over layers: conv2d, conv_transpose2d, norm",
     compiled.NAME: "that loop compiled",
-    "floor": "the call for as many layers of one feature, torch.mv over the dense weights, a torch.mm of the "
-    "convolutions' operations",
+    "floor": "the call for as many layers of one feature, torch.mv over the dense weights, a matrix product "
+    "of the convolutions' operations",
 }
-SGEMM = f"torch.mm of {MATRIX} x {MATRIX} float32 matrices"
+SGEMM = f"product of {MATRIX} x {MATRIX} float32 matrices by ops.dense"
 
 
 @pytest.mark.parametrize("name", NETWORKS)
