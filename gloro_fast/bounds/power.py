@@ -8,8 +8,8 @@ import torch
 
 from gloro_fast.bounds.layer import LayerBound
 from gloro_fast.nn.rules import LinearMap
-from gloro_fast.ops import power_iteration
 from gloro_fast.ops.normalize import normalize
+from gloro_fast.ops.power_iteration import power_iteration
 
 TOLERANCE = 1e-5
 MAX_ITERATIONS = 5000
@@ -22,9 +22,9 @@ def power(name: str, layer: LinearMap) -> LayerBound:
     """Give an ESTIMATE <= the spectral norm of the layer's weight, up to float64 rounding.
 
     It approaches the norm from below and stops when one iteration, every eighth being looked at, changes it by less
-    than a relative 1e-5, after 5,000 iterations at most (Leino et al. 2021, Section 4.2). That says nothing of the distance to the
-    norm, so it serves for comparison with the paper. It depends on the weight alone: the start is a fixed random
-    vector. A non-zero weight whose estimate underflows to 0, and a weight with NaN, give inf.
+    than a relative 1e-5, after 5,000 iterations at most (Leino et al. 2021, Section 4.2). That says nothing of the
+    distance to the norm, so it serves for comparison with the paper. It depends on the weight alone: the start is a
+    fixed random vector. A non-zero weight whose estimate underflows to 0, and a weight with NaN, give inf.
 
     Args:
         name: the layer's name, for the result.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gloro_fast.cli.options import DataDirOption, DeviceOption, DownloadOption, SeedOption, ThreadsOption
+from gloro_fast.cli.options import DataDirOption, DeviceOption, DownloadOption, MethodOption, SeedOption, ThreadsOption
 from gloro_fast.cli.reporting import console, table
 from gloro_fast.errors import ConfigError
 
@@ -39,6 +39,7 @@ def reproduce(
         int | None,
         typer.Option(help="Pairs, and balls, of the lower bounds; 100 by default.", min=1, show_default=False),
     ] = None,
+    method: MethodOption = None,
     auto_attack: Annotated[bool, typer.Option("--auto-attack", help="Run AutoAttack too: slow.")] = False,
     data: Annotated[
         str | None,
@@ -64,11 +65,15 @@ def reproduce(
         raise ConfigError("no recipe is named; gloro-fast reproduce --list shows them")
     if resume and overwrite:
         raise ConfigError("--resume goes on with a run and --overwrite deletes it; choose one of the two")
+    from gloro_fast.bounds import check_method
     from gloro_fast.cli.reproduction import Reproduction
     from gloro_fast.reproduce.effort import QUICK, Effort
     from gloro_fast.train import Interrupted
 
     effort = QUICK if quick else Effort()
+    if method is not None:
+        check_method(method)
+        effort = dataclasses.replace(effort, method=method)
     if attack_images is not None:
         effort = dataclasses.replace(effort, attack_images=attack_images)
     if pairs is not None:
@@ -77,7 +82,9 @@ def reproduce(
         name=name,
         label=name if label is None else label,
         fields=_fields(epochs, data, settings or []),
-        command=_command(name, epochs, settings or [], label, quick, attack_images, pairs, auto_attack, data, seed),
+        command=_command(
+            name, epochs, settings or [], label, quick, attack_images, pairs, method, auto_attack, data, seed
+        ),
         effort=dataclasses.replace(effort, auto_attack=auto_attack),
         quick=quick,
         reports=out,
@@ -111,6 +118,7 @@ def _command(
     quick: bool,
     attack_images: int | None,
     pairs: int | None,
+    method: str | None,
     auto_attack: bool,
     data: str | None,
     seed: int,
@@ -124,6 +132,7 @@ def _command(
         ("--label", label),
         ("--attack-images", attack_images),
         ("--pairs", pairs),
+        ("--method", method),
         ("--data", place),
         ("--seed", seed or None),
     ]

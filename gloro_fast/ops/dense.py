@@ -69,7 +69,7 @@ def _pays(a: Tensor, b: Tensor) -> bool:
         and not torch.compiler.is_compiling()
         and _library_is_slow()
         and {type(a), type(b)} <= {Tensor, torch.nn.Parameter}
-        and torch.backends.mkldnn.enabled
+        and torch._C._get_mkldnn_enabled()
         and not torch.is_autocast_enabled("cpu")
         and not torch._C._are_functorch_transforms_active()
     )
@@ -80,8 +80,8 @@ def _library_is_slow() -> bool:
     """Whether PyTorch's own products go through an MKL that does not do its best here, and oneDNN can stand in."""
     return (
         _extension.processor_vendor() not in ("", "GenuineIntel")
-        and torch.backends.mkl.is_available()
-        and torch.backends.mkldnn.is_available()
+        and torch._C.has_mkl
+        and torch._C._has_mkldnn
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gloro_fast.bounds import DEFAULT_METHOD
+
 
 @dataclass(frozen=True)
 class Effort:
     """Numbers of images, steps and samples; the defaults are the paper's where it names them.
 
     Attributes:
+        method: of the Lipschitz bound that certifies, a name in ``gloro_fast.bounds.METHODS``.
         attack_images: test images to attack, the first so many; None for all.
         attack_steps: gradient steps of PGD a restart.
         attack_restarts: its random starts.
@@ -24,6 +27,7 @@ class Effort:
         noise_samples: noisy copies of each.
     """
 
+    method: str = DEFAULT_METHOD
     attack_images: int | None = None
     attack_steps: int = 100
     attack_restarts: int = 2

@@ -39,20 +39,22 @@ class Stages:
         tell: is told of every stage that begins.
 
     Attributes:
-        net: the net, frozen by the default method.
+        net: the net, frozen by the method of ``effort``.
         config: what decided the run.
     """
 
     def __init__(self, run: Path, data: DataSet, effort: Effort, seed: int, device: str, tell: Tell) -> None:
         self.net, self.config = load_net(run, device)
-        self.net.freeze()
+        self.net.freeze(effort.method)
         self._folder = run / "measured"
         self._weights = hashlib.sha256(RunFolder(run).model.read_bytes()).hexdigest()
         self._data, self._effort, self._seed, self._device, self._tell = data, effort, seed, device, tell
 
     def evaluation(self) -> Evaluation:
         """Certify the test split by the net's rigorous bound."""
-        found = self._stage("evaluation", {}, lambda: _numbers(evaluate(self.net, self._data.test)))
+        found = self._stage(
+            "evaluation", {"method": self._effort.method}, lambda: _numbers(evaluate(self.net, self._data.test))
+        )
         return Evaluation(
             labels=self._data.test.labels,
             prediction=torch.tensor(found["prediction"]),
@@ -107,7 +109,7 @@ class Stages:
             SoundnessError: that comes out above the upper bound.
         """
         effort = self._effort
-        settings = {
+        numbers = {
             "pairs": effort.pairs,
             "global_steps": effort.global_steps,
             "local_steps": effort.local_steps,
@@ -115,8 +117,8 @@ class Stages:
         images, epsilon = to_float(self._data.test.images), self.config.recipe.epsilon
         found = self._stage(
             "tightness",
-            settings,
-            lambda: tightness(self.net, images, epsilon, seed=self._seed, **settings).to_dict(),
+            {"method": effort.method, **numbers},
+            lambda: tightness(self.net, images, epsilon, seed=self._seed, **numbers).to_dict(),
         )
         return Tightness.from_dict(found)
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import platform
+import statistics
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +43,8 @@ class Result:
         selected_epoch: number of the epoch whose weights are kept, from 1, warm-up counted.
         validation_vra: VRA of that epoch on the validation split, by the estimate; None without one.
         seconds: duration of the whole run, interruptions left out.
-        seconds_per_epoch: mean training time of an epoch, without validation.
+        seconds_per_epoch: median training time of an epoch, without validation: a run that was suspended for a while
+            says the same.
         seed: of the run.
         device: where it ran.
         threads: CPU threads of torch.
@@ -108,7 +110,7 @@ def measure(state: TrainingState, config: RunConfig, data: DataSet, seconds: flo
         selected_epoch=state.epoch if best is None else best.epoch,
         validation_vra=None if best is None else best.vra,
         seconds=round(seconds, 3),
-        seconds_per_epoch=round(sum(row.seconds for row in state.rows) / len(state.rows), 4),
+        seconds_per_epoch=round(statistics.median(row.seconds for row in state.rows), 4),
         seed=config.seed,
         device=config.device,
         threads=config.threads,
