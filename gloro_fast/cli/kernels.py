@@ -7,10 +7,11 @@ import torch
 from gloro_fast import _extension, _gpu, bounds, ops
 from gloro_fast.nn.rules import LinearMap
 from gloro_fast.ops import Geometry
+from gloro_fast.ops.dense import mkl_holds_back
 
 
 def active_kernels() -> list[dict[str, str]]:
-    """Give a row for each op and device: ``op``, ``device``, ``runs`` (compiled, Triton or reference) and ``why``."""
+    """Give a row for each op and device: ``op``, ``device``, ``runs`` (compiled, Triton, oneDNN or reference) and ``why``."""
     devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
     return [_row(op, device) for op in op_names() for device in devices]
 
@@ -27,6 +28,8 @@ def bound_kinds() -> dict[str, str]:
 
 
 def _row(op: str, device: str) -> dict[str, str]:
+    if (op, device) == ("dense", "cpu") and mkl_holds_back():
+        return {"op": op, "device": device, "runs": "oneDNN", "why": "MKL holds back on this processor"}
     reason = _why_not_on_cpu(op) if device == "cpu" else _gpu.why_not(op)
     if reason is None:
         kind = "Triton" if device != "cpu" and _gpu.is_triton(op) else "compiled"

@@ -85,7 +85,9 @@ def train(
     data: Annotated[
         str | None, typer.Option(help="Data set by name, or path.", metavar="NAME|PATH", rich_help_panel=_NET)
     ] = None,
-    augmentation: Annotated[str | None, typer.Option(help="none, default or tfds.", rich_help_panel=_NET)] = None,
+    augmentation: Annotated[
+        str | None, typer.Option(help="none, default, light or tfds.", rich_help_panel=_NET)
+    ] = None,
     noise: Annotated[
         float | None,
         typer.Option(help="Deviation of Gaussian noise on training images.", rich_help_panel=_NET),

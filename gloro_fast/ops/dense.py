@@ -67,7 +67,7 @@ def _pays(a: Tensor, b: Tensor) -> bool:
         and a.numel() * len(b) >= _WORTH_IT
         and a.device.type == b.device.type == "cpu"
         and not torch.compiler.is_compiling()
-        and _library_is_slow()
+        and mkl_holds_back()
         and {type(a), type(b)} <= {Tensor, torch.nn.Parameter}
         and torch._C._get_mkldnn_enabled()
         and not torch.is_autocast_enabled("cpu")
@@ -76,7 +76,7 @@ def _pays(a: Tensor, b: Tensor) -> bool:
 
 
 @cache
-def _library_is_slow() -> bool:
+def mkl_holds_back() -> bool:
     """Whether PyTorch's own products go through an MKL that does not do its best here, and oneDNN can stand in."""
     return (
         _extension.processor_vendor() not in ("", "GenuineIntel")

@@ -3,10 +3,12 @@ from __future__ import annotations
 import json
 import platform
 
+import pytest
 import torch
 
 import gloro_fast
 from gloro_fast import _extension, _gpu, bounds, data, ops
+from gloro_fast.cli import kernels
 from gloro_fast.cli.kernels import active_kernels
 
 
@@ -29,7 +31,15 @@ def test_kernels_are_those_that_are_registered(invoke):
     assert known["bound_methods"]["power"] == "estimate"
 
 
+@pytest.mark.parametrize(("holds_back", "runs"), [(True, "oneDNN"), (False, "PyTorch reference")])
+def test_it_says_which_library_multiplies_dense_layers(invoke, monkeypatch, holds_back, runs):
+    monkeypatch.setattr(kernels, "mkl_holds_back", lambda: holds_back)
+    rows = {row["op"]: row for row in json.loads(invoke("info", "--json").stdout)["kernels"] if row["device"] == "cpu"}
+    assert rows["dense"]["runs"] == runs
+
+
 def test_without_the_extension_it_says_why(invoke, monkeypatch):
+    monkeypatch.setattr(kernels, "mkl_holds_back", lambda: False)
     monkeypatch.setattr(_extension, "why_not", lambda: "it was left out")
     known = json.loads(invoke("info", "--json").stdout)
     assert {row["runs"] for row in known["kernels"]} == {"PyTorch reference"}

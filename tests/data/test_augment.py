@@ -162,6 +162,16 @@ def test_tfds_is_what_the_paper_states():
     assert (tfds.flip, tfds.zoom, tfds.brightness) == (True, 0.25, 0.2)
 
 
+def test_light_moves_the_digits_a_little_and_mirrors_none():
+    light = augmentation("light")
+    assert isinstance(light, KerasAffine)
+    assert not light.flip
+    maps = light.maps(2_000, 28, 28, seeded())
+    corners = torch.tensor([[14.0, 14.0, 1.0], [-14.0, 14.0, 1.0]], dtype=torch.float64)
+    moved = (maps @ corners.T - corners[:, :2].T).norm(dim=1)
+    assert 1.5 < moved.max() < 3  # pixels, where an image is moved most
+
+
 # ------------------------------------------------------------------------------------------------- all of them
 
 

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture
 def onednn(monkeypatch):
     """Whatever the processor, and for small products too."""
-    monkeypatch.setattr(dense_file, "_library_is_slow", lambda: True)
+    monkeypatch.setattr(dense_file, "mkl_holds_back", lambda: True)
     monkeypatch.setattr(dense_file, "_WORTH_IT", 1)
 
 
@@ -104,15 +104,15 @@ def test_where_onednn_is_switched_off_or_the_call_is_transformed_it_is_the_refer
 
 def test_small_products_and_intels_processors_keep_mkl(monkeypatch):
     x, weight = torch.randn(256, 512), torch.randn(128, 512)
-    monkeypatch.setattr(dense_file, "_library_is_slow", lambda: True)
+    monkeypatch.setattr(dense_file, "mkl_holds_back", lambda: True)
     assert products(lambda: ops.dense(x, weight))[0] == 1
     assert products(lambda: ops.dense(x[:8], weight))[0] == 0
     monkeypatch.undo()
     for vendor, expected in (("GenuineIntel", False), ("", False), ("AuthenticAMD", True)):
-        dense_file._library_is_slow.cache_clear()
+        dense_file.mkl_holds_back.cache_clear()
         monkeypatch.setattr(_extension, "processor_vendor", lambda vendor=vendor: vendor)
-        assert dense_file._library_is_slow() is (expected and torch._C.has_mkl)
-    dense_file._library_is_slow.cache_clear()
+        assert dense_file.mkl_holds_back() is (expected and torch._C.has_mkl)
+    dense_file.mkl_holds_back.cache_clear()
 
 
 def test_the_layers_of_a_net_use_it(onednn):

@@ -1,4 +1,4 @@
-"""Augmentation of whole batches on the training device, by the names that the paper gives (Appendix A)."""
+"""Augmentation of whole batches on the training device, by name; the paper's own are in its Appendix A."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ def _unchanged(images: Tensor, generator: torch.Generator) -> Tensor:
 _BY_NAME: dict[str, Augmentation] = {
     "none": _unchanged,
     "default": KerasAffine(rotation=20, shift=0.2, shear=0.1, zoom=0.1, flip=True),
+    "light": KerasAffine(rotation=4, shift=0.025, zoom=0.03),
     "tfds": FlipZoomBrightness(flip=True, zoom=0.25, brightness=0.2),
 }
 
@@ -34,8 +35,9 @@ def augmentation(name: str) -> Augmentation:
 
     Args:
         name: "none"; "default", the paper's ImageDataGenerator with rotation_range=20, width_shift_range=0.2,
-            height_shift_range=0.2, horizontal_flip=True, shear_range=0.1, zoom_range=0.1; or "tfds", its
-            horizontal flip, zoom 0.25 and brightness 0.2.
+            height_shift_range=0.2, horizontal_flip=True, shear_range=0.1, zoom_range=0.1; "tfds", its horizontal
+            flip, zoom 0.25 and brightness 0.2; or "light", not the paper's, for digits: rotations up to 4 degrees,
+            shifts up to 1/40 of a side, zoom up to 3 %, no flip.
 
     Returns:
         A function of (images, generator). All its random numbers come from the CPU generator, the same count
