@@ -11,7 +11,11 @@ from gloro_fast.ops.dense import mkl_holds_back
 
 
 def active_kernels() -> list[dict[str, str]]:
-    """Give a row for each op and device: ``op``, ``device``, ``runs`` (compiled, Triton, oneDNN or reference) and ``why``."""
+    """Give a row for each op and device.
+
+    Returns:
+        ``op``, ``device``, ``runs`` (compiled, Triton, oneDNN or PyTorch reference) and ``why``.
+    """
     devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
     return [_row(op, device) for op in op_names() for device in devices]
 
