@@ -53,7 +53,13 @@ def test_recipe_is_the_column_of_a_paper(name):
 
 
 def test_every_recipe_is_in_the_table_or_a_demo():
-    assert set(recipes.RECIPES) == {*TABLE, "digits", "digits-liresnet"} | COMPARED
+    assert set(recipes.RECIPES) == {*TABLE, "digits", "digits-liresnet", "mnist-2c2f-tuned"} | COMPARED
+
+
+def test_the_tuned_recipe_has_the_net_and_the_radius_of_the_papers_row():
+    own, base = recipes.get("mnist-2c2f-tuned"), recipes.get("mnist-2c2f")
+    for field in ("data", "architecture", "activation", "epsilon", "epsilon_train"):
+        assert getattr(own, field) == getattr(base, field)
 
 
 def test_changed_epochs_stretch_schedules_but_not_the_warm_up():
