@@ -117,6 +117,17 @@ def _fuse(nodes: Sequence[Node], output: int) -> dict[int, tuple[Callable[..., A
         for source in nodes[index].inputs:
             users[source] = users.get(source, 0) + 1
     operations: dict[int, tuple[Callable[..., Any], tuple[int, ...]]] = {}
+    # Two nodes as one step run at the place of the later; the earlier must find there what it would have read.
+    overwriting = [index for index in needed if nodes[index].overwrites]
+    begins: dict[int, int] = {}
+
+    def may_wait(first: int, index: int) -> bool:
+        begin = begins.get(first, first)
+        if any(begin < place < index for place in overwriting):
+            return False
+        begins[index] = begin
+        return True
+
     for index in sorted(needed - {0}):
         node = nodes[index]
         assert node.operation is not None
@@ -124,13 +135,18 @@ def _fuse(nodes: Sequence[Node], output: int) -> dict[int, tuple[Callable[..., A
         inputs = node.inputs
         if _is_minmax(node) and users[inputs[0]] == 1:
             before = nodes[inputs[0]]
-            if has_channel_bias(before):
+            if has_channel_bias(before) and may_wait(inputs[0], index):
                 linear, inputs = operations.pop(inputs[0])
                 assert isinstance(linear, nn.Conv2d | nn.Linear | FlattenedLinear)
                 operation = BiasedMinMax(linear)
             elif _needs_not_its_output(before):
                 operation = minmax_
-        elif isinstance(operation, nn.Linear) and is_dense(operation) and _flattens_images(nodes, inputs[0], users):
+        elif (
+            isinstance(operation, nn.Linear)
+            and is_dense(operation)
+            and _flattens_images(nodes, inputs[0], users)
+            and may_wait(inputs[0], index)
+        ):
             operation, inputs = FlattenedLinear(operation), nodes[inputs[0]].inputs
             del operations[node.inputs[0]]
         operations[index] = (operation, inputs)

@@ -52,6 +52,57 @@ def test_steps_compute_what_the_layers_compute(case):
         torch.testing.assert_close(mine, its, rtol=1e-12, atol=1e-12)
 
 
+class WritesBetween(nn.Module):
+    """Something writes over what the linear layer has read, before MinMax comes to its result."""
+
+    def __init__(self, overwrite):
+        super().__init__()
+        self.first, self.linear, self.head = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+        self.minmax, self.overwrite = MinMax(), overwrite
+
+    def forward(self, x):
+        h = self.first(x)
+        y = self.linear(h)
+        changed = self.overwrite(h)
+        return self.head(self.minmax(y) + changed)
+
+
+class WritesBetweenFlattenAndLinear(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.flatten, self.linear = nn.Conv2d(2, 2, 1), nn.Flatten(), nn.Linear(8, 8)
+        self.minmax, self.other = MinMax(), nn.Conv2d(2, 2, 1)
+
+    def forward(self, x):
+        h = self.conv(x)
+        rows = self.flatten(h)
+        side = self.other(x).mul_(3.0)
+        y = self.linear(rows)
+        side = side.relu_()
+        return self.minmax(y) + side.flatten(1)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        WritesBetween(lambda h: h.mul_(100.0)),
+        WritesBetween(torch.relu_),
+        WritesBetween(nn.ReLU(inplace=True)),
+        WritesBetween(MinMax(inplace=True)),
+        WritesBetweenFlattenAndLinear(),
+    ],
+    ids=["mul_", "relu_", "ReLU", "MinMax", "behind Flatten"],
+)
+def test_no_layer_waits_until_its_input_is_overwritten(module):
+    module = module.double().eval()
+    shape = (2, 2, 2) if isinstance(module, WritesBetweenFlattenAndLinear) else (6,)
+    x = torch.randn(16, *shape, dtype=torch.float64)
+    plan = make_plan(module, shape)
+    with torch.no_grad():
+        torch.testing.assert_close(plan.run(x), module(x), rtol=1e-12, atol=1e-12)
+    assert not any(isinstance(step[0], BiasedMinMax) for step in plan.program.steps)
+
+
 def test_only_minmax_right_behind_takes_the_bias():
     linear = nn.Linear(4, 4)
     plan = make_plan(nn.Sequential(linear, nn.ReLU(), MinMax(), linear, MinMax(), nn.Linear(4, 4)), (4,))
