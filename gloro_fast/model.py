@@ -156,7 +156,7 @@ class GloRoNet(BoundedNet):
 
     def _training_margin(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Give the class logits (B, m), the estimate of K and the head's differences (m, m), all differentiable."""
-        if not (self._training_plan.fits(self.module) and self._training_plan.fits_mode()):
+        if not (self._training_plan.fits(self.module) and self._training_plan.fits_state()):
             self._replan_training()
         logits = self._training_plan.run(x)
         with torch.autocast(x.device.type, enabled=False):
@@ -199,8 +199,10 @@ class GloRoNet(BoundedNet):
         signed, logits, prediction, radius, bottom = self._evaluate(x)
         with torch.no_grad():
             # A NaN or +inf among the class logits would win an argmax against any bottom. An infinite pixel may
-            # leave finite logits behind a ReLU; a sum tells of it in one pass.
-            finite = logits.isfinite().all(dim=1) & x.flatten(1).sum(dim=1).isfinite()
+            # leave finite logits behind a ReLU; a sum tells of it in one pass, but not in float16, whose largest
+            # number is the sum of an image of 3 x 224 x 224.
+            sums = x.flatten(1).sum(dim=1, dtype=torch.promote_types(x.dtype, torch.float32))
+            finite = logits.isfinite().all(dim=1) & sums.isfinite()
             bottom = torch.where(finite, bottom, torch.inf)
             radius = torch.where(finite, radius, 0.0)
         output = torch.cat([torch.where(finite[:, None], logits, -torch.inf), bottom[:, None]], dim=1)

@@ -25,6 +25,9 @@ from gloro_fast.nn.integrity import check_calls, check_module
 from gloro_fast.nn.rules import Knowledge, LinearMap, has_rule
 
 Margins = Literal["rows", "whole"]
+Kept = tuple[tuple[str, bool | int | float | str], ...]
+
+_PLAIN = (bool, int, float, str)
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,10 @@ class Plan:
         head: the last dense layer, so that margins use its rows; None if the graph ends otherwise.
         program: what executes the nodes.
         composition: the constant of everything before the head, or of all without one.
-        modules: the module and those within that were traced through, each with its children and its mode.
+        modules: the module and those within that were traced through, each with its children, its mode and the
+            numbers and names that it kept, which may be part of the graph.
+        layers: every module within, itself included.
+        dtype: the floating dtype of the parameters.
     """
 
     nodes: tuple[Node, ...]
@@ -47,7 +53,9 @@ class Plan:
     head: Head | None
     program: Program
     composition: Composition
-    modules: tuple[tuple[nn.Module, tuple[nn.Module | None, ...], bool], ...]
+    modules: tuple[tuple[nn.Module, tuple[nn.Module | None, ...], bool, Kept], ...]
+    layers: tuple[nn.Module, ...]
+    dtype: torch.dtype
 
     @property
     def device(self) -> torch.device:
@@ -104,7 +112,7 @@ class Plan:
         """Whether ``module`` still consists of the very same modules."""
         if module is not self.modules[0][0]:
             return False
-        for known, children, _ in self.modules:
+        for known, children, *_ in self.modules:
             now = known._modules
             if len(now) != len(children):
                 return False
@@ -113,9 +121,21 @@ class Plan:
                     return False
         return True
 
-    def fits_mode(self) -> bool:
-        """Whether every module that was traced through is in the mode in which it was traced."""
-        return all(module.training == training for module, _, training in self.modules)
+    def fits_state(self) -> bool:
+        """Whether every module that was traced through is in the mode, and keeps the numbers, with which it was traced.
+
+        And whether no hook has come since, nor another dtype. Asked at every training step.
+        """
+        if torch.compiler.is_compiling():
+            # Attributes cannot be listed there; the compiler looks at those that it used.
+            return all(module.training == training for module, _, training, _ in self.modules)
+        everywhere = torch.nn.modules.module
+        return (
+            all(module.training == training and _kept(module) == kept for module, _, training, kept in self.modules)
+            and not any(layer._forward_hooks or layer._forward_pre_hooks for layer in self.layers)
+            and not (everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks)
+            and floating_dtype(self.modules[0][0]) == self.dtype
+        )
 
 
 def make_plan(
@@ -142,7 +162,7 @@ def make_plan(
     with evaluation_mode(module):
         if not training:
             graph, root = trace(module)
-        modes = tuple((found, tuple(found._modules.values())) for found in traced_through(module))
+        modes = tuple((found, tuple(found._modules.values()), _kept(found)) for found in traced_through(module))
         # In inference mode tensors do not tell whether they were written over.
         with torch.inference_mode(False):
             x = torch.zeros(1, *input_shape, device=_device(module), dtype=floating_dtype(module))
@@ -154,9 +174,18 @@ def make_plan(
         kinds = [None if not isinstance(node.transfer, Mapping) else node.transfer.rule() for node in nodes]
         target = output if head is None else nodes[head.node].inputs[0]
         composition = compose(nodes, mergeable(nodes, kinds), target)
-    modules = tuple((found, children, found.training) for found, children in modes)
-    classes = nodes[output].shape[0]
-    return Plan(nodes, output, classes, head, program(nodes, output), composition, modules)
+    modules = tuple((found, children, found.training, kept) for found, children, kept in modes)
+    return Plan(
+        nodes,
+        output,
+        nodes[output].shape[0],
+        head,
+        program(nodes, output),
+        composition,
+        modules,
+        tuple(module.modules()),
+        floating_dtype(module),
+    )
 
 
 def traced_through(module: nn.Module) -> list[nn.Module]:
@@ -216,6 +245,11 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
 def floating_dtype(module: nn.Module) -> torch.dtype:
     """Give the floating dtype of the module's parameters; torch's default if it has none."""
     return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.get_default_dtype())
+
+
+def _kept(module: nn.Module) -> Kept:
+    """List the numbers and names among the attributes of a module."""
+    return tuple((key, value) for key, value in vars(module).items() if type(value) in _PLAIN and key != "training")
 
 
 def _device(module: nn.Module) -> torch.device:

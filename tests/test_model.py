@@ -21,6 +21,17 @@ from gloro_fast.losses import CrossEntropyLoss, TradesLoss
 from gloro_fast.nn import LipschitzConstant, MinMax, register_lipschitz_rule, rules
 
 
+class Tempered(nn.Module):
+    """Reads a number and a dtype of its own in its forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head, self.gain = nn.Linear(4, 6), nn.Linear(6, 3), 1.0
+
+    def forward(self, x):
+        return self.head(torch.relu(self.body(x.to(self.body.weight.dtype)))) * self.gain
+
+
 class TestTraining:
     def test_logits_are_those_of_the_module_and_bottom(self):
         net = glorot_net()
@@ -281,6 +292,27 @@ class TestBadInput:
         certificate = net.certify(x)
         assert certificate.lipschitz == net.lipschitz == 3.0
         assert torch.equal(certificate.radius, net.eval().certify(x).radius)
+
+    def test_training_follows_numbers_hooks_and_dtypes_that_change(self):
+        module = Tempered()
+        net = GloRoNet(module, 0.1, (4,)).train()
+        x = torch.randn(8, 4)
+        before = net(x)[:, :-1]
+        module.gain = 3.0
+        torch.testing.assert_close(net(x)[:, :-1], 3 * before)
+        net.double()
+        assert net(x.double()).dtype == torch.float64
+        module.head.register_forward_hook(lambda layer, args, result: 2 * result)
+        with pytest.raises(ArchitectureError, match="forward hook"):
+            net(x.double())
+
+    def test_large_images_in_half_precision(self):
+        module = nn.Sequential(nn.Flatten(), nn.Linear(3 * 224 * 224, 3)).half()
+        net = GloRoNet(module, 1e-6, (3, 224, 224)).eval()
+        x = torch.full((2, 3, 224, 224), 0.6, dtype=torch.float16)
+        certified = net.certify(x).certified
+        assert certified.all()
+        assert (net(x).argmax(dim=1) < 3).all()
 
     def test_layers_that_do_more_when_their_mode_changes(self, monkeypatch):
         monkeypatch.setattr(rules, "_RULES", dict(rules._RULES))
