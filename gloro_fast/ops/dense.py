@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from gloro_fast import _extension
 
@@ -72,6 +73,7 @@ def _pays(a: Tensor, b: Tensor) -> bool:
         and torch._C._get_mkldnn_enabled()
         and not torch.is_autocast_enabled("cpu")
         and not torch._C._are_functorch_transforms_active()
+        and forward_ad._current_level < 0  # within a dual level, where oneDNN's op would lose tangents
     )
 
 

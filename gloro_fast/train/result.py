@@ -123,7 +123,8 @@ def versions() -> dict[str, str]:
 
     Returns:
         The versions of this package, torch, numpy and Python; ``extension``, the vector instructions of its
-        kernels (avx512, avx2 or portable) and their compiler, or "not loaded"; ``cpu``, those that torch uses.
+        kernels (avx512, avx2 or portable) and their compiler, or "not loaded"; ``cpu``, those that torch uses
+        and who made the processor, which decides by which library dense layers are multiplied.
     """
     facts = _extension.facts()
     built = f"{facts.get('simd', 'loaded')}, {facts.get('compiler', 'unknown compiler')}"
@@ -133,7 +134,7 @@ def versions() -> dict[str, str]:
         "numpy": numpy.__version__,
         "python": platform.python_version(),
         "extension": built if _extension.available() else "not loaded",
-        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "cpu": f"{torch.backends.cpu.get_cpu_capability()} {_extension.processor_vendor()}".strip(),
     }
 
 

@@ -6,6 +6,7 @@ import importlib
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 from torch.profiler import ProfilerActivity, profile
 
 from gloro_fast import GloRoNet, _extension, ops
@@ -100,6 +101,14 @@ def test_where_onednn_is_switched_off_or_the_call_is_transformed_it_is_the_refer
         assert ops.dense(x, weight).dtype == torch.bfloat16
     rows = torch.vmap(lambda row: ops.dense(row[None], weight)[0])(x)
     torch.testing.assert_close(rows, x @ weight.T)
+
+
+def test_tangents_are_kept(onednn):
+    x, weight, direction = torch.randn(8, 6), torch.randn(4, 6), torch.randn(8, 6)
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad), forward_ad.dual_level():
+            tangent = forward_ad.unpack_dual(ops.dense(forward_ad.make_dual(x, direction), weight)).tangent
+        torch.testing.assert_close(tangent, direction @ weight.T)
 
 
 def test_small_products_and_intels_processors_keep_mkl(monkeypatch):
