@@ -43,31 +43,10 @@ def eager_loop(
     return lambda: torch.autograd.grad(evaluate(), parameters)
 
 
-def floor(maps: Sequence[LinearMap]) -> Job:
-    """Give the least that the job takes on this machine, for a CPU: what it cannot do without, one after the other.
-
-    That is the call itself, with its autograd, for as many layers of one feature; every dense weight read once an
-    iteration and once for sigma by ``torch.mv``, and its gradient written once by ``torch.outer``; the
-    convolutions' operations at the speed of one matrix product of as many (:func:`sgemm`).
-    """
-    device = maps[0].weight.device
-    ones = [torch.ones(1, 1, device=device, requires_grad=True) for _ in maps]
-    call = ours(ones, [Geometry((1,))] * len(maps), ones)
-    dense = [linear.weight.detach() for linear in maps if linear.geometry.is_dense]
-    vectors = [(torch.randn(len(w), device=device), torch.randn(w.shape[1], device=device)) for w in dense]
-    gradients = [torch.empty_like(weight) for weight in dense]
-    side = round((flops([linear for linear in maps if not linear.geometry.is_dense]) / 2) ** (1 / 3))
-    multiply = sgemm(device, side)
-
-    def job() -> None:
-        call()
-        for weight, gradient, (u, v) in zip(dense, gradients, vectors, strict=True):
-            for _ in range(ITERATIONS + 1):
-                torch.mv(weight, v)
-            torch.outer(u, v, out=gradient)
-        multiply()
-
-    return job
+def call(maps: Sequence[LinearMap]) -> Job:
+    """Give the call alone, with its autograd, for as many layers of one feature: what no kernel can save."""
+    ones = [torch.ones(1, 1, device=maps[0].weight.device, requires_grad=True) for _ in maps]
+    return ours(ones, [Geometry((1,))] * len(maps), ones)
 
 
 def sgemm(device: torch.device, side: int = MATRIX) -> Job:
