@@ -94,9 +94,7 @@ class Trainer:
         net = build_net(self.config, device)
         self._memory_format = memory_format(net, self._device)
         net.to(memory_format=self._memory_format)  # type: ignore[call-overload]
-        self.state = TrainingState(
-            net, build_optimizer(net, recipe), Randomness(seed, self._device), RunningSums(self._device)
-        )
+        self.state = TrainingState(net, build_optimizer(net, recipe), Randomness(seed, self._device), RunningSums())
         self._observers: list[Observer] = [MetricsCsv(), Curves(), *(observers or ())]
         self._settings = epoch_settings(recipe, 0)
         self._stop = StopSignals()
