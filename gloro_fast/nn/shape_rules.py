@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from fractions import Fraction
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,10 @@ from gloro_fast.errors import ArchitectureError
 from gloro_fast.nn.rules import LipschitzConstant, known_type, register_lipschitz_rule
 from gloro_fast.nn.windows import remembered, root_up
 
+_T = TypeVar("_T", int, float)
 _ONE = LipschitzConstant(1.0)
+_COUNTABLE = 2**24
+"""The whole numbers up to it are float32 numbers."""
 _PADDED: dict[type[nn.Module], tuple[int, str]] = {
     nn.ZeroPad1d: (1, "constant"),
     nn.ZeroPad2d: (2, "constant"),
@@ -121,14 +124,30 @@ def repetition_norm(
 ) -> float:
     """Give the norm of nearest-neighbour interpolation, rounded up; ``sizes`` are those of the image.
 
-    The pixels that each output copies are found by interpolating their numbers: rounding in torch may repeat a pixel
-    more often than the factor says.
+    Each dimension copies its pixels by itself, and which ones is found by interpolating their numbers: rounding in
+    torch may repeat a pixel more often than the factor says. It computes places in float32 or in float64, by the type
+    and layout of the images; the rule holds for both.
     """
-    numbers = torch.arange(math.prod(sizes), dtype=torch.float64).reshape(1, 1, *sizes)
-    copies = F.interpolate(
-        numbers, size=size, scale_factor=scale_factor, mode=mode, recompute_scale_factor=recompute_scale_factor
-    )
-    return root_up(Fraction(_most_frequent(copies)))
+    repeated = 1
+    for axis, pixels in enumerate(sizes):
+        if pixels > _COUNTABLE:
+            raise ArchitectureError(f"an image {pixels} pixels long has more than float32 can count; crop it")
+        counts = []
+        for dtype in (torch.float32, torch.float64):
+            copies = F.interpolate(
+                torch.arange(pixels, dtype=dtype)[None, None],
+                size=_of_axis(size, axis),
+                scale_factor=_of_axis(scale_factor, axis),
+                mode=mode,
+                recompute_scale_factor=recompute_scale_factor,
+            )
+            counts.append(_most_frequent(copies))
+        repeated *= max(counts)
+    return root_up(Fraction(repeated))
+
+
+def _of_axis(setting: _T | tuple[_T, ...] | None, axis: int) -> _T | None:
+    return setting[axis] if isinstance(setting, tuple) else setting
 
 
 def _most_frequent(numbers: torch.Tensor) -> int:
