@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gloro_fast.bounds.rounding import SMALLEST
+from gloro_fast.nn.real import require_floating
 
 SLACK = 2.0**-900
 """More than all that underflow can take from a norm that is computed of a scaled weight: a loss is below 2^-970 an
@@ -42,12 +43,15 @@ class ScaledWeight:
 
 
 def scale(weight: Tensor) -> ScaledWeight | float:
-    """Scale ``weight``, of any floating dtype; give 0.0 for a weight of zeros, inf for one with NaN or infinities.
+    """Scale ``weight``, of any real floating dtype; give 0.0 for zeros alone, inf if there are NaN or infinities.
 
     Whether the weight is zero is read from its bits, and subnormal numbers are converted through integers: with
     ``torch.set_flush_denormal(True)`` floating point takes them for 0.
+
+    Raises:
+        ArchitectureError: the weight is not real floating point.
     """
-    values = _exact_double(weight.detach())
+    values = _exact_double(require_floating("the weight", weight).detach())
     bits = values.view(torch.int64) & _SIGNLESS
     largest = int(bits.max()) if bits.numel() else 0
     if largest == 0:

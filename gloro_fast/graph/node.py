@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gloro_fast.graph.operations import Attribute, Literal, Operation
+from gloro_fast.nn.real import require_floating, require_real
 from gloro_fast.nn.rules import Diagonal, Knowledge, LinearMap, LipschitzConstant, lipschitz_rule
 from gloro_fast.ops.geometry import Geometry
 
@@ -81,7 +82,7 @@ class Scaled:
 
     def rule(self) -> Knowledge:
         """Give the numbers that the elements are multiplied by."""
-        scale = self.factor.value().double()
+        scale = require_real(f"the tensor that {self.name} scales by", self.factor.value()).double()
         scale = scale.reshape([1] * (1 + len(self.input_shape) - scale.ndim) + list(scale.shape))[0]
         return Diagonal(scale.reciprocal() if self.reciprocal else scale)
 
@@ -96,7 +97,7 @@ class Weighted:
 
     def rule(self) -> Knowledge:
         """Give the linear map with its present weight."""
-        return LinearMap(self.weight.value(), self.geometry)
+        return LinearMap(require_floating(f"the weight of {self.name}", self.weight.value()), self.geometry)
 
 
 Mapping = Layer | Times | Fixed | Scaled | Weighted

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -18,6 +19,10 @@ from gloro_fast.graph.node import Layer, Node
 from gloro_fast.graph.operations import Attribute, Literal, is_order_preserving
 from gloro_fast.graph.tracing import ROOT, Root
 from gloro_fast.nn.integrity import check_weight
+from gloro_fast.nn.real import require_floating, require_real
+
+# What torch, or a rule, raises when settings or shapes do not fit.
+_FAILURES = (RuntimeError, ValueError, IndexError, TypeError, AssertionError, AttributeError, ArithmeticError)
 
 
 class _DependsOnBatch:
@@ -127,7 +132,12 @@ class _Reader:
         layer = Layer(name, module, only.shape)
         complaint = f"{where} does not take its input of shape {only.shape}"
         with _in_one_line(complaint):
-            check_weight(name, layer.rule())
+            try:
+                check_weight(name, layer.rule())
+            except ArithmeticError:
+                # Settings such as a stride of 0, which the layer itself has words for.
+                self._try(complaint, module, traced)
+                raise
         version = only.value._version
         tried = self._try(complaint, module, traced)
         # A layer of a user's own may write over its input without saying so.
@@ -159,7 +169,14 @@ class _Reader:
         if not is_known(call.function, constant):
             raise call.unknown()
         versions = [value.tried[0]._version for value in self._tensors(traced)]
-        tried = self._try(f"{call.where} fails", called, traced)
+        known = [(read, self.values[read]) for read in traced.all_input_nodes]
+        copies = {read: value.tried[0].clone() for read, value in known if value.constant}
+        tried = self._try(f"{call.where} fails", called, traced, copies)
+        for read, value in known:
+            if read in copies and copies[read]._version:
+                assert value.index is not None
+                written = self.nodes[value.index].name
+                raise ArchitectureError(f"{call.where} writes over {written}; compute a new tensor instead")
         overwrites = [value.tried[0]._version for value in self._tensors(traced)] != versions
         arguments = fx.node.map_arg((traced.args, traced.kwargs), lambda node: self.values[node].argument())
         call = Call(call.where, call.function, *arguments, tried[0])
@@ -178,16 +195,31 @@ class _Reader:
         return [value for value in values if isinstance(value.tried[0], Tensor)]
 
     def _add(self, traced: fx.Node, tried: tuple[Any, Any], node: Node, constant: bool = False) -> None:
+        for value in tried[0] if isinstance(tried[0], tuple | list) else tried[:1]:
+            (require_real if constant else require_floating)(node.name, value)
         self.values[traced] = _Value(tried, len(self.nodes), constant)
         self.nodes.append(node)
 
-    def _try(self, complaint: str, function: Callable[..., Any], traced: fx.Node) -> tuple[Any, Any]:
-        """Call the function as traced with both batches. What it may overwrite is zeros, and only shapes count."""
+    def _try(
+        self,
+        complaint: str,
+        function: Callable[..., Any],
+        traced: fx.Node,
+        copies: Mapping[fx.Node, Tensor] = MappingProxyType({}),
+    ) -> tuple[Any, Any]:
+        """Call the function as traced with both batches. What it may overwrite is zeros, and only shapes count.
+
+        Args:
+            complaint: the beginning of the error.
+            function: what to call.
+            traced: with these arguments.
+            copies: what to pass in place of parameters, which it may overwrite too.
+        """
         results = []
         for which in range(len(BATCHES)):
             args, keywords = fx.node.map_arg(
                 (traced.args, traced.kwargs),
-                lambda node: self.values[node].tried[which],  # noqa: B023
+                lambda node: copies[node] if node in copies else self.values[node].tried[which],  # noqa: B023
             )
             with _in_one_line(complaint):
                 results.append(function(*args, **keywords))
@@ -225,6 +257,6 @@ def _in_one_line(complaint: str) -> Iterator[None]:
         yield
     except GloroFastError:
         raise
-    except (RuntimeError, ValueError, IndexError, TypeError, AssertionError, AttributeError) as error:
+    except _FAILURES as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ArchitectureError(f"{complaint}; check input_shape and what comes before it: {first}") from None

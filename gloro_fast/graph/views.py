@@ -12,6 +12,7 @@ from torch import Tensor
 from gloro_fast.graph.call import Call
 from gloro_fast.graph.node import Fixed, Node
 from gloro_fast.graph.operations import Function, Operation, Reshape
+from gloro_fast.nn.real import require_floating
 from gloro_fast.nn.rules import LipschitzConstant
 
 ONE = LipschitzConstant(1.0)
@@ -47,12 +48,15 @@ def copy(call: Call) -> Node:
     """Copy the values, in another memory format perhaps."""
     if call.function == "detach":
         return one(call, Function(torch.Tensor.detach))
-    return one(call, Function(torch.Tensor.contiguous if call.function == "contiguous" else torch.clone))
+    if call.function == "contiguous":
+        return one(call, Function(torch.Tensor.contiguous))
+    return one(call, Function(torch.clone), shares=False)
 
 
 def wider(call: Call) -> Node:
     """Convert to a type that holds all values, or do nothing."""
     before, after = call.input.value, call.output
+    require_floating(call.where, after)
     if torch.promote_types(before.dtype, after.dtype) != after.dtype or before.device != after.device:
         raise call.unknown()
     return one(call, Function(torch.Tensor.to, after=(after.dtype,)))

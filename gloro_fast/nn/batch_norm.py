@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from gloro_fast.errors import ArchitectureError
+from gloro_fast.nn.real import require_floating
 from gloro_fast.nn.rules import Diagonal, register_lipschitz_rule
 
 
@@ -23,7 +24,7 @@ def _batch_norm(module: nn.Module, input_shape: tuple[int, ...]) -> Diagonal:
             "set track_running_stats=True"
         )
     # The sum, the root and the quotient are rounded once each, well within the 2^-50 that Diagonal allows.
-    scale = (module.running_var.double() + module.eps).rsqrt()
+    scale = (require_floating("the running variance", module.running_var).double() + module.eps).rsqrt()
     if module.weight is not None:
-        scale = module.weight.double() * scale
+        scale = require_floating("the weight", module.weight).double() * scale
     return Diagonal(scale.reshape(-1, *[1] * (len(input_shape) - 1)))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from gloro_fast.errors import ArchitectureError, ConfigError, UnknownLayerError, nearest
+from gloro_fast.nn.real import require_floating, require_real
 from gloro_fast.nn.remedies import REMEDIES
 from gloro_fast.ops.geometry import Geometry
 
@@ -34,6 +35,9 @@ class LinearMap:
             changed.
         factor: what a bound on the norm must be multiplied by: >= the norm of what happens to the input before, such as
             copying pixels into a padding.
+
+    Raises:
+        ArchitectureError: the weight is not real floating point.
     """
 
     weight: Tensor
@@ -41,6 +45,9 @@ class LinearMap:
     transposed: bool = False
     error: float = 0.0
     factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_floating("the weight", self.weight)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,9 +57,15 @@ class Diagonal:
     Attributes:
         scale: the numbers, float64 and each within a relative 2^-50 of its real value. One dimension for each of the
             input's but the batch, of the same size or 1: (C, 1, 1) for one a channel of images.
+
+    Raises:
+        ArchitectureError: the numbers are not real floating point.
     """
 
     scale: Tensor
+
+    def __post_init__(self) -> None:
+        require_floating("the scale", self.scale)
 
     @property
     def of_channels(self) -> bool:
@@ -76,6 +89,7 @@ class LipschitzConstant:
 
     Raises:
         ConfigError: the value is no such number, or there is no such kind.
+        ArchitectureError: it is a tensor of complex numbers.
     """
 
     kind: str
@@ -86,6 +100,8 @@ class LipschitzConstant:
         if kind not in KINDS:
             raise ConfigError(f"a Lipschitz constant cannot be {kind!r}{nearest(kind, KINDS)}")
         self.kind, self.per_element = kind, per_element
+        if isinstance(value, Tensor):
+            require_real("a Lipschitz constant", value)
         recorded = isinstance(value, Tensor) and value.requires_grad and torch.is_grad_enabled()
         # A graph cannot read a tensor.
         unread = recorded or (isinstance(value, Tensor) and torch.compiler.is_compiling())
@@ -159,6 +175,11 @@ def lipschitz_rule(name: str, module: nn.Module, input_shape: tuple[int, ...]) -
     if not isinstance(result, LinearMap | Diagonal | LipschitzConstant):
         raise ConfigError(f"the rule of {name} ({known_type(module).__name__}) gave {result!r}; see LipschitzConstant")
     return result
+
+
+def registered_rule(kind: type[nn.Module]) -> Rule | None:
+    """Give the rule that is registered for exactly this type; None if there is none."""
+    return _RULES.get(kind)
 
 
 def has_rule(module: nn.Module) -> bool:

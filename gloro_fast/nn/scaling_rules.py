@@ -6,6 +6,7 @@ from torch import nn
 
 from gloro_fast.errors import ArchitectureError
 from gloro_fast.nn.normalize import Normalize, Scale
+from gloro_fast.nn.real import require_floating
 from gloro_fast.nn.rules import Diagonal, LipschitzConstant, register_lipschitz_rule
 
 
@@ -19,7 +20,7 @@ def normalize(module: nn.Module, input_shape: tuple[int, ...]) -> Diagonal:
     assert isinstance(module, Normalize)
     if len(module.std) not in (1, *input_shape[:1]):
         raise ArchitectureError(f"{module} gets inputs of shape {input_shape}; it needs {len(module.std)} channels")
-    return Diagonal((1 / module.std.double()).reshape(-1, *[1] * (len(input_shape) - 1)))
+    return Diagonal((1 / require_floating("std", module.std).double()).reshape(-1, *[1] * (len(input_shape) - 1)))
 
 
 @register_lipschitz_rule(Scale)
