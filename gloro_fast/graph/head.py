@@ -130,7 +130,7 @@ def find_head(nodes: Sequence[Node], output: int) -> Head | None:
             if follows is None or node.shape != nodes[index].shape:
                 return None
             tail.insert(0, (follows, node.shape))
-    if math.prod(nodes[index].shape) != nodes[output].shape[0]:
+    if math.prod(nodes[index].shape) != nodes[index].shape[-1]:
         # Several rows of outputs side by side: the logits are no rows of one weight.
         return None
     shared = _shared(nodes, index)

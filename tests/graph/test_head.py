@@ -187,6 +187,14 @@ def test_a_dense_layer_called_as_a_function_is_a_head():
     assert "the rows of linear() times the slopes of tanh()" in net.margin_form
 
 
+@pytest.mark.parametrize("shape", [(2, 4), (1, 4)])
+def test_a_dense_layer_of_several_rows_is_no_head(shape):
+    net = GloRoNet(nn.Sequential(nn.Linear(4, 4), nn.Flatten()), 0.1, shape).eval()
+    assert net.margin_form.startswith("K_ij = K ||w_i - w_j||" if shape == (1, 4) else "K_ij = sqrt(2) K")
+    assert net.difference_bounds.shape == (net.num_classes, net.num_classes)
+    assert len(net.certify(torch.rand(3, *shape)).radius) == 3
+
+
 def test_a_shared_layer_is_no_head_with_something_behind_it():
     shared = nn.Linear(CLASSES, CLASSES)
     with pytest.raises(ArchitectureError, match="give the head its own"):
