@@ -21,7 +21,11 @@ SUBTRACTIONS = (operator.sub, operator.isub, torch.sub, torch.subtract, "sub", "
 PRODUCTS = (operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_")
 QUOTIENTS = (operator.truediv, operator.itruediv, torch.div, torch.divide, "div", "div_")
 NEGATIONS = (operator.neg, torch.neg, torch.negative, "neg")
-EXTREMES = (torch.maximum, torch.minimum, "maximum", "minimum")
+EXTREMES: dict[Callable[..., Any] | str, Callable[..., Any]] = {
+    **dict.fromkeys((torch.maximum, torch.max, "maximum", "max"), torch.maximum),
+    **dict.fromkeys((torch.minimum, torch.min, "minimum", "min"), torch.minimum),
+}
+"""Functions of two tensors, with what they are then: ``torch.max`` of one is a reduction."""
 CONCATENATIONS = (torch.cat, torch.concat, torch.concatenate)
 STACKS = (torch.stack,)
 
@@ -30,7 +34,7 @@ _OVERWRITING = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
 
 def add(call: Call, nodes: list[Node]) -> Node:
     """Add or subtract two tensors, or a number."""
-    left, right = _operands(call)
+    left, right = operands(call)
     alpha = call.keywords.get("alpha", 1)
     if not isinstance(alpha, int | float) or not set(call.keywords) <= {"alpha", "input", "other"}:
         raise call.unknown()
@@ -52,7 +56,7 @@ def add(call: Call, nodes: list[Node]) -> Node:
 
 def multiply(call: Call, nodes: list[Node]) -> Node:
     """Multiply by a number or a tensor of parameters; two tensors of the network have no constant."""
-    left, right = _operands(call)
+    left, right = operands(call)
     if not isinstance(left, Operand) or left.constant:
         left, right = right, left
     return _scale(call, nodes, left, right, reciprocal=False)
@@ -60,7 +64,7 @@ def multiply(call: Call, nodes: list[Node]) -> Node:
 
 def divide(call: Call, nodes: list[Node]) -> Node:
     """Divide by a number or a tensor of parameters."""
-    left, right = _operands(call)
+    left, right = operands(call)
     if "rounding_mode" in call.keywords:
         raise call.unknown()
     return _scale(call, nodes, left, right, reciprocal=True)
@@ -77,7 +81,7 @@ def _scale(call: Call, nodes: list[Node], x: Any, factor: Any, reciprocal: bool)
             number = math.nextafter(1 / number, math.copysign(math.inf, number)) if number else math.inf
         if not math.isfinite(number):
             raise ArchitectureError(f"{call.where} scales by {number}; give a number that is finite")
-        operation = Function(function, after=(factor,))
+        operation = Function(function, after=(_number(call, factor),))
         times = Times(call.where, number)
         return Node(call.where, operation, (x.index,), times, call.shape, overwrites, overwrites)
     if not factor.constant:
@@ -100,10 +104,10 @@ def negate(call: Call, nodes: list[Node]) -> Node:
 
 def extreme(call: Call, nodes: list[Node]) -> Node:
     """Take the larger or smaller of two tensors, element by element: it moves no more than both together."""
-    left, right = _operands(call)
+    left, right = operands(call)
     if not (isinstance(left, Operand) and isinstance(right, Operand)):
         raise call.unknown()
-    function: Any = getattr(torch, call.function) if isinstance(call.function, str) else call.function
+    function = EXTREMES[call.function]
     factors = tuple(_expansion(call, side) for side in (left, right) if not side.constant)
     return Node(
         call.where, Function(function), (left.index, right.index), Joining(call.where, factors, True), call.shape
@@ -140,7 +144,8 @@ def _sum(call: Call, sides: tuple[Operand, Operand], numbers: tuple[float, float
     return Joining(call.where, tuple(abs(n) for n in exact), stacked=False, numbers=exact)
 
 
-def _operands(call: Call) -> tuple[Any, Any]:
+def operands(call: Call) -> tuple[Any, Any]:
+    """Give the two arguments of a call, tensors or not."""
     given = [*call.args, *(call.keywords[key] for key in ("input", "other") if key in call.keywords)]
     if len(given) != 2 or any(isinstance(side, Operand) and not isinstance(side.value, Tensor) for side in given):
         raise call.unknown()
@@ -148,10 +153,9 @@ def _operands(call: Call) -> tuple[Any, Any]:
 
 
 def _number(call: Call, value: Any) -> float | int:
-    if type(value) not in (int, float):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise call.unknown()
-    number: float | int = value
-    return number
+    return float(value) if isinstance(value, float) else int(value)
 
 
 def _expansion(call: Call, side: Operand) -> float:

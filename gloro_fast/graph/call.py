@@ -16,9 +16,11 @@ BATCHES = (2, 3)
 
 _PRODUCTS = "that multiplies its inputs by each other and has no Lipschitz constant; replace it by a layer with a rule"
 _STATISTICS = "whose slope grows without limit as its input becomes constant; replace it by BatchNorm, or by nothing"
+_INDICES = "that gives the place as well, or one number for all images; call amax(dim), or maximum(a, b) of two tensors"
 _REMEDIES = {
     **dict.fromkeys(("matmul", "bmm", "mm", "einsum", "baddbmm", "scaled_dot_product_attention"), _PRODUCTS),
     **dict.fromkeys(("layer_norm", "group_norm", "instance_norm", "rms_norm", "normalize"), _STATISTICS),
+    **dict.fromkeys(("max", "min"), _INDICES),
     "batch_norm": "that its module has a rule for; call nn.BatchNorm2d",
 }
 

@@ -29,6 +29,7 @@ _NODES: dict[_Name, Callable[[Call, list[Node]], Node]] = {
     **dict.fromkeys(arithmetic.CONCATENATIONS + arithmetic.STACKS, arithmetic.concatenate),
     **dict.fromkeys(reductions.MEANS + reductions.SUMS + reductions.EXTREMES, reductions.reduce),
     **dict.fromkeys(weighted.CONVOLUTIONS, weighted.convolution),
+    **dict.fromkeys(weighted.MATRIX_PRODUCTS, weighted.matrix_product),
     F.linear: weighted.linear,
 }
 _VIEWS: dict[_Name, Callable[[Call], Node]] = {
@@ -46,13 +47,14 @@ _VIEWS: dict[_Name, Callable[[Call], Node]] = {
     F.dropout: views.dropout,
 }
 _QUERIES = ("size", "dim", "ndimension", "numel", "is_floating_point", "stride", "get_device", "is_contiguous")
-# What may be computed of parameters: it neither writes nor draws random numbers.
+# What may be computed of parameters: it draws no random numbers, and writes over none but where asked to.
 _OF_PARAMETERS = frozenset(
     (
         "abs", "add", "cat", "clamp", "clone", "contiguous", "detach", "div", "double", "exp", "expand", "flatten",
-        "flip", "float", "getitem", "linalg_vector_norm", "matmul", "mean", "mm", "mul", "neg", "norm", "permute",
-        "pow", "prod", "reciprocal", "relu", "reshape", "rsqrt", "sigmoid", "softmax", "softplus", "sqrt", "square",
-        "squeeze", "stack", "sub", "sum", "t", "tanh", "to", "transpose", "truediv", "unflatten", "unsqueeze", "view",
+        "flip", "float", "getitem", "iadd", "imul", "isub", "itruediv", "linalg_vector_norm", "matmul", "mean", "mm",
+        "mul", "neg", "norm", "permute", "pow", "prod", "reciprocal", "relu", "reshape", "rsqrt", "sigmoid",
+        "softmax", "softplus", "sqrt", "square", "squeeze", "stack", "sub", "sum", "t", "tanh", "to", "transpose",
+        "truediv", "unflatten", "unsqueeze", "view",
     )
 )  # fmt: skip
 

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 from torch import fx, nn
 from torch.nn.utils import parametrize
 
 from gloro_fast.errors import ArchitectureError, GloroFastError
+from gloro_fast.graph.chance import NoChance
+from gloro_fast.graph.proxy import Proxy
+from gloro_fast.graph.restoring import restored
 from gloro_fast.nn.rules import has_rule, is_subclass_of_known, known_type, unknown
 
 ROOT = "root"
 _CONTROL_FLOW = "control flow"
+# torch.fx replaces the calls of all modules while it traces: two traces at a time would take each other's.
+_ONE_AT_A_TIME = threading.RLock()
 
 
 class Root(nn.Module):
@@ -31,7 +38,9 @@ class Root(nn.Module):
 
 
 def trace(module: nn.Module) -> tuple[fx.Graph, Root]:
-    """Trace ``module`` with one argument, in the mode in which it is.
+    """Trace ``module`` with one argument, in the mode in which it is, and leave its attributes as they are.
+
+    Other threads may call modules meanwhile, and draw random numbers.
 
     Returns:
         graph: its nodes carry ``meta["scope"]``, the name of the module whose ``forward`` made them, and, where a
@@ -40,22 +49,20 @@ def trace(module: nn.Module) -> tuple[fx.Graph, Root]:
 
     Raises:
         UnknownLayerError: a layer of PyTorch, or a subclass of a known layer, has no rule.
-        ArchitectureError: the forward cannot be traced: control flow by values, item assignment, random numbers.
+        ArchitectureError: the forward cannot be traced: control flow by values, item assignment, random numbers,
+            layers made in it.
     """
-    root, tracer = Root(module), _Tracer()
-    # Random numbers that no tensor of the model is the source of would be drawn once, here, and be constants.
-    before = torch.get_rng_state()
-    try:
-        with mock.patch.object(torch.autograd.Function, "apply", classmethod(tracer.refuse_autograd_function)):
-            graph = tracer.trace(root)
-    except GloroFastError:
-        raise
-    except Exception as error:  # Whatever a user's forward may raise when it meets a proxy.
-        raise ArchitectureError(_explain(tracer.where(), error)) from None
-    if not torch.equal(before, torch.get_rng_state()):
-        torch.set_rng_state(before)
-        raise ArchitectureError("the module draws random numbers in its forward; use nn.Dropout or none at all")
-    return graph, root
+    with _ONE_AT_A_TIME, restored(module), NoChance() as chance:
+        root, tracer = Root(module), _Tracer()
+        try:
+            with mock.patch.object(torch.autograd.Function, "apply", classmethod(tracer.autograd_function)):
+                graph = tracer.trace(root)
+        except GloroFastError:
+            raise
+        except Exception as error:  # Whatever a user's forward may raise when it meets a proxy.
+            raise ArchitectureError(_explain(tracer.where(), error)) from None
+        chance.check()
+        return graph, root
 
 
 class _Tracer(fx.Tracer):
@@ -67,6 +74,18 @@ class _Tracer(fx.Tracer):
         super().__init__()
         self._scopes: list[tuple[str, nn.Module]] = []
         self._next_name: str | None = None
+        self._thread = threading.get_ident()
+        self._apply_function: Callable[..., Any] = torch.autograd.Function.__dict__["apply"].__func__
+
+    def proxy(self, node: fx.Node) -> Proxy:
+        """Give what stands for the value of ``node``."""
+        return Proxy(node, self)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
+        """Give what stands for a parameter or buffer that the traced ``forward`` reads."""
+        if self._is_elsewhere():
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def where(self) -> str:
         """Say in which module the tracer is."""
@@ -79,6 +98,8 @@ class _Tracer(fx.Tracer):
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Make a node of a layer with a rule, and trace through a module of modules."""
+        if self._is_elsewhere():
+            return forward(*args, **kwargs)
         name, self._next_name = self._name(m), None
         if isinstance(m, parametrize.ParametrizationList) or has_rule(m):
             proxy = self.create_proxy("call_module", name or ROOT, args, kwargs)
@@ -102,14 +123,22 @@ class _Tracer(fx.Tracer):
                 f"{self.where()} uses a tensor computed from parameters that are no attributes of a module; make "
                 "them nn.Parameter attributes"
             )
+        if isinstance(a, np.generic):
+            a = a.item()  # A number of NumPy's is a number.
         return super().create_arg(a)
 
-    def refuse_autograd_function(self, function: type, *args: Any, **kwargs: Any) -> NoReturn:
+    def autograd_function(self, function: type, *args: Any, **kwargs: Any) -> Any:
         """Refuse an operation of the user's own: its gradient, and what it overwrites, are not in the graph."""
+        if self._is_elsewhere():
+            return self._apply_function(function, *args, **kwargs)
         raise ArchitectureError(
             f"{self.where()} calls {function.__name__}, a torch.autograd.Function, which no graph can hold; call it in "
             "a layer of its own and register a rule with @gloro_fast.nn.register_lipschitz_rule"
         )
+
+    def _is_elsewhere(self) -> bool:
+        """Whether another thread calls, which knows nothing of the tracing."""
+        return threading.get_ident() != self._thread
 
     def _through_sequential(self, name: str, module: nn.Module, x: Any) -> Any:
         # Not forward(), which does not tell which of two names of a layer it uses.

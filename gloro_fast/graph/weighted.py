@@ -1,16 +1,21 @@
-"""``F.linear`` and convolutions whose weight is a tensor of parameters."""
+"""``F.linear``, matrix products and convolutions whose weight is a tensor of parameters."""
 
 from __future__ import annotations
+
+import operator
 
 import torch
 import torch.nn.functional as F
 
+from gloro_fast.errors import ArchitectureError
+from gloro_fast.graph.arithmetic import operands
 from gloro_fast.graph.call import Call, Operand
 from gloro_fast.graph.node import Node, Weighted, constants
 from gloro_fast.graph.operations import Function
 from gloro_fast.ops.geometry import Geometry
 
 CONVOLUTIONS = (F.conv1d, F.conv2d, torch.conv1d, torch.conv2d)
+MATRIX_PRODUCTS = (operator.matmul, torch.matmul, torch.mm, "matmul", "mm")
 
 
 def linear(call: Call, nodes: list[Node]) -> Node:
@@ -19,6 +24,21 @@ def linear(call: Call, nodes: list[Node]) -> Node:
     if not isinstance(weight, Operand) or len(weight.shape) != 2:
         raise call.unknown()
     return _node(call, nodes, Function(F.linear), Geometry(call.input.shape[-1:]), weight, bias)
+
+
+def matrix_product(call: Call, nodes: list[Node]) -> Node:
+    """Read ``x @ weight``: a dense layer with the transposed weight."""
+    x, weight = operands(call)
+    if not (isinstance(x, Operand) and isinstance(weight, Operand)) or not (x.constant or weight.constant):
+        raise call.unknown()
+    if x.constant or len(weight.shape) != 2 or x.value.ndim < 2:
+        raise ArchitectureError(
+            f"{call.where} is no product x @ weight with a matrix of parameters; use that, or F.linear(x, weight)"
+        )
+    # A node of its own, that only the constant of this one rests on.
+    nodes.append(Node(call.where, Function(torch.t), (weight.index,), shape=tuple(reversed(weight.shape))))
+    transfer = Weighted(call.where, constants(nodes, len(nodes) - 1), Geometry(x.shape[-1:]))
+    return Node(call.where, Function(torch.matmul), (x.index, weight.index), transfer, call.shape)
 
 
 def convolution(call: Call, nodes: list[Node]) -> Node:

@@ -6,6 +6,8 @@ from functools import cache
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.utils.prune import BasePruningMethod
 
 from gloro_fast.errors import ArchitectureError
 from gloro_fast.nn.rules import Diagonal, Knowledge, LinearMap, has_rule, known_type, unknown
@@ -35,17 +37,31 @@ def check_calls(name: str, module: nn.Module) -> None:
     """Refuse a module whose call does not simply run the ``forward`` of its class.
 
     Raises:
-        ArchitectureError: it, or all modules, have forward hooks, or a method was replaced on the instance.
+        ArchitectureError: it, or all modules, have forward hooks, a method was replaced on the instance, it is
+            compiled, or its weights are still to be made.
     """
+    kind: type = type(module)
+    where = f"{name or 'the module'} ({kind.__name__})"
+    if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():
+        raise ArchitectureError(f"{where} has no weights yet; run one batch through the model first")
+    # By name: importing the compiler takes seconds.
+    compiled = (kind.__module__, kind.__qualname__) == ("torch._dynamo.eval_frame", "OptimizedModule")
+    if compiled or module._compiled_call_impl is not None:
+        raise ArchitectureError(f"{where} is compiled; pass the module as it was before, and compile the GloRoNet")
     everywhere = torch.nn.modules.module
     if everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks:
         raise ArchitectureError(f"all modules have a forward hook{_HOOK}")
-    kind: type = type(module)
-    where = f"{name or 'the module'} ({kind.__name__})"
     replaced = sorted(vars(module).keys() & _callables(kind))
     if replaced:
         raise ArchitectureError(f"{where} has its own {replaced[0]}(), which may change values unseen; remove it")
     hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    for hook in hooks:
+        if isinstance(hook, BasePruningMethod):
+            tensor = hook._tensor_name
+            raise ArchitectureError(
+                f"{where} computes its {tensor} in a hook that prunes it; make that permanent with "
+                f"torch.nn.utils.prune.remove(module, {tensor!r})"
+            )
     if any(type(hook).__module__.startswith("torch.nn.utils.") for hook in hooks):
         raise ArchitectureError(
             f"{where} computes its weight in a hook; use the function of that name in torch.nn.utils.parametrizations"

@@ -1,8 +1,11 @@
 """What cannot be bounded is refused in one line: where, what, and what to do instead. Word by word."""
 
+import operator
+
 import pytest
 import torch
 import torch.nn.functional as F
+import torch.nn.utils.prune
 from torch import nn
 
 from gloro_fast import GloRoNet
@@ -55,6 +58,11 @@ class ClipInPlace(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         return gradient
+
+
+def compiled(module):
+    module.compile()
+    return module
 
 
 REGISTER = "use a layer with a rule, or register one with @gloro_fast.nn.register_lipschitz_function"
@@ -121,6 +129,55 @@ REFUSED = {
     "statistics of the batch": (
         Model(lambda m, x: x - x.mean(0, keepdim=True)),
         "mean() makes 1 images of 2; leave the batch as it is",
+    ),
+    "overwritten images, augmented": (
+        Model(lambda m, x: operator.iadd(x, 1)),
+        "iadd() writes over the images that the net is given; set inplace=False, or compute a new tensor",
+    ),
+    "a pruned layer": (
+        Model(lambda m, x: m.conv(x), conv=nn.utils.prune.random_unstructured(nn.Conv2d(2, 2, 1), "weight", 1)),
+        "conv (Conv2d) computes its weight in a hook that prunes it; make that permanent with "
+        "torch.nn.utils.prune.remove(module, 'weight')",
+    ),
+    "a layer without weights yet": (
+        Model(lambda m, x: m.block(x), block=nn.Sequential(nn.LazyConv2d(2, 1))),
+        "block.0 (LazyConv2d) has no weights yet; run one batch through the model first",
+    ),
+    "a compiled module": (
+        torch.compile(Model(lambda m, x: x)),
+        "the module (OptimizedModule) is compiled; pass the module as it was before, and compile the GloRoNet",
+    ),
+    "a module that was compiled in place": (
+        Model(lambda m, x: m.block(x), block=compiled(nn.Sequential(nn.ReLU()))),
+        "block (Sequential) is compiled; pass the module as it was before, and compile the GloRoNet",
+    ),
+    "pooling with more padding than kernel": (
+        Model(lambda m, x: m.pool(x), pool=nn.AvgPool2d(2, padding=2, count_include_pad=False)),
+        "pool (AvgPool2d) does not take its input of shape (2, 4, 4); check input_shape and what comes before it: pad "
+        "should be at most half of effective kernel size, but got pad=2, kernel_size=2 and dilation=1",
+    ),
+    "average pooling without a stride": (
+        Model(lambda m, x: m.pool(x), pool=nn.AvgPool2d(2, stride=0)),
+        "pool (AvgPool2d) does not take its input of shape (2, 4, 4); check input_shape and what comes before it: "
+        "stride should not be zero",
+    ),
+    "max pooling without a stride": (
+        Model(lambda m, x: m.pool(x), pool=nn.MaxPool2d(2, stride=0)),
+        "pool (MaxPool2d) does not take its input of shape (2, 4, 4); check input_shape and what comes before it: "
+        "stride should not be zero",
+    ),
+    "a number beyond all floats": (
+        Model(lambda m, x: x * 10**400),
+        "mul() fails; check input_shape and what comes before it: int too big to convert",
+    ),
+    "the largest along a dimension": (
+        Model(lambda m, x: x.max(1)[0]),
+        "max() is a function that gives the place as well, or one number for all images; call amax(dim), or "
+        "maximum(a, b) of two tensors",
+    ),
+    "a matrix from the left": (
+        Model(lambda m, x: m.left.weight @ x, left=nn.Linear(4, 4)),
+        "matmul() is no product x @ weight with a matrix of parameters; use that, or F.linear(x, weight)",
     ),
     "another image": (Model(lambda m, x: x.flip(0)), "flip() mixes the images of a batch; leave dimension 0 alone"),
     "more images": (
