@@ -8,7 +8,11 @@ from typing import Any
 
 from torch import fx
 
+from gloro_fast.errors import ArchitectureError
+
 _AUGMENTED = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "lshift", "rshift", "and", "or", "xor")
+# Attributes by which a tensor gets other values.
+_VALUES = ("data", "real", "imag")
 
 
 class Proxy(fx.Proxy):
@@ -19,6 +23,11 @@ class Proxy(fx.Proxy):
 
     # NumPy's numbers leave arithmetic to it, as they do with a tensor.
     __array_ufunc__ = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _VALUES:
+            raise ArchitectureError(f"the forward sets the .{name} of a tensor, unseen by a graph; compute a new one")
+        super().__setattr__(name, value)
 
 
 def _augmented(function: Callable[[Any, Any], Any]) -> Callable[[Proxy, Any], fx.Proxy]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils.prune import BasePruningMethod
 
-from gloro_fast.errors import ArchitectureError
+from gloro_fast.errors import ArchitectureError, ConfigError
 from gloro_fast.nn.rules import Diagonal, Knowledge, LinearMap, has_rule, known_type, unknown
 
 # A hook that returned None may return a value at the next call, or write through .data or NumPy, which leaves no trace.
@@ -39,7 +39,10 @@ def check_calls(name: str, module: nn.Module) -> None:
     Raises:
         ArchitectureError: it, or all modules, have forward hooks, a method was replaced on the instance, it is
             compiled, or its weights are still to be made.
+        ConfigError: it is no module.
     """
+    if not isinstance(module, nn.Module):
+        raise ConfigError(f"{name or 'the module'} is {module!r:.40}; give an nn.Module from images to logits")
     kind: type = type(module)
     where = f"{name or 'the module'} ({kind.__name__})"
     if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():

@@ -9,7 +9,7 @@ import torch.nn.utils.prune
 from torch import nn
 
 from gloro_fast import GloRoNet
-from gloro_fast.errors import ArchitectureError, UnknownLayerError
+from gloro_fast.errors import ArchitectureError, ConfigError, UnknownLayerError
 
 SHAPE = (2, 4, 4)
 
@@ -218,6 +218,13 @@ def test_it_is_refused_in_these_words(case):
     with pytest.raises((ArchitectureError, UnknownLayerError)) as caught:
         GloRoNet(module, 0.1, SHAPE)
     assert str(caught.value) == words
+
+
+@pytest.mark.parametrize("module", [None, "2C2F"])
+def test_what_is_no_module_is_refused(module):
+    with pytest.raises(ConfigError) as caught:
+        GloRoNet(module, 0.1, SHAPE)
+    assert str(caught.value) == f"the module is {module!r}; give an nn.Module from images to logits"
 
 
 def test_random_numbers_drawn_while_tracing_are_not_missed_by_the_generator():

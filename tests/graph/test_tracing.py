@@ -90,6 +90,16 @@ def test_aliases_of_what_is_written_over_are_refused(body, words):
     assert str(caught.value) == f"{words}; set inplace=False, or compute a new tensor"
 
 
+@pytest.mark.parametrize("name", ["data", "real", "imag"])
+def test_values_set_through_attributes_are_refused(name):
+    def body(m, h):
+        setattr(h, name, h * 2)
+        return h
+
+    with pytest.raises(ArchitectureError, match=rf"^the forward sets the \.{name} of a tensor, unseen by a graph"):
+        GloRoNet(Model(body), 0.1, SHAPE)
+
+
 def parameter_itself(m, h):
     gain = m.gain
     gain *= 2.0
