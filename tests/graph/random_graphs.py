@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import random
 
 import torch
@@ -41,14 +42,32 @@ FUNCTIONS = {
     "halves swapped": lambda x, p: torch.cat(x.chunk(2, 1)[::-1], 1),
     "left out": lambda x, p: F.dropout(x, 0.3, False),
 }
+OVERWRITING = {
+    "relu in place": lambda x, p: F.relu(x, inplace=True),
+    "relu_": lambda x, p: x.relu_(),
+    "mul_": lambda x, p: x.mul_(0.5),
+    "add_": lambda x, p: x.add_(1.0),
+    "div_ by a parameter": lambda x, p: x.div_(p[:, : x.shape[1]].abs() + 1.0),
+    "times in place": lambda x, p: operator.imul(x, -1.5),
+    "minus in place": lambda x, p: operator.isub(x, p[:, : x.shape[1]]),
+}
+SMOOTH = ["mul_", "add_", "times in place", "minus in place"]
+# What may give its input's memory.
+VIEWS = ("channels", "rows", "turned", "permuted", "reshaped", "left out")
 JOINS = {
     "sum": lambda a, b: a + b,
     "difference": lambda a, b: a - b,
     "weighted sum": lambda a, b: torch.add(a, b, alpha=0.7),
     "in place": lambda a, b: (a * 1.0).add_(b),
+    "added to": operator.iadd,
     "side by side": lambda a, b: torch.cat((a, b), dim=1),
     "larger": torch.maximum,
 }
+
+
+def data(tensor):
+    """The address of the memory that a tensor is in."""
+    return tensor.untyped_storage().data_ptr()
 
 
 class RandomGraph(nn.Module):
@@ -86,23 +105,35 @@ class RandomGraph(nn.Module):
         if kind == "layer":
             return self.layers[which](inputs[0])
         if kind == "function":
-            return FUNCTIONS[which](inputs[0], self.factor)
+            return {**FUNCTIONS, **OVERWRITING}[which](inputs[0], self.factor)
         return JOINS[which](*inputs)
 
     @torch.no_grad()
     def _grow(self, choose: random.Random, operations: int) -> None:
         values = [torch.zeros(2, *SHAPE)]
+        memory, lost = [0], set()  # The first value in the same memory; values that something wrote over.
         while len(self.program) < operations:
             source = choose.randrange(max(0, len(values) - 3), len(values))
             kind, which, inputs = self._propose(choose, values, source)
+            overwrites = self._overwrites(kind, which)
+            if lost.intersection(inputs) or (overwrites and memory[inputs[0]] == 0):
+                continue
+            given = [values[i].clone() for i in inputs]
             try:
-                result = self._apply_one(kind, which, [values[i].clone() for i in inputs])
+                result = self._apply_one(kind, which, given)
             except (RuntimeError, ValueError):
                 continue
             if result.ndim != 4 or result[0].numel() > 200 or 0 in result.shape:
                 continue
             self.program.append((kind, which, inputs))
+            shares = overwrites or which in VIEWS or data(result) == data(given[0])
+            gone = {i for i, first in enumerate(memory) if overwrites and first == memory[inputs[0]]}
+            if overwrites and not self._has_gradient(lost | gone):
+                self.program.pop()
+                continue
             values.append(result)
+            memory.append(memory[inputs[0]] if shares else len(memory))
+            lost |= gone
         last = len(values) - 1
         self.layers.append(nn.Flatten())
         self.layers.append(nn.Linear(values[-1][0].numel(), 3))
@@ -111,7 +142,28 @@ class RandomGraph(nn.Module):
         if choose.random() < 0.15:
             self.program.append(("function", choose.choice(("tanh", "half", "relu")), (last + 2,)))
 
+    def _overwrites(self, kind, which):
+        if kind == "layer":
+            return getattr(self.layers[which], "inplace", False)
+        return which in OVERWRITING or which == "added to"
+
+    @torch.enable_grad()
+    def _has_gradient(self, lost):
+        """Whether autograd finds what it needs of what was written over."""
+        values = [torch.zeros(2, *SHAPE, requires_grad=True)]
+        try:
+            for kind, which, inputs in self.program:
+                values.append(self._apply_one(kind, which, [values[i] for i in inputs]))
+            kept = sum(value.sum() for i, value in enumerate(values) if i not in lost)
+            torch.autograd.grad(kept, values[0])
+        except RuntimeError:
+            return False
+        return True
+
     def _propose(self, choose, values, source):
+        if choose.random() < 0.25:
+            names = SMOOTH if self.smooth else list(OVERWRITING)
+            return "function", choose.choice(names), (source,)
         draw = choose.random()
         if draw < 0.35:
             twins = [i for i, v in enumerate(values) if v.shape == values[source].shape and i != source]
@@ -142,7 +194,7 @@ class RandomGraph(nn.Module):
         if self.smooth:
             return nn.Identity()
         if draw < 0.75:
-            return choose.choice([MinMax(), GroupSort(2), nn.PReLU()])
+            return choose.choice([MinMax(), MinMax(inplace=True), nn.ReLU(inplace=True), GroupSort(2), nn.PReLU()])
         if draw < 0.8:
             return choose.choice([nn.MaxPool2d(2, 1), nn.AvgPool2d(2, 1), nn.ZeroPad2d(1), nn.PixelUnshuffle(2)])
         return choose.choice(ACTIVATIONS)()

@@ -7,7 +7,7 @@ import os
 
 import pytest
 import torch
-from random_graphs import SHAPE, RandomGraph
+from random_graphs import OVERWRITING, SHAPE, RandomGraph
 
 from gloro_fast import GloRoNet
 from gloro_fast.graph import composition
@@ -26,6 +26,8 @@ def largest_ratio(seed):
     x.requires_grad_()
     logits = net._plan.run(x)
     torch.testing.assert_close(logits, module(x), rtol=1e-9, atol=1e-9)
+    with torch.no_grad():  # Without gradients other operations may write over their input.
+        torch.testing.assert_close(net._plan.run(x), module(x), rtol=1e-9, atol=1e-9)
     bounds = net.lipschitz * net._signed.differences
     step = torch.randn_like(x) * 0.1
     step = step.abs() if module.positive else step
@@ -49,6 +51,14 @@ def test_no_bound_is_exceeded():
     beyond = [(seed, ratio) for seed, ratio in enumerate(reached) if ratio > 1 + 1e-12]
     assert not beyond, beyond[:5]
     assert sum(ratio > 0.9 for ratio in reached) > GRAPHS / 20  # The bounds are near enough that errors would show.
+
+
+def test_graphs_write_over_their_values():
+    modules = [RandomGraph(seed) for seed in range(60)]
+    kinds = [(kind, which, module) for module in modules for kind, which, _ in module.program]
+    written = [which for kind, which, module in kinds if module._overwrites(kind, which)]
+    assert {"added to", *OVERWRITING} <= set(written)
+    assert len(written) > 40
 
 
 def largest(*terms):
