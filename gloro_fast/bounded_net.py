@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import warnings
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +15,24 @@ from torch._compile import _disable_dynamo
 
 from gloro_fast.bounds import DEFAULT_METHOD, NetworkBound, bound_work, check_method
 from gloro_fast.certify import Certificate, certify_logits, check_images
-from gloro_fast.errors import ConfigError, FrozenError, StaleBoundError
+from gloro_fast.errors import ConfigError, FrozenError, GloroFastError, StaleBoundError
 from gloro_fast.executed import ExecutedNet, check_settings
+from gloro_fast.fingerprint import Fingerprint
+from gloro_fast.graph_identity import same_graph
+from gloro_fast.graph_watch import look, watch
 from gloro_fast.plan import Margins, evaluation_mode, floating_dtype, make_plan
-from gloro_fast.signed_bound import SignedBound, look_again, present_fingerprint, sign, weights_are_signed
+from gloro_fast.signed_bound import (
+    SignedBound,
+    exported_difference,
+    exported_weights_are_signed,
+    look_again,
+    present_fingerprint,
+    sign,
+    weights_are_signed,
+)
+
+# The mode in which make_fx records what is computed.
+_PROXY = torch._C._TorchDispatchModeKey.PROXY
 
 
 class BoundedNet(nn.Module):
@@ -51,6 +66,7 @@ class BoundedNet(nn.Module):
         self._frozen = False
         self._signed: SignedBound | None = None
         self._executed: ExecutedNet | None = None
+        self._key = watch(self)
 
     @property
     def epsilon(self) -> float:
@@ -216,9 +232,20 @@ class BoundedNet(nn.Module):
         state = f", frozen by {self._method}" if self._frozen else ""
         return f"epsilon={self._epsilon:g}, input_shape={self.input_shape}{state}, {self.margin_form}"
 
+    def check_structure(self) -> None:
+        """Look whether the net is what was signed, but for the bits of its tensors unless that is the shorter way.
+
+        Raises:
+            StaleBoundError: the net is frozen and has changed.
+            UnknownLayerError, ArchitectureError: a layer has become unknown, or something may change its values.
+        """
+        snapshot = self._signed.snapshot if self._signed else None
+        if snapshot is None or not snapshot.structure_holds(self.module):
+            self._current()
+
     def _evaluate(self, x: Tensor) -> tuple[SignedBound, Tensor, Tensor, Tensor, Tensor]:
         """Give the bound in force, the class logits (at least float32), predictions, radii and bottom logits."""
-        signed = self._current()
+        signed, unchanged = self._in_force(x)
         with evaluation_mode(self.module), torch.autocast(x.device.type, enabled=False):
             logits = self._plan.run(x)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -226,23 +253,62 @@ class BoundedNet(nn.Module):
             prediction, radius, bottom = certify_logits(
                 logits, signed.differences, signed.network.lipschitz, self._epsilon
             )
-            if torch.compiler.is_compiling():
-                unchanged = weights_are_signed(self.module, self._plan, signed)
+            if unchanged is not None:
                 radius, bottom = torch.where(unchanged, radius, 0.0), torch.where(unchanged, bottom, torch.inf)
         return signed, logits, prediction, radius, bottom
 
+    def _in_force(self, x: Tensor) -> tuple[SignedBound, Tensor | None]:
+        """Give the bound in force, and in a graph whether it is: a scalar bool tensor, which the graph computes.
+
+        Both from here, since a compiler may make a graph of this much alone, and leave its callers as they are.
+        """
+        signed = self._signed
+        if not torch.compiler.is_compiling():
+            return self._current(), None
+        if not torch.compiler.is_exporting():
+            if not self._frozen or signed is None:
+                return self._current(), None
+            return signed, weights_are_signed(self.module, signed) & look(x, self._key)
+        if not self._frozen or signed is None:
+            raise ConfigError("the net is not frozen, so an exported graph has no bound to keep; call freeze()")
+        self._check_exported()
+        return signed, exported_weights_are_signed(self.module, self._plan, signed)
+
+    def _check_exported(self) -> None:
+        """Refuse to export a net whose structure, settings or attributes are not those that were signed."""
+        assert self._signed is not None
+        change = exported_difference(self.module, self._plan, self._signed)
+        if change:
+            raise StaleBoundError(f"the net was frozen and {change}; call freeze() again before exporting")
+
+    # What torch.compiler.assume_constant_result does, without importing the whole compiler: called, not traced.
+    _check_exported._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
     def _current(self) -> SignedBound:
         """Give the bound of the present weights: the one at hand if they are unchanged, else a new one."""
+        return self._untraced_current() if torch.compiler.is_compiling() else self._found()
+
+    @_disable_dynamo
+    def _untraced_current(self) -> SignedBound:
+        """Do so beside a graph, which cannot hold it."""
+        return self._found()
+
+    def _found(self) -> SignedBound:
+        if torch._C._is_tracing() or torch._C._get_dispatch_mode(_PROXY) is not None:
+            raise ConfigError(
+                "torch.jit.trace and make_fx would keep the Lipschitz constant for whatever weights the result gets; "
+                "freeze the net and use torch.export.export"
+            )
         signed = self._signed
         if signed is None:
             signed = self._signed = self._sign()
             return signed
-        if torch.compiler.is_compiling():
-            # In a graph the weights are compared by the graph itself.
-            return signed
         if signed.snapshot is not None and signed.snapshot.still_holds(self.module):
             return signed
         now = present_fingerprint(self.module, self._plan) if self._plan.fits(self.module) else None
+        if now is not None and signed.fingerprint != now and self._only_keeps_other_attributes(signed, now):
+            now = present_fingerprint(self.module, self._plan)
+            signed = self._signed = dataclasses.replace(signed, fingerprint=now)
         if signed.fingerprint == now:
             if signed.snapshot is not None:
                 signed = self._signed = look_again(signed, self.module, self._plan)
@@ -253,11 +319,25 @@ class BoundedNet(nn.Module):
         signed = self._signed = self._sign()
         return signed
 
+    def _only_keeps_other_attributes(self, signed: SignedBound, now: Fingerprint) -> bool:
+        """Whether what has changed are attributes from which the forward makes the same graph, such as counters."""
+        if dataclasses.replace(now, attributes=signed.fingerprint.attributes) != signed.fingerprint:
+            return False
+        try:
+            return same_graph(self._plan, make_plan(self.module, self.input_shape, margins=self._margins))
+        except GloroFastError:
+            return False
+
     def _executed_net(self, signed: SignedBound) -> ExecutedNet:
         """Give the bounds on rounding that belong to ``signed``."""
         if self._executed is None or self._executed.bound is not signed:
             self._executed = ExecutedNet.of(self.module, self._plan, signed)
         return self._executed
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        # The one in the state is that of the original.
+        self._key = watch(self)
 
     def _sign(self) -> SignedBound:
         self._replan()

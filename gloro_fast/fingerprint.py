@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gloro_fast import ops
+from gloro_fast.attributes import shown_attributes
 from gloro_fast.nn.rules import Diagonal, Knowledge, LinearMap, LipschitzConstant, has_rule
 from gloro_fast.ops.geometry import Geometry
 
@@ -23,6 +24,7 @@ class Fingerprint:
 
     Attributes:
         structure: name, type and settings of every module.
+        attributes: name of every module whose forward is traced, and what it keeps: they may be part of the graph.
         rules: name and geometry, shape of the scale, or constant of every layer, as its rule gives them: they may
             depend on more than parameters, buffers and printed settings.
         tensors: name, shape, dtype and 64-bit hash of every parameter and buffer, and of every effective weight
@@ -30,6 +32,7 @@ class Fingerprint:
     """
 
     structure: tuple[tuple[str, str, str], ...]
+    attributes: tuple[tuple[str, str], ...]
     rules: tuple[tuple[str, Geometry | tuple[int, ...] | LipschitzConstant], ...]
     tensors: tuple[tuple[str, tuple[int, ...], torch.dtype, int], ...]
 
@@ -38,6 +41,9 @@ class Fingerprint:
         for mine, its in zip(self.structure, other.structure, strict=False):
             if mine != its:
                 return f"module {its[0] or '(top)'} is now {its[1]}({its[2]})"
+        for my_kept, its_kept in zip(self.attributes, other.attributes, strict=False):
+            if my_kept != its_kept:
+                return f"module {its_kept[0] or '(top)'} now keeps{its_kept[1] or ' nothing'}"
         for my_rule, its_rule in zip(self.rules, other.rules, strict=False):
             if my_rule != its_rule:
                 return f"the rule of {its_rule[0] or 'the module'} now gives {its_rule[1]}"
@@ -65,7 +71,8 @@ def fingerprint(
     named = watched(module, rules, tensors)
     values = _hashes([tensor for _, tensor in named])
     return Fingerprint(
-        structure(module),
+        _structure(module),
+        _kept(module),
         tuple((name, _settings(rule)) for name, rule in rules),
         tuple(
             (name, tuple(tensor.shape), tensor.dtype, value)
@@ -74,28 +81,66 @@ def fingerprint(
     )
 
 
+def structural_difference(signed: Fingerprint, module: nn.Module, rules: Sequence[tuple[str, Knowledge]]) -> str:
+    """Name the first thing in which ``module`` differs from what was signed, without reading a tensor.
+
+    Args:
+        signed: the fingerprint.
+        module: the network as it is.
+        rules: name of every layer and what its rule says. A constant that is a tensor is compared but for its value.
+
+    Returns:
+        What differs; empty if nothing does.
+    """
+    known = tuple(
+        (name, mine if isinstance(mine, LipschitzConstant) and _differs_in_value_at_most(mine, its) else _settings(its))
+        for (_, mine), (name, its) in zip(signed.rules, rules, strict=False)
+    )
+    now = Fingerprint(_structure(module), _kept(module), known, signed.tensors)
+    return "" if now == signed and len(rules) == len(signed.rules) else signed.difference(now)
+
+
+def constants_are_signed(signed: Fingerprint, rules: Sequence[tuple[str, Knowledge]]) -> list[Tensor]:
+    """Compare the constants that are tensors with the signed ones inside a graph: a scalar bool tensor each."""
+    return [
+        (its.factor.detach().double() == mine.value).all()
+        for (_, mine), (_, its) in zip(signed.rules, rules, strict=False)
+        if isinstance(mine, LipschitzConstant) and isinstance(its, LipschitzConstant) and isinstance(its.factor, Tensor)
+    ]
+
+
 def watched(
     module: nn.Module, rules: Sequence[tuple[str, Knowledge]], tensors: Sequence[tuple[str, Tensor]]
 ) -> list[tuple[str, Tensor]]:
     """List every tensor that a fingerprint hashes, with its name: arguments as for :func:`fingerprint`."""
-    # Duplicates stay: which layers share a parameter is part of what the network is.
-    named = [
-        *module.named_parameters(remove_duplicate=False),
-        *module.named_buffers(remove_duplicate=False),
-    ]
-    registered = {id(tensor) for _, tensor in named}
+    named = registered(module)
+    known = {id(tensor) for _, tensor in named}
     # torch.compile does not trace an assignment within a comprehension.
     for name, rule in rules:
         tensor = _tensor(rule)
-        if tensor is not None and id(tensor) not in registered:
+        if tensor is not None and id(tensor) not in known:
             named.append((f"the effective weight of {name}", tensor))
     return [*named, *tensors]
+
+
+def registered(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """List every parameter and buffer with its name: the first of what is watched."""
+    # Duplicates stay: which layers share a parameter is part of what the network is.
+    return [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
 
 
 def _tensor(rule: Knowledge) -> Tensor | None:
     if isinstance(rule, LinearMap):
         return rule.weight
     return rule.scale if isinstance(rule, Diagonal) else None
+
+
+def _differs_in_value_at_most(mine: LipschitzConstant, its: Knowledge) -> bool:
+    return (
+        isinstance(its, LipschitzConstant)
+        and isinstance(its.factor, Tensor)
+        and (mine.kind, mine.per_element) == (its.kind, its.per_element)
+    )
 
 
 def _settings(rule: Knowledge) -> Geometry | tuple[int, ...] | LipschitzConstant:
@@ -105,20 +150,26 @@ def _settings(rule: Knowledge) -> Geometry | tuple[int, ...] | LipschitzConstant
 
 
 def structure(module: nn.Module) -> tuple[tuple[str, str, str], ...]:
-    """List name, type and settings of every module; the device is no part of it."""
+    """List name, type, settings and attributes of every module; the device is no part of it."""
     return tuple(
-        (name, f"{type(child).__module__}.{type(child).__qualname__}", child.extra_repr() + _attributes(child))
+        (name, kind, settings + _attributes(module.get_submodule(name))) for name, kind, settings in _structure(module)
+    )
+
+
+def _structure(module: nn.Module) -> tuple[tuple[str, str, str], ...]:
+    return tuple(
+        (name, f"{type(child).__module__}.{type(child).__qualname__}", child.extra_repr())
         for name, child in module.named_modules(remove_duplicate=False)
     )
 
 
+def _kept(module: nn.Module) -> tuple[tuple[str, str], ...]:
+    return tuple((name, _attributes(child)) for name, child in module.named_modules(remove_duplicate=False))
+
+
 def _attributes(module: nn.Module) -> str:
-    """Show the numbers and names that a module keeps, where its forward is traced: they may be part of the graph."""
-    if has_rule(module):
-        return ""
-    kept = {key: value for key, value in vars(module).items() if isinstance(value, bool | int | float | str)}
-    kept.pop("training", None)
-    return f" {kept}" if kept else ""
+    """Show what a module keeps where its forward is traced; a layer with a rule is known by what the rule says."""
+    return "" if has_rule(module) else shown_attributes(module)
 
 
 def _hashes(tensors: list[Tensor]) -> list[int]:

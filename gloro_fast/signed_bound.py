@@ -12,7 +12,14 @@ from torch import Tensor, nn
 
 from gloro_fast import ops
 from gloro_fast.bounds import NetworkBound, bound_network, general_difference_bounds
-from gloro_fast.fingerprint import Fingerprint, fingerprint, watched
+from gloro_fast.fingerprint import (
+    Fingerprint,
+    constants_are_signed,
+    fingerprint,
+    registered,
+    structural_difference,
+    watched,
+)
 from gloro_fast.graph.merging import Merged
 from gloro_fast.nn.rules import KINDS
 from gloro_fast.plan import Plan, check_integrity, evaluation_mode
@@ -84,19 +91,47 @@ def present_fingerprint(module: nn.Module, plan: Plan) -> Fingerprint:
         return fingerprint(module, plan.rules(), plan.unregistered())
 
 
-def weights_are_signed(module: nn.Module, plan: Plan, signed: SignedBound) -> Tensor:
-    """Compare the weights with the signed ones inside a graph, where Python cannot look at them.
+def exported_difference(module: nn.Module, plan: Plan, signed: SignedBound) -> str:
+    """Name the first thing but the bits of tensors in which ``module`` differs from what was signed; empty if none.
+
+    Raises:
+        UnknownLayerError, ArchitectureError: as for :func:`present_fingerprint`.
+    """
+    if not plan.fits(module):
+        return "a layer was replaced"
+    check_integrity(module)
+    with as_evaluated(module, plan.device):
+        return structural_difference(signed.fingerprint, module, plan.rules())
+
+
+def weights_are_signed(module: nn.Module, signed: SignedBound) -> Tensor:
+    """Compare parameters and buffers with the signed ones inside a graph, where Python cannot look at them.
 
     Returns:
-        scalar bool tensor. The structure is not compared: the graph is the structure.
+        scalar bool tensor. Nothing else is compared.
     """
-    named = watched(module, plan.rules(), plan.unregistered())
-    return (ops.fingerprint([tensor for _, tensor in named]) == signed.hashes).all()
+    named = registered(module)
+    return (ops.fingerprint([tensor for _, tensor in named]) == signed.hashes[: len(named)]).all()
+
+
+def exported_weights_are_signed(module: nn.Module, plan: Plan, signed: SignedBound) -> Tensor:
+    """Compare them together with all that layers make of them: an exported graph is on its own.
+
+    Returns:
+        scalar bool tensor. What is no tensor is not compared.
+    """
+    rules = plan.rules()
+    named = watched(module, rules, plan.unregistered())
+    unchanged = (ops.fingerprint([tensor for _, tensor in named]) == signed.hashes).all()
+    for constant in constants_are_signed(signed.fingerprint, rules):
+        unchanged = unchanged & constant
+    return unchanged
 
 
 def _snapshot(module: nn.Module, plan: Plan) -> Snapshot | None:
     # Tensors that the graph reads and that no module holds are not seen by it.
-    return None if plan.unregistered() else Snapshot.of(module)
+    called = [node.operation for node in plan.nodes if isinstance(node.operation, nn.Module)]
+    return None if plan.unregistered() else Snapshot.of(module, called)
 
 
 @contextmanager

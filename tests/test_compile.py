@@ -6,9 +6,12 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from gloro_fast import GloRoNet, architectures, convert
+from gloro_fast.errors import ArchitectureError, ConfigError, StaleBoundError
 from gloro_fast.losses import CrossEntropyLoss, TradesLoss
+from gloro_fast.nn import LipschitzConstant, Scale, register_lipschitz_rule
 
 SHAPE = (1, 8, 8)
 
@@ -100,6 +103,136 @@ def test_a_graph_signs_no_changed_weights():
         assert (compiled(x).argmax(1) != 5).any()
         net.module[0].weight.data.mul_(1.5)
         assert (compiled(x).argmax(1) == 5).all()
+
+
+class Opaque(nn.Module):
+    """A layer of which no compiler makes one graph."""
+
+    def forward(self, x):
+        torch._dynamo.graph_break()
+        return x.clone()
+
+
+@register_lipschitz_rule(Opaque)
+def _opaque(module, input_shape):
+    return LipschitzConstant(1.0)
+
+
+class Louder(nn.Module):
+    """A layer whose constant is made of a parameter and of a plain number."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.gain = nn.Parameter(torch.ones(())), 1.0
+
+    def forward(self, x):
+        return x * self.scale * self.gain
+
+
+@register_lipschitz_rule(Louder)
+def _louder(module, input_shape):
+    return LipschitzConstant((module.scale * module.gain).abs(), "upper bound")
+
+
+def layered(*more):
+    layers = nn.Conv2d(1, 4, 3, padding=1), nn.LeakyReLU(0.1), nn.MaxPool2d(2), nn.ELU(), Scale(1.0), *more
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(64, 5))
+
+
+CHANGES = {
+    "a slope": lambda m: setattr(m[1], "negative_slope", 50.0),
+    "an alpha": lambda m: setattr(m[3], "alpha", 50.0),
+    "a dilation": lambda m: (setattr(m[0], "padding", (2, 2)), setattr(m[0], "dilation", (2, 2))),
+    "a window": lambda m: setattr(m[2], "kernel_size", 1),
+    "a factor": lambda m: setattr(m[4], "factor", 50.0),
+    "a forward": lambda m: setattr(m[1], "forward", lambda x: 50 * x),
+    "a hook": lambda m: m[1].register_forward_hook(lambda module, args, output: 50 * output),
+    "a layer": lambda m: m.__setitem__(3, nn.Tanh()),
+}
+REFUSED = (StaleBoundError, ArchitectureError)
+
+
+def refuses_when_compiled(change, *more):
+    net = GloRoNet(layered(*more), 0.001, SHAPE).eval().freeze()
+    compiled = torch.compile(net, fullgraph=not more, backend="eager")
+    x, _ = batch()
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), net(x))
+        change(net.module)
+        # Compiled for the batch that it knows, and for another.
+        for images in (x, torch.rand(7, *SHAPE)):
+            with pytest.raises(REFUSED) as caught:
+                compiled(images)
+            assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_no_compiled_graph_signs_another_structure(change):
+    refuses_when_compiled(change)
+
+
+def test_nor_do_several_graphs_of_one_net():
+    refuses_when_compiled(CHANGES["a slope"], Opaque())
+
+
+@pytest.mark.parametrize("strict", [False, True], ids=["not strict", "strict"])
+@pytest.mark.parametrize("change", ["a slope", "a window", "a hook"])
+def test_another_structure_is_not_exported(change, strict):
+    net = GloRoNet(layered(), 0.001, SHAPE).eval().freeze()
+    x, _ = batch()
+    CHANGES[change](net.module)
+    with torch.no_grad(), pytest.raises(REFUSED):
+        torch.export.export(net, (x,), strict=strict)
+
+
+def test_a_constant_made_of_a_parameter_and_a_changed_number_is_not_exported():
+    net = GloRoNet(layered(Louder()), 0.001, SHAPE).eval().freeze()
+    x, _ = batch()
+    with torch.no_grad():
+        assert (exported(net, x)(x).argmax(1) != 5).any()
+        net.module[5].gain = 50.0
+        assert (exported(net, x)(x).argmax(1) == 5).all()
+
+
+def test_a_compiled_net_goes_on_when_frozen_again():
+    net = GloRoNet(layered(), 0.001, SHAPE).eval().freeze()
+    compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
+    x, _ = batch()
+    with torch.no_grad():
+        compiled(x)
+        # The second time a compiler takes the number for a variable.
+        for slope in (0.3, 0.5):
+            net.module[1].negative_slope = slope
+            with pytest.raises(StaleBoundError, match="module 1 is now"):
+                compiled(x)
+            net.freeze()
+            torch.testing.assert_close(compiled(x), net(x))
+
+
+def test_a_compiled_certify_finds_the_bound_anew_unless_frozen():
+    net = GloRoNet(layered(), 0.001, SHAPE).eval()
+    compiled = torch.compile(net.certify, backend="eager")
+    x, _ = batch()
+    compiled(x)
+    net.module[0].weight.data *= 2
+    assert torch.equal(compiled(x).radius, net.certify(x).radius)
+
+
+def test_graphs_of_copies_look_at_the_copies():
+    net = GloRoNet(layered(), 0.001, SHAPE).eval().freeze()
+    twins = [copy.deepcopy(net), pickle.loads(pickle.dumps(net)), copy.copy(net)]
+    assert len({twin._key for twin in (net, *twins)}) == 4
+    with pytest.raises(StaleBoundError, match="compile the net again"):
+        torch.ops.gloro_fast.look(torch.ones(1), "net -1")
+
+
+def test_recorders_that_would_keep_the_constant_are_refused():
+    net = frozen()
+    x, _ = batch()
+    for record in (lambda: torch.jit.trace(net, x), lambda: make_fx(net)(x)):
+        with torch.no_grad(), pytest.raises(ConfigError, match=r"use torch\.export\.export") as caught:
+            record()
+        assert "\n" not in str(caught.value)
 
 
 class Block(nn.Module):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
 
 import pytest
@@ -8,8 +9,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from gloro_fast import GloRoNet
-from gloro_fast.nn import MinMax, register_lipschitz_rule
+from gloro_fast import GloRoNet, convert
+from gloro_fast.errors import StaleBoundError
+from gloro_fast.nn import MinMax, register_lipschitz_rule, rules
 from gloro_fast.nn.rules import LipschitzConstant
 from gloro_fast.snapshot import Snapshot
 
@@ -109,7 +111,7 @@ def _scale(module: Scale, input_shape: tuple[int, ...]) -> LipschitzConstant:
 class Holder(nn.Sequential):
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__(*layers)
-        self.factors = [1.0]
+        self.factors = [torch.ones(())]
 
 
 @pytest.mark.parametrize(
@@ -119,10 +121,93 @@ class Holder(nn.Sequential):
         nn.Sequential(parametrizations.spectral_norm(nn.Linear(2, 2))),
         Holder(nn.Linear(2, 2)),
     ],
-    ids=["a rule of a user's own", "a parametrization", "a list"],
+    ids=["a rule of a user's own", "a parametrization", "a list of tensors"],
 )
 def test_where_a_change_might_not_show_there_is_none(module):
     assert Snapshot.of(module) is None
+
+
+@pytest.fixture
+def own_rules(monkeypatch):
+    monkeypatch.setattr(rules, "_RULES", dict(rules._RULES))
+
+
+def of_a_user(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
+    return LipschitzConstant(1.0, "upper bound")
+
+
+@pytest.mark.usefixtures("own_rules")
+def test_a_users_rule_for_a_layer_of_torch_may_read_anything():
+    module = nn.Sequential(nn.LayerNorm(2), nn.Linear(2, 2))
+    assert Snapshot.of(module) is not None
+    register_lipschitz_rule(nn.LayerNorm)(of_a_user)
+    assert Snapshot.of(module) is None
+    register_lipschitz_rule(nn.LayerNorm)(functools.wraps(rules.registered_rule(nn.ReLU))(of_a_user))
+    assert Snapshot.of(module) is None
+
+
+@pytest.mark.usefixtures("own_rules")
+def test_outside_state_that_a_users_rule_reads_is_seen():
+    slope = [1.0]
+    register_lipschitz_rule(nn.LayerNorm)(lambda module, shape: LipschitzConstant(slope[0], "upper bound"))
+    net = GloRoNet(nn.Sequential(nn.Flatten(), nn.LayerNorm(16), nn.Linear(16, 3)), 0.1, (1, 4, 4)).eval().freeze()
+    net.certify(torch.rand(2, 1, 4, 4))
+    slope[0] = 100.0
+    with pytest.raises(StaleBoundError, match="the rule of 1"):
+        net.certify(torch.rand(2, 1, 4, 4))
+
+
+@pytest.mark.usefixtures("own_rules")
+def test_a_rule_registered_since_shows():
+    module = network()
+    snapshot = taken(module)
+    register_lipschitz_rule(MinMax)(of_a_user)
+    assert not snapshot.still_holds(module)
+
+
+def test_a_layer_that_a_function_stands_for_shows():
+    module, called = network(), nn.LeakyReLU(0.1)
+    snapshot = Snapshot.of(module, [called])
+    assert snapshot is not None
+    assert snapshot.still_holds(module)
+    called.negative_slope = 50.0
+    assert not snapshot.still_holds(module)
+
+
+def test_converted_models_and_padding_same_have_one():
+    module = convert(nn.Sequential(nn.Conv2d(1, 4, 3, padding="same"), nn.LeakyReLU(0.1))).eval()
+    snapshot = taken(module)
+    assert snapshot.still_holds(module)
+    module[1].original.negative_slope = 0.5
+    assert not snapshot.still_holds(module)
+    snapshot = taken(module)
+    module[0]._reversed_padding_repeated_twice[0] = 7
+    assert not snapshot.still_holds(module)
+
+
+class Keeper(nn.Sequential):
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__(*layers)
+        self.gains = {"first": [1.0, 2.0], "second": (3.0, {4.0})}
+        self.act = nn.functional.relu
+
+
+KEPT_CHANGES = {
+    "in a list": lambda m: m.gains["first"].__setitem__(0, 5.0),
+    "longer": lambda m: m.gains["first"].append(5.0),
+    "in a dict": lambda m: m.gains.update(second=5.0),
+    "in a set": lambda m: m.gains["second"][1].add(5.0),
+    "a function": lambda m: setattr(m, "act", torch.tanh),
+}
+
+
+@pytest.mark.parametrize("change", KEPT_CHANGES.values(), ids=KEPT_CHANGES)
+def test_a_change_within_containers_shows(change):
+    module = Keeper(nn.Linear(2, 2))
+    snapshot = taken(module)
+    assert snapshot.still_holds(module)
+    change(module)
+    assert not snapshot.still_holds(module)
 
 
 def test_rules_are_not_applied_again_until_something_changes(monkeypatch):
