@@ -50,6 +50,8 @@ class BoundedNet(nn.Module):
 
     def __init__(self, module: nn.Module, epsilon: float, input_shape: tuple[int, ...], margins: Margins) -> None:
         super().__init__()
+        if isinstance(module, nn.Module) and any(isinstance(child, BoundedNet) for child in module.modules()):
+            raise ConfigError("the module is or holds a GloRo net already; pass its net.module")
         if margins not in ("rows", "whole"):
             raise ConfigError(f"margins is {margins!r}; choose 'rows' or 'whole'")
         self.module = module

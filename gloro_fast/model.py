@@ -193,7 +193,7 @@ class GloRoNet(BoundedNet):
         return general_difference_bounds(self.num_classes, like.device).to(like.dtype)
 
     def _evaluation_logits(self, x: Tensor) -> _Logits:
-        if torch.compiler.is_compiling() and not self._frozen:
+        if torch.compiler.is_compiling() and not self._frozen and not torch.compiler.is_exporting():
             outside: _Logits = self._untraced_evaluation_logits(x)
             return outside
         signed, logits, prediction, radius, bottom = self._evaluate(x)

@@ -185,6 +185,12 @@ def test_another_structure_is_not_exported(change, strict):
         torch.export.export(net, (x,), strict=strict)
 
 
+def test_a_net_that_is_not_frozen_is_not_exported():
+    net = GloRoNet(layered(), 0.001, SHAPE).eval()
+    with torch.no_grad(), pytest.raises(ConfigError, match="call freeze"):
+        torch.export.export(net, (batch()[0],))
+
+
 def test_a_constant_made_of_a_parameter_and_a_changed_number_is_not_exported():
     net = GloRoNet(layered(Louder()), 0.001, SHAPE).eval().freeze()
     x, _ = batch()

@@ -370,6 +370,8 @@ class TestBadInput:
         ("make", "error"),
         [
             (lambda: GloRoNet(classifier(), "a", SHAPE), ConfigError),
+            (lambda: GloRoNet(glorot_net(), 0.1, SHAPE), ConfigError),
+            (lambda: GloRoNet(nn.Sequential(glorot_net()), 0.1, SHAPE), ConfigError),
             (lambda: GloRoNet(classifier(), None, SHAPE), ConfigError),
             (lambda: GloRoNet(classifier(), 0.1, 6), ConfigError),
             (lambda: GloRoNet(classifier(), 0.1, (8, 8)), ArchitectureError),

@@ -18,10 +18,10 @@ def check_settings(module: nn.Module, device: torch.device) -> None:
     """Refuse settings that let a backend compute a float32 layer by Winograd, FFT, or in fewer bits.
 
     What runs where (PyTorch 2.13): on the CPU, matrix products are MKL's, OpenBLAS's or, by ``gloro_fast.ops.dense``,
-    oneDNN's, which all add products; convolutions are oneDNN's, which PyTorch asks for ``convolution_direct`` and never for Winograd (ONEDNN_VERBOSE
-    shows it), or, for small ones, a matrix product. Without oneDNN they would be NNPACK's, by Winograd or FFT, and on
-    ARM depthwise ones of 3 x 3 are PyTorch's own Winograd. cuDNN may choose Winograd or FFT for any convolution. TF32
-    and its like are off by default, but for cuDNN's convolutions.
+    oneDNN's, which all add products; convolutions are oneDNN's, which PyTorch asks for ``convolution_direct`` and never
+    for Winograd (ONEDNN_VERBOSE shows it), or, for small ones, a matrix product. Without oneDNN they would be NNPACK's,
+    by Winograd or FFT, and on ARM depthwise ones of 3 x 3 are PyTorch's own Winograd. cuDNN may choose Winograd or FFT
+    for any convolution. TF32 and its like are off by default, but for cuDNN's convolutions.
 
     Args:
         module: the network.
