@@ -100,7 +100,7 @@ class Stages:
             found.check()
             return found.to_dict()
 
-        return self._stage("attacks", {**settings, "images": effort.attack_images}, measure)
+        return self._stage("attacks", {"method": effort.method, **settings, "images": effort.attack_images}, measure)
 
     def tightness(self) -> Tightness:
         """Bound the Lipschitz constant from below.
@@ -133,7 +133,8 @@ class Stages:
                 "certification": certification_cost(self.net, self._data.test).to_dict(),
             }
 
-        return self._stage("cost", {"rounds": rounds, "threads": torch.get_num_threads()}, measure)
+        settings = {"method": self._effort.method, "rounds": rounds, "threads": torch.get_num_threads()}
+        return self._stage("cost", settings, measure)
 
     def smoothing(self, split: Split, name: str, images: int, samples: int) -> dict[str, Any]:
         """Certify the first images of a split by sampling, with the noise of the run's training.

@@ -102,6 +102,16 @@ def test_a_stage_of_other_weights_or_settings_is_made_anew(copied):
     assert told == ["attacks", "power"]
 
 
+def test_another_method_measures_anew_what_rests_on_it(copied, invoke):
+    result = invoke("reproduce", "digits", "--epochs", 2, "--resume", "--method", "tight", *common(copied))
+    assert result.exit_code == 0, result.output
+    told = [line.removeprefix("measuring: ") for line in result.stderr.splitlines() if line.startswith("measuring")]
+    assert told == ["evaluation", "attacks", "tightness", "cost"]
+    content = json.loads((copied / "reports" / "digits" / "report.json").read_text())
+    assert content["vra"]["method"] == "tight"
+    assert content["command"].endswith("--method tight --quick")
+
+
 def test_what_is_there_is_not_overwritten_unasked(copied, refused):
     assert "--resume" in refused("reproduce", "digits", "--epochs", 2, *common(copied))
     assert "epochs from 2 to 3" in refused("reproduce", "digits", "--epochs", 3, "--resume", *common(copied))
