@@ -99,7 +99,7 @@ def draw_examples(evaluation: Evaluation, data: DataSet, epsilon: float, path: P
         path: the picture.
     """
     certified = evaluation.radius > epsilon
-    figure = Figure(figsize=(1.35 * _EXAMPLES, 4.0), layout="constrained")
+    figure = Figure(figsize=(1.35 * _EXAMPLES, 4.4), layout="constrained")
     grid = figure.subplots(2, _EXAMPLES, squeeze=False)
     for line, (name, chosen) in enumerate((("certified", certified), ("rejected", ~certified))):
         places = chosen.nonzero().flatten()[:_EXAMPLES].tolist()
