@@ -13,7 +13,7 @@ class Effort:
 
     Attributes:
         method: of the Lipschitz bound that certifies, a name in ``gloro_fast.bounds.METHODS``.
-        attack_images: test images to attack, the first so many; None for all.
+        attack_images: test images to attack, evenly spaced in the split; None for all.
         attack_steps: gradient steps of PGD a restart.
         attack_restarts: its random starts.
         auto_attack: whether AutoAttack runs too.

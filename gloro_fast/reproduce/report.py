@@ -145,7 +145,7 @@ def _attack_text(attacks: dict[str, Any]) -> str:
         for trial in attacks["trials"]
     )
     return (
-        f"Attacks at epsilon {attacks['epsilon']:.6g} on the first {attacks['images']:,} test images, "
+        f"Attacks at epsilon {attacks['epsilon']:.6g} on {attacks['images']:,} test images, evenly spaced, "
         f"{attacks['certified']:,} of them certified. {trials}."
     )
 

@@ -94,13 +94,15 @@ class Stages:
         }
 
         def measure() -> dict[str, Any]:
-            count = effort.attack_images
-            images, labels = to_float(test.images[:count]), test.labels[:count]
+            # Evenly spaced: a folder of images is in the order of its classes.
+            count = min(effort.attack_images or len(test), len(test))
+            chosen = torch.arange(count) * len(test) // count
+            images, labels = to_float(test.images[chosen]), test.labels[chosen]
             found = attacked(self.net, images, labels, self.config.recipe.epsilon, seed=self._seed, **settings)
             found.check()
             return found.to_dict()
 
-        return self._stage("attacks", {"method": effort.method, **settings, "images": effort.attack_images}, measure)
+        return self._stage("attacks", {"method": effort.method, **settings, "spaced": effort.attack_images}, measure)
 
     def tightness(self) -> Tightness:
         """Bound the Lipschitz constant from below.
