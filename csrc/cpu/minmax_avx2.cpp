@@ -21,6 +21,9 @@ struct Lanes<double> : Common {
   static void store(double* p, const Raw& a, int64_t n = 16) {
     for (int i = 0; i < kParts; ++i) store_part(p, n, i, a.part[i]);
   }
+  static void stream(double* p, const Raw& a) {
+    for (int i = 0; i < kParts; ++i) _mm256_stream_pd(p + 4 * i, a.part[i]);
+  }
   static void load_pairs(const double* p, Raw& a, Raw& b) { load_pairs(p, 16, a, b); }
   static void load_pairs(const double* p, int64_t n, Raw& a, Raw& b) {
     for (int i = 0; i < kParts; ++i) {
@@ -37,8 +40,27 @@ struct Lanes<double> : Common {
       store_part(p, 2 * n, 2 * i + 1, _mm256_unpackhi_pd(a.part[i], b.part[i]));
     }
   }
+  static void stream_pairs(double* p, const Raw& a, const Raw& b) {
+    for (int i = 0; i < kParts; ++i) {
+      _mm256_stream_pd(p + 8 * i, _mm256_unpacklo_pd(a.part[i], b.part[i]));
+      _mm256_stream_pd(p + 8 * i + 4, _mm256_unpackhi_pd(a.part[i], b.part[i]));
+    }
+  }
   // Unpacking takes pairs 0 2 1 3.
   static unsigned in_order(unsigned bits) { return (bits & 0x9999u) | (bits & 0x2222u) << 1 | (bits & 0x4444u) >> 1; }
+
+  static constexpr int64_t kUnit = 8;
+  class Shift {
+   public:
+    explicit Shift(int64_t n) : words_(2 * n) {}
+    Raw operator()(Raw a) {
+      for (__m256d& part : a.part) part = _mm256_castps_pd(words_(_mm256_castpd_ps(part)));
+      return a;
+    }
+
+   private:
+    ShiftedWords words_;
+  };
 
   static Raw broadcast(double value) {
     Raw a;

@@ -1,4 +1,4 @@
-// The backward loops of MinMax. `Output` is Direct or Buffered.
+// The backward loops of MinMax. `Rows` and `kAround` say how results get to memory (minmax_output.h).
 #pragma once
 
 #include "minmax_blocks.h"
@@ -10,15 +10,14 @@ namespace {
 
 // Bytes of an interleaved run over which sums stay in registers, column by column of blocks.
 constexpr int64_t kStripBytes = 16384;
-static_assert(kStripBytes <= kBufferBytes);
 
-template <typename Lanes, typename Output, bool kSums, typename T, typename Sum>
+template <typename Lanes, typename Rows, bool kSums, typename T, typename Sum>
 [[gnu::flatten]] void backward_planar(const T* grad_y, const uint8_t* mask, T* grad_x, Sum* sums, int64_t length,
                                       int64_t row_begin, int64_t row_end) {
   using Raw = typename Lanes::Raw;
   using Wide = typename Lanes::Wide;
   const int64_t row_bytes = ceil_div(length, 8);
-  PairOfRows<Output, T> rows(length);
+  Rows rows(length);
   for (int64_t row = row_begin; row < row_end; ++row) {
     const T* low = grad_y + 2 * row * length;
     const T* high = low + length;
@@ -29,8 +28,6 @@ template <typename Lanes, typename Output, bool kSums, typename T, typename Sum>
     // Sums start afresh with every tile, so that they stay short however large the picture is.
     for (int64_t begin = 0; begin < length; begin += kValuesPerTile) {
       const int64_t end = smaller(begin + kValuesPerTile, length);
-      T *first, *second;  // of value `begin` of the row
-      rows.place(begin, end, first, second);
       Wide first_sums = Lanes::zero();
       Wide second_sums = Lanes::zero();
       const auto add = [&](const Raw& a, const Raw& b) __attribute__((always_inline)) {
@@ -40,21 +37,43 @@ template <typename Lanes, typename Output, bool kSums, typename T, typename Sum>
         }
       };
       int64_t i = begin;
+      if constexpr (Rows::kOpens) {
+        if (begin == 0) {
+          Raw a = Lanes::load(low);
+          Raw b = Lanes::load(high);
+          Lanes::route(load_bits(bits), a, b);
+          rows.open(a, b);
+          add(a, b);
+          i = kPairsPerBlock;
+        }
+      }
+      for (; i + 4 * kPairsPerBlock <= end; i += 4 * kPairsPerBlock) {
+        const uint64_t four = load_bits_of_four(bits + i / 8);
+        for (int64_t block = 0; block < 4; ++block) {
+          Raw a = Lanes::load(low + i + block * kPairsPerBlock);
+          Raw b = Lanes::load(high + i + block * kPairsPerBlock);
+          Lanes::route(static_cast<unsigned>(four >> 16 * block) & 0xffff, a, b);
+          rows.put(a, b);
+          add(a, b);
+        }
+      }
       for (; i + kPairsPerBlock <= end; i += kPairsPerBlock) {
         Raw a = Lanes::load(low + i);
         Raw b = Lanes::load(high + i);
         Lanes::route(load_bits(bits + i / 8), a, b);
-        Lanes::store(first + (i - begin), a);
-        Lanes::store(second + (i - begin), b);
+        rows.put(a, b);
         add(a, b);
       }
-      if (const int64_t rest = end - i; rest > 0) {
-        Raw a = Lanes::load(low + i, rest);
-        Raw b = Lanes::load(high + i, rest);
-        Lanes::route(load_bits(bits + i / 8, rest), a, b);
-        Lanes::store(first + (i - begin), a, rest);
-        Lanes::store(second + (i - begin), b, rest);
-        add(a, b);
+      if (end == length) {
+        Raw a{}, b{};
+        const int64_t rest = end - i;
+        if (rest > 0) {
+          a = Lanes::load(low + i, rest);
+          b = Lanes::load(high + i, rest);
+          Lanes::route(load_bits(bits + i / 8, rest), a, b);
+          add(a, b);
+        }
+        rows.end(a, b, rest);
       }
       if constexpr (kSums) {
         first_total += Lanes::total(first_sums);
@@ -69,23 +88,19 @@ template <typename Lanes, typename Output, bool kSums, typename T, typename Sum>
 }
 
 // `count` pairs of an interleaved run, which begins with a whole byte of the mask.
-template <typename Lanes, typename Output, typename T>
-[[gnu::flatten]] void route_run(const T* grad_y, const uint8_t* mask, T* grad_x, int64_t count, Output& output) {
-  for (int64_t tile = 0; tile < count; tile += kPairsPerTile) {
-    const int64_t tile_end = smaller(tile + kPairsPerTile, count);
-    T* const out = output.place(grad_x + 2 * tile, 2 * (tile_end - tile));
-    typename Lanes::Raw a, b;
-    int64_t k = tile;
-    for (; k + kPairsPerBlock <= tile_end; k += kPairsPerBlock) {
-      Lanes::load_pairs(grad_y + 2 * k, a, b);
-      Lanes::route(Lanes::in_order(load_bits(mask + k / 8)), a, b);
-      Lanes::store_pairs(out + 2 * (k - tile), a, b);
-    }
-    if (const int64_t rest = tile_end - k; rest > 0) {
-      Lanes::load_pairs(grad_y + 2 * k, rest, a, b);
-      Lanes::route(Lanes::in_order(load_bits(mask + k / 8, rest)), a, b);
-      Lanes::store_pairs(out + 2 * (k - tile), rest, a, b);
-    }
+template <typename Lanes, bool kAround, typename T>
+[[gnu::flatten]] void route_run(const T* grad_y, const uint8_t* mask, T* grad_x, int64_t count) {
+  typename Lanes::Raw a, b;
+  int64_t k = 0;
+  for (; k + kPairsPerBlock <= count; k += kPairsPerBlock) {
+    Lanes::load_pairs(grad_y + 2 * k, a, b);
+    Lanes::route(Lanes::in_order(load_bits(mask + k / 8)), a, b);
+    put_pairs<Lanes, kAround>(grad_x + 2 * k, a, b);
+  }
+  if (const int64_t rest = count - k; rest > 0) {
+    Lanes::load_pairs(grad_y + 2 * k, rest, a, b);
+    Lanes::route(Lanes::in_order(load_bits(mask + k / 8, rest)), a, b);
+    Lanes::store_pairs(grad_x + 2 * k, rest, a, b);
   }
 }
 
@@ -109,15 +124,15 @@ struct Column {
   }
 
   // Routes the blocks that begin here.
-  template <typename T>
+  template <bool kAround, typename T>
   [[gnu::always_inline]] void route(const T* grad_y, const uint8_t* mask, T* out) {
     typename Lanes::Raw a, b;
     Lanes::load_pairs(grad_y, a, b);
     Lanes::route(Lanes::in_order(load_bits(mask)), a, b);
-    Lanes::store_pairs(out, a, b);
+    put_pairs<Lanes, kAround>(out, a, b);
     first = Lanes::add(first, a);
     second = Lanes::add(second, b);
-    others.route(grad_y + 2 * kPairsPerBlock, mask + kPairsPerBlock / 8, out + 2 * kPairsPerBlock);
+    others.template route<kAround>(grad_y + 2 * kPairsPerBlock, mask + kPairsPerBlock / 8, out + 2 * kPairsPerBlock);
   }
 
   // The same where the run ends after `count` pairs.
@@ -139,40 +154,42 @@ template <typename Lanes>
 struct Column<Lanes, 0> {
   explicit Column(const void*) {}
   void store(void*) const {}
+  template <bool kAround>
   void route(const void*, const void*, void*) {}
   void route_end(const void*, const void*, void*, int64_t) {}
 };
 
 // Pairs [begin, end) of a run, of which kBlocks blocks every `period` pairs, and their sums.
-template <typename Lanes, int kBlocks, typename T, typename Sum>
+template <typename Lanes, bool kAround, int kBlocks, typename T, typename Sum>
 [[gnu::flatten]] void route_column(const T* grad_y, const uint8_t* mask, T* out, Sum* strand, int64_t begin,
                                    int64_t end, int64_t period) {
   Column<Lanes, kBlocks> column(strand);
   int64_t k = begin;
   for (; k + kBlocks * kPairsPerBlock <= end; k += period) {
-    column.route(grad_y + 2 * k, mask + k / 8, out + 2 * (k - begin));
+    column.template route<kAround>(grad_y + 2 * k, mask + k / 8, out + 2 * (k - begin));
   }
   if (k < end) column.route_end(grad_y + 2 * k, mask + k / 8, out + 2 * (k - begin), end - k);
   column.store(strand);
 }
 
 // route_run with sums: strand[2k], strand[2k+1] become those of pair k of the period, over all periods of the run.
-template <typename Lanes, typename Output, typename T, typename Sum>
+template <typename Lanes, bool kAround, typename T, typename Sum>
 void route_run_and_sum(const T* grad_y, const uint8_t* mask, T* grad_x, Sum* strand, int64_t count, int64_t period,
-                       int64_t periods_per_strip, Output& output) {
+                       int64_t periods_per_strip) {
   const int64_t used = smaller(period, ceil_div(count, kPairsPerBlock) * kPairsPerBlock);
   std::memset(static_cast<void*>(strand), 0, sizeof(Sum) * 2 * static_cast<size_t>(used));
   for (int64_t strip = 0; strip < count; strip += periods_per_strip * period) {
     const int64_t strip_end = smaller(strip + periods_per_strip * period, count);
-    T* const out = output.place(grad_x + 2 * strip, 2 * (strip_end - strip));
+    T* const out = grad_x + 2 * strip;
     int64_t place = 0;
     // The wider the column, the more of a line of memory is used at once, as far as there are registers.
     for (; place + Lanes::kColumn * kPairsPerBlock <= used; place += Lanes::kColumn * kPairsPerBlock) {
-      route_column<Lanes, Lanes::kColumn>(grad_y, mask, out + 2 * place, strand + 2 * place, strip + place, strip_end,
-                                          period);
+      route_column<Lanes, kAround, Lanes::kColumn>(grad_y, mask, out + 2 * place, strand + 2 * place, strip + place,
+                                                   strip_end, period);
     }
     for (; place < used; place += kPairsPerBlock) {
-      route_column<Lanes, 1>(grad_y, mask, out + 2 * place, strand + 2 * place, strip + place, strip_end, period);
+      route_column<Lanes, kAround, 1>(grad_y, mask, out + 2 * place, strand + 2 * place, strip + place, strip_end,
+                                      period);
     }
   }
   for (int64_t place = 0; place < used; place += kPairsPerBlock) {
@@ -181,7 +198,7 @@ void route_run_and_sum(const T* grad_y, const uint8_t* mask, T* grad_x, Sum* str
   }
 }
 
-template <typename Lanes, typename Output, bool kSums, typename T, typename Sum>
+template <typename Lanes, bool kAround, bool kSums, typename T, typename Sum>
 void backward_interleaved(const T* grad_y, const uint8_t* mask, T* grad_x, Sum* sums, int64_t pairs, int64_t pixels,
                           int64_t chunk_begin, int64_t chunk_end) {
   if (pairs == 0) return;
@@ -189,7 +206,7 @@ void backward_interleaved(const T* grad_y, const uint8_t* mask, T* grad_x, Sum* 
   const int64_t most = smaller(period.length, kPixelsPerChunk * pairs);
   const Scratch<Sum> strands(kSums ? 2 * most : 0);
   const int64_t channels = 2 * pairs;
-  Output output;
+  const int64_t periods = kStripBytes / (2 * period.length * static_cast<int64_t>(sizeof(T)));
   for (int64_t chunk = chunk_begin; chunk < chunk_end; ++chunk) {
     const int64_t begin = chunk * kPixelsPerChunk * pairs;
     const int64_t count = smaller(begin + kPixelsPerChunk * pairs, pixels * pairs) - begin;
@@ -197,15 +214,9 @@ void backward_interleaved(const T* grad_y, const uint8_t* mask, T* grad_x, Sum* 
     const uint8_t* bits = mask + begin / 8;
     T* to = grad_x + 2 * begin;
     if constexpr (!kSums) {
-      route_run<Lanes>(from, bits, to, count, output);
+      route_run<Lanes, kAround>(from, bits, to, count);
     } else {
-      const int64_t periods = kStripBytes / (2 * period.length * static_cast<int64_t>(sizeof(T)));
-      if (periods > 0) {
-        route_run_and_sum<Lanes>(from, bits, to, strands.data, count, period.length, periods, output);
-      } else {
-        Direct direct;
-        route_run_and_sum<Lanes>(from, bits, to, strands.data, count, period.length, 1, direct);
-      }
+      route_run_and_sum<Lanes, kAround>(from, bits, to, strands.data, count, period.length, periods > 0 ? periods : 1);
       Sum* chunk_sums = sums + chunk * channels;
       std::memcpy(chunk_sums, strands.data, sizeof(Sum) * static_cast<size_t>(channels));
       for (int64_t strand = 1; strand < period.strands; ++strand) {

@@ -18,9 +18,12 @@
 //   store_sums_of_pairs(p, a, b)  sums in the order of lanes of load_pairs, to the order of the pairs
 //
 //   kColumn                     blocks whose sums are held in registers side by side
-//   kSends                      whether the next two exist
-//   send<kAround>(p, values, n)  n bytes, both sides aligned to 64, n a multiple of 64; past the caches on request
+//   kStreams                    whether what follows exists
+//   stream(p, raw), stream_pairs(p, a, b)   as store and store_pairs, past the caches, p aligned to a line
 //   fence()                     puts what went past the caches before whatever is written after
+//   kUnit                       values of a line of 64 bytes, or of a block where that is less
+//   Shift                       shift(raw) of a Shift shift(n), 0 <= n < kUnit, for one block after the other: the last
+//                               n values of the block before, then the first ones of this
 //
 // Left to itself GCC calls some of these, with the registers passed through memory (AVX2: half the speed); hence
 // [[gnu::flatten]] on the loops, which inlines all that they call.
@@ -37,9 +40,8 @@ namespace gloro_fast::cpu {
 
 namespace {
 
-// Values of a row, or pairs of an interleaved run, that are worked on before the output is asked for more room.
+// Values of a row over which sums are taken before they start afresh.
 constexpr int64_t kValuesPerTile = 1024;
-constexpr int64_t kPairsPerTile = 512;
 
 constexpr int64_t smaller(int64_t a, int64_t b) {
   return a < b ? a : b;
@@ -68,13 +70,20 @@ struct Period {
   return pairs > 8 ? mask[0] | unsigned{mask[1]} << 8 : mask[0];
 }
 
+// Bits of four blocks.
+[[gnu::always_inline]] inline uint64_t load_bits_of_four(const uint8_t* mask) {
+  uint64_t all = 0;
+  for (int byte = 0; byte < 8; ++byte) all |= uint64_t{mask[byte]} << 8 * byte;
+  return all;
+}
+
 [[gnu::always_inline]] inline void store_bits(uint8_t* mask, unsigned bits, int64_t pairs = kPairsPerBlock) {
   bits &= (1u << pairs) - 1;
   mask[0] = static_cast<uint8_t>(bits);
   if (pairs > 8) mask[1] = static_cast<uint8_t>(bits >> 8);
 }
 
-// Bits of four blocks, in one store: stores leave the processor in order, and more of them between those of the
+// The same, in one store: stores leave the processor in order, and more of them between those of the
 // values keep fewer lines of the output on their way (measured: 1.5 times slower with a store a block).
 [[gnu::always_inline]] inline void store_bits_of_four(uint8_t* mask, const uint64_t (&bits)[4]) {
   const uint64_t all = bits[0] | bits[1] << 16 | bits[2] << 32 | bits[3] << 48;

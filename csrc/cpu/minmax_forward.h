@@ -1,4 +1,4 @@
-// The forward loops of MinMax. `Output` is Direct or Buffered.
+// The forward loops of MinMax. `Rows` and `kAround` say how results get to memory (minmax_output.h).
 #pragma once
 
 #include "minmax_blocks.h"
@@ -8,12 +8,12 @@ namespace gloro_fast::cpu {
 
 namespace {
 
-template <typename Lanes, typename Output, bool kBias, typename T>
+template <typename Lanes, typename Rows, bool kBias, typename T>
 [[gnu::flatten]] void planar(const T* x, const T* bias, T* y, uint8_t* mask, int64_t pairs, int64_t length,
                              int64_t row_begin, int64_t row_end) {
   using Raw = typename Lanes::Raw;
   const int64_t row_bytes = ceil_div(length, 8);
-  PairOfRows<Output, T> rows(length);
+  Rows rows(length);
   for (int64_t row = row_begin; row < row_end; ++row) {
     const T* first = x + 2 * row * length;
     const T* second = first + length;
@@ -29,42 +29,42 @@ template <typename Lanes, typename Output, bool kBias, typename T>
       }
       return Lanes::sort(a, b);
     };
-    for (int64_t begin = 0; begin < length; begin += kValuesPerTile) {
-      const int64_t end = smaller(begin + kValuesPerTile, length);
-      T *low, *high;  // of value `begin` of the row
-      rows.place(begin, end, low, high);
-      int64_t i = begin;
-      for (; i + 4 * kPairsPerBlock <= end; i += 4 * kPairsPerBlock) {
-        uint64_t four[4];
-        for (int64_t block = 0; block < 4; ++block) {
-          const int64_t at = i + block * kPairsPerBlock;
-          Raw a = Lanes::load(first + at);
-          Raw b = Lanes::load(second + at);
-          four[block] = sort(a, b);
-          Lanes::store(low + (at - begin), a);
-          Lanes::store(high + (at - begin), b);
-        }
-        store_bits_of_four(bits + i / 8, four);
-      }
-      for (; i + kPairsPerBlock <= end; i += kPairsPerBlock) {
-        Raw a = Lanes::load(first + i);
-        Raw b = Lanes::load(second + i);
-        store_bits(bits + i / 8, sort(a, b));
-        Lanes::store(low + (i - begin), a);
-        Lanes::store(high + (i - begin), b);
-      }
-      if (const int64_t rest = end - i; rest > 0) {
-        Raw a = Lanes::load(first + i, rest);
-        Raw b = Lanes::load(second + i, rest);
-        store_bits(bits + i / 8, sort(a, b), rest);
-        Lanes::store(low + (i - begin), a, rest);
-        Lanes::store(high + (i - begin), b, rest);
-      }
+    int64_t i = 0;
+    if constexpr (Rows::kOpens) {
+      Raw a = Lanes::load(first);
+      Raw b = Lanes::load(second);
+      store_bits(bits, sort(a, b));
+      rows.open(a, b);
+      i = kPairsPerBlock;
     }
+    for (; i + 4 * kPairsPerBlock <= length; i += 4 * kPairsPerBlock) {
+      uint64_t four[4];
+      for (int64_t block = 0; block < 4; ++block) {
+        Raw a = Lanes::load(first + i + block * kPairsPerBlock);
+        Raw b = Lanes::load(second + i + block * kPairsPerBlock);
+        four[block] = sort(a, b);
+        rows.put(a, b);
+      }
+      store_bits_of_four(bits + i / 8, four);
+    }
+    for (; i + kPairsPerBlock <= length; i += kPairsPerBlock) {
+      Raw a = Lanes::load(first + i);
+      Raw b = Lanes::load(second + i);
+      store_bits(bits + i / 8, sort(a, b));
+      rows.put(a, b);
+    }
+    Raw a{}, b{};
+    const int64_t rest = length - i;
+    if (rest > 0) {
+      a = Lanes::load(first + i, rest);
+      b = Lanes::load(second + i, rest);
+      store_bits(bits + i / 8, sort(a, b), rest);
+    }
+    rows.end(a, b, rest);
   }
 }
 
-template <typename Lanes, typename Output, bool kBias, typename T>
+template <typename Lanes, bool kAround, bool kBias, typename T>
 [[gnu::flatten]] void interleaved(const T* x, const T* bias, T* y, uint8_t* mask, int64_t pairs, int64_t pixels,
                                   int64_t block_begin, int64_t block_end) {
   using Raw = typename Lanes::Raw;
@@ -92,32 +92,27 @@ template <typename Lanes, typename Output, bool kBias, typename T>
     }
     return Lanes::in_order(Lanes::sort(a, b));
   };
-  Output output;
-  for (int64_t tile = begin; tile < end; tile += kPairsPerTile) {
-    const int64_t tile_end = smaller(tile + kPairsPerTile, end);
-    T* const out = output.place(y + 2 * tile, 2 * (tile_end - tile));
-    Raw a, b;
-    int64_t k = tile;
-    for (; k + 4 * kPairsPerBlock <= tile_end; k += 4 * kPairsPerBlock) {
-      uint64_t four[4];
-      for (int64_t block = 0; block < 4; ++block) {
-        const int64_t at = k + block * kPairsPerBlock;
-        Lanes::load_pairs(x + 2 * at, a, b);
-        four[block] = sort(a, b);
-        Lanes::store_pairs(out + 2 * (at - tile), a, b);
-      }
-      store_bits_of_four(mask + k / 8, four);
+  Raw a, b;
+  int64_t k = begin;
+  for (; k + 4 * kPairsPerBlock <= end; k += 4 * kPairsPerBlock) {
+    uint64_t four[4];
+    for (int64_t block = 0; block < 4; ++block) {
+      const int64_t at = k + block * kPairsPerBlock;
+      Lanes::load_pairs(x + 2 * at, a, b);
+      four[block] = sort(a, b);
+      put_pairs<Lanes, kAround>(y + 2 * at, a, b);
     }
-    for (; k + kPairsPerBlock <= tile_end; k += kPairsPerBlock) {
-      Lanes::load_pairs(x + 2 * k, a, b);
-      store_bits(mask + k / 8, sort(a, b));
-      Lanes::store_pairs(out + 2 * (k - tile), a, b);
-    }
-    if (const int64_t rest = tile_end - k; rest > 0) {
-      Lanes::load_pairs(x + 2 * k, rest, a, b);
-      store_bits(mask + k / 8, sort(a, b), rest);
-      Lanes::store_pairs(out + 2 * (k - tile), rest, a, b);
-    }
+    store_bits_of_four(mask + k / 8, four);
+  }
+  for (; k + kPairsPerBlock <= end; k += kPairsPerBlock) {
+    Lanes::load_pairs(x + 2 * k, a, b);
+    store_bits(mask + k / 8, sort(a, b));
+    put_pairs<Lanes, kAround>(y + 2 * k, a, b);
+  }
+  if (const int64_t rest = end - k; rest > 0) {
+    Lanes::load_pairs(x + 2 * k, rest, a, b);
+    store_bits(mask + k / 8, sort(a, b), rest);
+    Lanes::store_pairs(y + 2 * k, rest, a, b);
   }
 }
 

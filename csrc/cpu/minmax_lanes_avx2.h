@@ -42,21 +42,35 @@ inline void store_part(double* p, int64_t n, int part, __m256d value) {
 }
 
 struct Common {
-  static constexpr bool kSends = true;
+  static constexpr bool kStreams = true;
   static constexpr int kColumn = 2;
-  template <bool kAround>
-  static void send(unsigned char* to, const unsigned char* from, int64_t bytes) {
-    for (int64_t i = 0; i < bytes; i += 32) {
-      auto* const there = reinterpret_cast<__m256i*>(to + i);
-      const __m256i values = _mm256_load_si256(reinterpret_cast<const __m256i*>(from + i));
-      if constexpr (kAround) {
-        _mm256_stream_si256(there, values);
-      } else {
-        _mm256_store_si256(there, values);
-      }
-    }
-  }
   static void fence() { _mm_sfence(); }
+};
+
+// Registers one after the other, shifted up by n words of 32 bits, 0 <= n < 16: each gives the last n words before it,
+// as far as it holds them, and then its own first ones.
+class ShiftedWords {
+ public:
+  explicit ShiftedWords(int64_t n) {
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    const __m256i count = _mm256_set1_epi32(static_cast<int>(n % 8));
+    from_ = _mm256_sub_epi32(lane, count);  // of which the permutation looks at three bits
+    below_ = _mm256_castsi256_ps(_mm256_cmpgt_epi32(count, lane));
+    is_late_ = _mm256_castsi256_ps(_mm256_set1_epi32(n < 8 ? 0 : -1));
+  }
+  [[gnu::always_inline]] __m256 operator()(__m256 a) {
+    const __m256 turned = _mm256_permutevar8x32_ps(a, from_);
+    const __m256 shifted = _mm256_blendv_ps(turned, turned_before_, below_);
+    const __m256 result = _mm256_blendv_ps(shifted, shifted_before_, is_late_);
+    turned_before_ = turned;
+    shifted_before_ = shifted;
+    return result;
+  }
+
+ private:
+  __m256i from_;
+  __m256 below_, is_late_;
+  __m256 turned_before_{}, shifted_before_{};
 };
 
 template <typename T>
@@ -74,6 +88,9 @@ struct Lanes<float> : Common {
   static void store(float* p, const Raw& a, int64_t n = 16) {
     for (int i = 0; i < kParts; ++i) store_part(p, n, i, a.part[i]);
   }
+  static void stream(float* p, const Raw& a) {
+    for (int i = 0; i < kParts; ++i) _mm256_stream_ps(p + 8 * i, a.part[i]);
+  }
   static void load_pairs(const float* p, Raw& a, Raw& b) { load_pairs(p, 16, a, b); }
   static void load_pairs(const float* p, int64_t n, Raw& a, Raw& b) {
     for (int i = 0; i < kParts; ++i) {
@@ -90,8 +107,27 @@ struct Lanes<float> : Common {
       store_part(p, 2 * n, 2 * i + 1, _mm256_unpackhi_ps(a.part[i], b.part[i]));
     }
   }
+  static void stream_pairs(float* p, const Raw& a, const Raw& b) {
+    for (int i = 0; i < kParts; ++i) {
+      _mm256_stream_ps(p + 16 * i, _mm256_unpacklo_ps(a.part[i], b.part[i]));
+      _mm256_stream_ps(p + 16 * i + 8, _mm256_unpackhi_ps(a.part[i], b.part[i]));
+    }
+  }
   // The shuffles take pairs 0 1 4 5 2 3 6 7: putting the bits right is cheaper than putting the lanes right.
   static unsigned in_order(unsigned bits) { return (bits & 0xc3c3u) | (bits & 0x0c0cu) << 2 | (bits & 0x3030u) >> 2; }
+
+  static constexpr int64_t kUnit = 16;
+  class Shift {
+   public:
+    explicit Shift(int64_t n) : words_(n) {}
+    Raw operator()(Raw a) {
+      for (__m256& part : a.part) part = words_(part);
+      return a;
+    }
+
+   private:
+    ShiftedWords words_;
+  };
 
   static Raw broadcast(float value) { return {{_mm256_set1_ps(value), _mm256_set1_ps(value)}}; }
   static Raw plus(const Raw& a, const Raw& b) {

@@ -1,15 +1,12 @@
-// Where results go: straight to memory, or by way of a buffer that stays in the first-level cache and from which
-// whole lines of 64 bytes are sent.
+// How results get to memory: with ordinary stores, or streamed past the caches, and for rows that begin anywhere
+// shifted in the registers so that stores are whole.
 //
 // An ordinary store to memory that is not in the caches reads it first. On outputs larger than the caches that is
-// a third of all traffic. Non-temporal stores do without, but only for whole aligned lines, and the rows of a
-// picture of odd size begin anywhere. Ordinary stores gain as well: those that straddle two lines cost half as
-// much again where the output is not in the caches (measured: rows of 1,001 floats 1.4 times faster by the buffer).
+// a third of all traffic. Streaming does without, but for whole lines only, and the rows of a picture of odd size
+// begin anywhere. (A line of which one half is streamed and one stored takes many times as long: measured.) Ordinary
+// stores gain as well, since those that straddle two lines cost two (measured: rows of 399 or 1,023 floats take 0.6 to
+// 0.8 times as long, in the caches and out of them).
 #pragma once
-
-#include <cstddef>
-#include <cstdint>
-#include <cstring>
 
 #include "minmax_blocks.h"
 
@@ -17,93 +14,131 @@ namespace gloro_fast::cpu {
 
 namespace {
 
-constexpr int64_t kBufferBytes = 16384;
-
-struct Direct {
-  static constexpr int64_t kCapacity = INT64_MAX;
-  template <typename T>
-  T* place(T* destination, int64_t) {
-    return destination;
+// kAround: past the caches; p is aligned to a line then.
+template <typename Lanes, bool kAround, typename T>
+[[gnu::always_inline]] inline void put(T* p, const typename Lanes::Raw& a) {
+  if constexpr (kAround) {
+    Lanes::stream(p, a);
+  } else {
+    Lanes::store(p, a);
   }
-};
+}
 
-// kAround: past the caches.
-template <typename Lanes, bool kAround>
-class Buffered {
+template <typename Lanes, bool kAround, typename T>
+[[gnu::always_inline]] inline void put_pairs(T* p, const typename Lanes::Raw& a, const typename Lanes::Raw& b) {
+  if constexpr (kAround) {
+    Lanes::stream_pairs(p, a, b);
+  } else {
+    Lanes::store_pairs(p, a, b);
+  }
+}
+
+// The two output rows of a pair, which lie one behind the other, block by block: start, then where kOpens open with
+// the first block, then put with every whole block, then end with the n values left, 0 <= n < kPairsPerBlock.
+template <typename Lanes, typename T, bool kAround>
+class PlainRows {
+  using Raw = typename Lanes::Raw;
+
  public:
-  static constexpr int64_t kCapacity = kBufferBytes;
+  static constexpr bool kOpens = false;
 
-  Buffered() = default;
-  Buffered(const Buffered&) = delete;
-  Buffered& operator=(const Buffered&) = delete;
-  ~Buffered() {
-    flush();
-    if constexpr (kAround) Lanes::fence();
+  explicit PlainRows(int64_t length) : length_(length) {}
+
+  void start(T* destination) { next_ = destination; }
+
+  [[gnu::always_inline]] void put(const Raw& a, const Raw& b) {
+    cpu::put<Lanes, kAround>(next_, a);
+    cpu::put<Lanes, kAround>(next_ + length_, b);
+    next_ += kPairsPerBlock;
   }
 
-  // Where to write `count` values that are meant for `destination`, at most kCapacity bytes. They may be written
-  // until the next call.
-  template <typename T>
-  T* place(T* destination, int64_t count) {
-    auto* const bytes = reinterpret_cast<unsigned char*>(destination);
-    const int64_t size = count * static_cast<int64_t>(sizeof(T));
-    if (bytes != end_ || used_ + size > kCapacity) {
-      flush();
-      begin_ = end_ = bytes;
-      used_ = 0;
-      offset_ = static_cast<int64_t>(reinterpret_cast<uintptr_t>(bytes) % kLine);
-    }
-    unsigned char* const here = buffer_ + offset_ + used_;
-    end_ += size;
-    used_ += size;
-    return reinterpret_cast<T*>(here);
-  }
-
- private:
-  static constexpr int64_t kLine = 64;
-
-  [[gnu::noinline]] void flush() {
-    const unsigned char* from = buffer_ + offset_;
-    const int64_t head = smaller((kLine - offset_) % kLine, used_);
-    const int64_t lines = (used_ - head) / kLine * kLine;
-    std::memcpy(begin_, from, static_cast<size_t>(head));
-    Lanes::template send<kAround>(begin_ + head, from + head, lines);
-    std::memcpy(begin_ + head + lines, from + head + lines, static_cast<size_t>(used_ - head - lines));
-  }
-
-  alignas(kLine) unsigned char buffer_[kCapacity + kLine];
-  unsigned char* begin_ = buffer_;  // destination of what the buffer holds
-  unsigned char* end_ = nullptr;
-  int64_t used_ = 0;
-  int64_t offset_ = 0;  // the destination's place in its line, and so the first value's in the buffer
-};
-
-// The two output rows of a pair, piece by piece. They lie one behind the other: where both fit into the buffer
-// they go through one, and so do the rows after them; else each has a buffer of its own.
-template <typename Output, typename T>
-class PairOfRows {
- public:
-  explicit PairOfRows(int64_t length)
-      : length_(length), together_(length <= Output::kCapacity / (2 * static_cast<int64_t>(sizeof(T)))) {}
-
-  void start(T* destination) {
-    destination_ = destination;
-    if (together_) both_ = first_output_.place(destination, 2 * length_);
-  }
-
-  // Where values [begin, end) of the two rows are to be written.
-  void place(int64_t begin, int64_t end, T*& first, T*& second) {
-    first = together_ ? both_ + begin : first_output_.place(destination_ + begin, end - begin);
-    second = together_ ? both_ + length_ + begin : second_output_.place(destination_ + length_ + begin, end - begin);
+  void end(const Raw& a, const Raw& b, int64_t n) {
+    if (n == 0) return;
+    Lanes::store(next_, a, n);
+    Lanes::store(next_ + length_, b, n);
   }
 
  private:
   int64_t length_;
-  bool together_;
-  T* destination_ = nullptr;
-  T* both_ = nullptr;
-  Output first_output_;
-  Output second_output_;
+  T* next_ = nullptr;
+};
+
+// The same for rows that begin anywhere in a line, of one block at the least. The first block has a call of its
+// own since a question in every block costs more than the shift (AVX2: 1.3 times as long).
+template <typename Lanes, typename T, bool kAround>
+class ShiftedRows {
+  using Raw = typename Lanes::Raw;
+
+  class Row {
+   public:
+    void start(T* destination) {
+      const auto place = static_cast<int64_t>(reinterpret_cast<uintptr_t>(destination) / sizeof(T));
+      shift_ = place % Lanes::kUnit;
+      shifted_ = typename Lanes::Shift(shift_);
+      next_ = destination - shift_;
+    }
+
+    void open(const Raw& a) {
+      const Raw shifted = shifted_(a);
+      if (shift_ == 0) {
+        cpu::put<Lanes, kAround>(next_, shifted);
+      } else {  // the line is shared with what lies before the row
+        Lanes::store(next_ + shift_, a, kPairsPerBlock - shift_);
+      }
+      next_ += kPairsPerBlock;
+    }
+
+    [[gnu::always_inline]] void put(const Raw& a) {
+      cpu::put<Lanes, kAround>(next_, shifted_(a));
+      next_ += kPairsPerBlock;
+    }
+
+    void end(const Raw& a, int64_t n) {
+      int64_t left = shift_ + n;
+      Raw shifted = shifted_(a);
+      if (left >= kPairsPerBlock) {
+        cpu::put<Lanes, kAround>(next_, shifted);
+        next_ += kPairsPerBlock;
+        left -= kPairsPerBlock;
+        shifted = shifted_(a);
+      }
+      if (left > 0) Lanes::store(next_, shifted, left);
+    }
+
+   private:
+    typename Lanes::Shift shifted_{0};
+    T* next_ = nullptr;
+    int64_t shift_ = 0;
+  };
+
+ public:
+  static constexpr bool kOpens = true;
+
+  explicit ShiftedRows(int64_t length) : length_(length) {}
+
+  void start(T* destination) {
+    first_.start(destination);
+    second_.start(destination + length_);
+  }
+
+  void open(const Raw& a, const Raw& b) {
+    first_.open(a);
+    second_.open(b);
+  }
+
+  [[gnu::always_inline]] void put(const Raw& a, const Raw& b) {
+    first_.put(a);
+    second_.put(b);
+  }
+
+  void end(const Raw& a, const Raw& b, int64_t n) {
+    first_.end(a, n);
+    second_.end(b, n);
+  }
+
+ private:
+  int64_t length_;
+  Row first_, second_;
 };
 
 }  // namespace

@@ -12,7 +12,7 @@ template <typename T>
 struct Lanes {
   using Sum = Accumulator<T>;
   static constexpr int64_t kWidth = kPairsPerBlock;
-  static constexpr bool kSends = false;
+  static constexpr bool kStreams = false;
   static constexpr int kColumn = 1;
   struct Raw {
     T lane[kWidth];

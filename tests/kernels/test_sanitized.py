@@ -27,7 +27,7 @@ LEVELS = ["portable", "avx2", "avx512"]
 X86_64 = platform.machine() in ("x86_64", "AMD64")
 VECTOR_CODE = ["minmax_avx2", "minmax_half_avx2", "minmax_avx512"] if X86_64 else []
 MINMAX = ["minmax", "simd", "minmax_portable", *VECTOR_CODE]
-CASES_PER_RUN = 2512  # each level runs twice, the portable one once more
+CASES_PER_RUN = 2784  # each level runs three times, the portable one once more
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def levels(compiler: list[str], minmax: dict[str, Path], tmp_path_factory: pytes
     result = run(compiler, list(minmax.values()), tmp_path_factory.mktemp("run"))
     assert result.returncode == 0, result.stdout + result.stderr
     count = int(result.stdout.split()[0])
-    assert result.stdout == f"{count} levels, {CASES_PER_RUN * (2 * count + 1)} cases\n"
+    assert result.stdout == f"{count} levels, {CASES_PER_RUN * (3 * count + 1)} cases\n"
     return LEVELS[:count]
 
 
@@ -90,7 +90,11 @@ PLANTED = {
     "sum to the wrong channel": ("portable", "minmax_backward.h", "sums[2 * row + 1] =", "sums[2 * row] ="),
     "bit to the wrong pair": ("avx2", "minmax_lanes_avx2.h", "bits & 0x0c0cu", "bits & 0x0c0du"),
     "reads past the end": ("avx512", "minmax_avx512.cpp", "_mm512_maskz_loadu_ps(low_lanes(n), p)", "load(p)"),
-    "streams too much": ("avx512", "minmax_output.h", "(used_ - head) / kLine", "(used_ - head + 63) / kLine"),
+    "stores over the row before": ("avx512", "minmax_output.h", "next_ + shift_, a, kPairsPerBlock - shift_", "next_, a"),
+    "forgets what was shifted out": ("avx512", "minmax_output.h", "      if (left > 0) Lanes", "      if (false) Lanes"),
+    "shifts by one too many": ("avx512", "minmax_avx512.cpp", "static_cast<int>(16 - n)", "static_cast<int>(15 - n)"),
+    "shifts out of turn": ("avx2", "minmax_lanes_avx2.h", "n < 8 ? 0 : -1", "0"),
+    "streams where lines are not whole": ("avx2", "minmax_loops.h", "bytes % kLine == 0 &&", "bytes % 4 == 0 &&"),
 }
 
 
