@@ -15,7 +15,7 @@ from gloro_fast.ops.minmax_inplace import minmax_
 pytestmark = pytest.mark.skipif(not _extension.available(), reason=f"compiled ops: {_extension.why_not()}")
 
 # More than a block, a tile and a chunk of everything, channels of every remainder; the last is streamed.
-SHAPES = [(7, 6), (300, 100), (3, 34), (5, 12, 7, 7), (2, 62, 14, 15), (1, 2, 33, 70), (3, 16, 1, 1), (70, 64, 28, 30)]
+SHAPES = [(7, 6), (300, 100), (3, 34), (5, 12, 7, 7), (2, 62, 14, 15), (1, 2, 33, 70), (3, 16, 1, 1), (80, 64, 28, 30)]
 BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
