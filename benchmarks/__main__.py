@@ -28,12 +28,15 @@ def main(arguments: list[str]) -> int:
 
     output = _HERE / "results" / f"{options.name}.json"
     output.parent.mkdir(exist_ok=True)
-    output.unlink(missing_ok=True)
+    # Beside the results that git keeps, so that a run that is killed leaves those, and one that is not does not count
+    # its own file as an uncommitted change.
+    unfinished = output.with_stem(f"{options.name}-unfinished")
     quick = ["--quick"] if options.quick else []
     pytest_arguments = [*quick, *options.pytest_arguments]
-    fixed = [str(_HERE), "--benchmark-quiet", f"--benchmark-json={output}", "--timeout=600"]
+    fixed = [str(_HERE), "--benchmark-quiet", f"--benchmark-json={unfinished}", "--timeout=600"]
     code = pytest.main([*fixed, *pytest_arguments])
-    if output.exists() and output.stat().st_size:
+    if unfinished.exists() and unfinished.stat().st_size:
+        unfinished.replace(output)
         print(report(output, shlex.join(["python", "-m", "benchmarks", *arguments])))
         print(f"Written: {', '.join(f'benchmarks/results/{output.stem}.{kind}' for kind in ('json', 'md', 'png'))}")
     return int(code)
