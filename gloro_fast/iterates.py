@@ -27,7 +27,8 @@ class Iterates(nn.Module):
 
     def vectors(self) -> list[Tensor]:
         """List the iterates in the order of the layers."""
-        return [self.get_buffer(str(index)) for index in range(len(self._buffers))]
+        # get_buffer takes 7 microseconds for each, twice a training step.
+        return [buffer for buffer in self._buffers.values() if buffer is not None]
 
     def fit(self, maps: Sequence[LinearMap]) -> None:
         """Start iterates anew for layers whose input shape differs from theirs; keep the others."""
