@@ -12,6 +12,7 @@ Schedule power_iteration(const std::vector<LinearLayer>& layers, const std::vect
                          int64_t iterations, Simd level, T* sigma) {
   const Kernels<T>& table = kernels<T>(level);
   std::vector<std::unique_ptr<Job>> jobs;
+  jobs.reserve(layers.size());
   for (size_t i = 0; i < layers.size(); ++i) {
     const auto iteration = layers[i].dense ? dense_iteration<T> : conv_iteration<T>;
     const Results<T> results{sigma + i, iterates[i].v, iterates[i].u};
@@ -25,6 +26,7 @@ Schedule power_iteration_gradient(const std::vector<LinearLayer>& layers, const 
                                   const std::vector<Iterates<T>>& iterates, Simd level) {
   const Kernels<T>& table = kernels<T>(level);
   std::vector<std::unique_ptr<Job>> jobs;
+  jobs.reserve(layers.size());
   for (size_t i = 0; i < layers.size(); ++i) {
     const T *v = iterates[i].v, *u = iterates[i].u;
     jobs.push_back(layers[i].dense ? dense_gradient<T>(layers[i], v, u, grad_sigma[i])

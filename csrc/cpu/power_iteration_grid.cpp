@@ -38,6 +38,7 @@ Grid::Grid(const LinearLayer& layer) : height_(layer.height), width_(layer.width
   const int64_t left = step_of(width_, 0).position;
   const int64_t right = step_of(width_, width_.kernel - 1).position;
   pitch_ = separation(extent(width_, 0), width_.output, left, right);
+  taps_.reserve(static_cast<size_t>(layer.taps()));
   for (int64_t row = 0; row < height_.kernel; ++row)
     for (int64_t column = 0; column < width_.kernel; ++column) {
       const Step y = step_of(height_, row);

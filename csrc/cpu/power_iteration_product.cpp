@@ -23,7 +23,7 @@ template <typename T>
 Product<T> Product<T>::forward(const LinearLayer& layer, const Grid& grid, const Kernels<T>& kernels) {
   Product product(grid, kernels, grid.output_length(), false);
   const int64_t* strides = layer.weight.strides;
-  TapList list;
+  TapList list(layer.group_inputs() * layer.taps());
   for (int64_t channel = 0; channel < layer.group_inputs(); ++channel)
     for (const Tap& tap : grid.taps()) {
       list.offsets.push_back((tap.phase * layer.inputs + channel) * grid.plane() + tap.offset);
@@ -43,11 +43,13 @@ template <typename T>
 Product<T> Product<T>::transposed(const LinearLayer& layer, const Grid& grid, const Kernels<T>& kernels) {
   Product product(grid, kernels, grid.input_length(), true);
   const int64_t* strides = layer.weight.strides;
+  product.lists_.reserve(static_cast<size_t>(grid.phases()));
   for (int64_t phase = 0; phase < grid.phases(); ++phase) {
-    TapList list;
+    const auto of_phase = [&](const Tap& tap) { return tap.phase == phase; };
+    TapList list(layer.group_outputs() * std::count_if(grid.taps().begin(), grid.taps().end(), of_phase));
     for (int64_t channel = 0; channel < layer.group_outputs(); ++channel)
       for (const Tap& tap : grid.taps()) {
-        if (tap.phase != phase) continue;
+        if (!of_phase(tap)) continue;
         list.offsets.push_back(channel * grid.plane() - tap.offset);
         list.elements.push_back(channel * strides[0] + tap.row * strides[2] + tap.column * strides[3]);
       }

@@ -14,6 +14,10 @@ namespace gloro_fast::cpu {
 // The taps of one output plane: where each reads, relative to the first input plane of its group, and where its
 // weight lies, relative to the weight of the first output.
 struct TapList {
+  explicit TapList(int64_t size) {
+    offsets.reserve(static_cast<size_t>(size));
+    elements.reserve(static_cast<size_t>(size));
+  }
   std::vector<int64_t> offsets;
   std::vector<int64_t> elements;
 };

@@ -54,6 +54,7 @@ struct alignas(64) Schedule::Entry {
 Schedule::Schedule(std::vector<std::unique_ptr<Job>> jobs) {
   std::stable_sort(jobs.begin(), jobs.end(),
                    [](const auto& left, const auto& right) { return left->cost() > right->cost(); });
+  entries_.reserve(jobs.size());
   for (auto& job : jobs) {
     auto entry = std::make_unique<Entry>();
     entry->next = ticket(0, static_cast<uint64_t>(job->chunks()));

@@ -66,6 +66,7 @@ std::vector<Tensor> check_iterates(const std::vector<Tensor>& iterates, const st
   STD_TORCH_CHECK(iterates.size() == layers.size(), "power_iteration: got ", iterates.size(), " iterates for ",
                   layers.size(), " layers");
   std::vector<Tensor> checked;
+  checked.reserve(layers.size());
   for (size_t i = 0; i < layers.size(); ++i) {
     STD_TORCH_CHECK(iterates[i].is_cpu() && iterates[i].scalar_type() == type && is_float_or_double(iterates[i]) &&
                         iterates[i].numel() == (layers[i].*size)(),
@@ -94,6 +95,7 @@ std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> power_iteration_cpu
                   " weights for ", descriptions.size(), " layers; expected as many, and at least one");
   STD_TORCH_CHECK(iterations >= 0, "power_iteration: expected 0 iterations or more, got ", iterations);
   std::vector<LinearLayer> layers;
+  layers.reserve(weights.size());
   for (size_t i = 0; i < weights.size(); ++i) {
     attach(descriptions[i], weights[i], const_cast<void*>(weights[i].const_data_ptr()));
     layers.push_back(descriptions[i].layer);
@@ -103,6 +105,8 @@ std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> power_iteration_cpu
   const std::vector<Tensor> v = check_iterates(v_any, layers, type, &LinearLayer::input_size);
   const Tensor sigma = new_vector(v[0], static_cast<int64_t>(layers.size()));
   std::vector<Tensor> v_new, u;
+  v_new.reserve(layers.size());
+  u.reserve(layers.size());
   for (size_t i = 0; i < layers.size(); ++i) {
     v_new.push_back(new_like(v[i]));
     u.push_back(new_tensor(descriptions[i].output_size(), type));
@@ -110,6 +114,7 @@ std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> power_iteration_cpu
   with_iterate_type(type, [&](auto element) {
     using T = decltype(element);
     std::vector<cpu::Iterates<T>> iterates;
+    iterates.reserve(layers.size());
     for (size_t i = 0; i < layers.size(); ++i)
       iterates.push_back({static_cast<const T*>(v[i].const_data_ptr()), pointer<T>(v_new[i]), pointer<T>(u[i])});
     work(cpu::power_iteration<T>(layers, iterates, iterations, cpu::simd_level(), pointer<T>(sigma)));
@@ -138,6 +143,7 @@ std::vector<Tensor> power_iteration_backward_cpu(const Tensor& grad_sigma_any, c
   with_iterate_type(type, [&](auto element) {
     using T = decltype(element);
     std::vector<cpu::Iterates<T>> iterates;
+    iterates.reserve(layers.size());
     for (size_t i = 0; i < layers.size(); ++i) iterates.push_back({nullptr, pointer<T>(v[i]), pointer<T>(u[i])});
     work(cpu::power_iteration_gradient<T>(layers, pointer<T>(grad_sigma), iterates, cpu::simd_level()));
   });
