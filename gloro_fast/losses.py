@@ -176,9 +176,11 @@ def check_labels(labels: Tensor, rows: int, classes: int) -> None:
         raise DataError(f"labels are {labels.dtype}; convert them to class indices with labels.long()")
     if labels.shape != (rows,):
         raise DataError(f"labels have shape {tuple(labels.shape)}; give one label for each of the {rows} images")
-    out_of_range = ((labels < 0) | (labels >= classes)).any()
     message = f"labels must lie in [0, {classes})"
     if torch.compiler.is_compiling() or labels.device.type != "cpu":
+        out_of_range = ((labels < 0) | (labels >= classes)).any()
         torch._assert_async(~out_of_range, f"{message}; bottom is never a label")
-    elif out_of_range:
-        raise DataError(f"{message} but go from {int(labels.min())} to {int(labels.max())}; bottom is never a label")
+    elif rows:
+        lowest, highest = (int(label) for label in labels.aminmax())
+        if lowest < 0 or highest >= classes:
+            raise DataError(f"{message} but go from {lowest} to {highest}; bottom is never a label")

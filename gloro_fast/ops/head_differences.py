@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -36,7 +37,10 @@ def head_differences(weight: Tensor) -> Tensor:
     weight = weight if weight.itemsize >= 4 else weight.float()
     if weight.device.type == "cpu" and not torch._C._are_functorch_transforms_active():
         if _extension.available():
-            differences: Tensor = torch.ops.gloro_fast.head_differences(weight)
+            run: Callable[..., Any] = (
+                torch.ops.gloro_fast.head_differences if torch.compiler.is_compiling() else _Eager.apply
+            )
+            differences: Tensor = run(weight)
             return differences
         _extension.warn_if_missing()
     return torch.cdist(weight, weight, compute_mode="donot_use_mm_for_euclid_dist")
@@ -68,6 +72,24 @@ def _backward(ctx: Any, grad: Tensor) -> Tensor:
     else:
         grad_weight = torch.ops.gloro_fast.head_differences_backward(grad, weight, differences)
     return grad_weight
+
+
+class _Eager(torch.autograd.Function):
+    """The op without torch.library's autograd, which costs more than the kernels; see ``_Eager`` of margin_loss.py."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor) -> Tensor:
+        with torch._C._AutoDispatchBelowAutograd():
+            differences: Tensor = torch.ops.gloro_fast.head_differences.default(weight)
+        _save(ctx, (weight,), differences)
+        return differences
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            return _backward(ctx, grad)
+        with torch._C._AutoDispatchBelowAutograd():
+            return _backward(ctx, grad)
 
 
 if _extension.available():

@@ -66,8 +66,8 @@ def margin(logits: Tensor, differences: Tensor, lipschitz: Tensor, epsilon: floa
     within torch.func's transforms, as the reference. Same bits at every number of threads and in every run.
     """
     if runs_compiled("margin", logits, differences, lipschitz):
-        arguments = in_one_dtype(logits, differences, lipschitz)
-        bottom, prediction, radius, _ = torch.ops.gloro_fast.margin(*arguments, epsilon)
+        run: Callable[..., Any] = torch.ops.gloro_fast.margin if torch.compiler.is_compiling() else _Eager.apply
+        bottom, prediction, radius, *_ = run(*in_one_dtype(logits, differences, lipschitz), epsilon)
         return bottom, prediction, radius
     return margin_reference(logits, differences, lipschitz, epsilon)
 
@@ -133,9 +133,13 @@ def _fake_margin_backward(
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.mark_non_differentiable(*output[1:])
+    _save_runner_up(ctx, inputs, output)
+
+
+def _save_runner_up(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     logits, differences, lipschitz, ctx.epsilon = inputs
-    _, prediction, radius, runner_up = output
-    ctx.mark_non_differentiable(prediction, radius, runner_up)
+    _, prediction, _, runner_up = output
     ctx.save_for_backward(logits, differences, lipschitz, prediction, runner_up)
 
 
@@ -149,6 +153,36 @@ def _backward(ctx: Any, grad_bottom: Tensor, *_: Any) -> tuple[Tensor | None, ..
         grad_bottom, prediction, runner_up, differences, lipschitz, ctx.epsilon, with_differences
     )
     return grad_logits.to(logits.dtype), grad_differences if with_differences else None, grad_lipschitz, None
+
+
+class _Eager(torch.autograd.Function):
+    """The op without torch.library's autograd; see ``_Eager`` of margin_loss.py."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+        with torch._C._AutoDispatchBelowAutograd():
+            output: tuple[Tensor, ...] = torch.ops.gloro_fast.margin.default(*inputs)
+        bottom, prediction, radius, _ = output
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(prediction, radius)
+        _save_runner_up(ctx, inputs, output)
+        return bottom, prediction, radius
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        return gradients_of_first(_backward, ctx, grads[0])
+
+
+def gradients_of_first(
+    backward: Callable[[Any, Tensor], tuple[Tensor | None, ...]], ctx: Any, grad: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    """Run ``backward`` of the only output that has a gradient, below autograd unless it is to be differentiated."""
+    if grad is None:
+        return (None,) * len(ctx.needs_input_grad)
+    if torch.is_grad_enabled():
+        return backward(ctx, grad)
+    with torch._C._AutoDispatchBelowAutograd():
+        return backward(ctx, grad)
 
 
 def gradients_to_differentiate(

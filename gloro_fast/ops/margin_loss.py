@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,7 +11,13 @@ from torch import Tensor
 from gloro_fast import _extension, _gpu
 from gloro_fast.errors import ConfigError
 from gloro_fast.ops.cross_entropy import cross_entropy_reference
-from gloro_fast.ops.margin import gradients_to_differentiate, in_one_dtype, margin_reference, runs_compiled
+from gloro_fast.ops.margin import (
+    gradients_of_first,
+    gradients_to_differentiate,
+    in_one_dtype,
+    margin_reference,
+    runs_compiled,
+)
 from gloro_fast.ops.trades import trades_reference
 
 CRITERIA = ("ce", "trades-kl", "trades-ce")
@@ -36,10 +43,9 @@ def margin_loss(
     """
     _check(criterion)
     if runs_compiled("margin_loss", logits, differences, lipschitz):
+        run: Callable[..., Any] = torch.ops.gloro_fast.margin_loss if torch.compiler.is_compiling() else _Eager.apply
         arguments = in_one_dtype(logits, differences, lipschitz)
-        loss, prediction, certified, *_ = torch.ops.gloro_fast.margin_loss(
-            *arguments, epsilon, labels, CRITERIA.index(criterion), lam
-        )
+        loss, prediction, certified, *_ = run(*arguments, epsilon, labels, CRITERIA.index(criterion), lam)
         return loss, prediction, certified
     return margin_loss_reference(logits, differences, lipschitz, epsilon, labels, criterion, lam)
 
@@ -124,9 +130,13 @@ def _fake_margin_loss_backward(
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.mark_non_differentiable(*output[1:])
+    _save_shares(ctx, inputs, output)
+
+
+def _save_shares(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     logits, differences, lipschitz, ctx.epsilon, labels, ctx.criterion, ctx.lam = inputs
-    _, prediction, certified, share_of_logits, share_of_bottom, runner_up = output
-    ctx.mark_non_differentiable(prediction, certified, share_of_logits, share_of_bottom, runner_up)
+    _, prediction, _, share_of_logits, share_of_bottom, runner_up = output
     ctx.save_for_backward(
         logits, differences, lipschitz, labels, share_of_logits, share_of_bottom, prediction, runner_up
     )
@@ -144,6 +154,27 @@ def _backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Tensor | None, ...]
     )
     grad_differences = grad_differences if with_differences else None
     return grad_logits.to(logits.dtype), grad_differences, grad_lipschitz, None, None, None, None
+
+
+class _Eager(torch.autograd.Function):
+    """The op for eager mode: torch.library's autograd, which tracing needs, costs more than the kernels.
+
+    Head and loss of 512 images of 10 classes, with all gradients, take 275 us instead of 350 by this and its likes.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+        with torch._C._AutoDispatchBelowAutograd():
+            output: tuple[Tensor, ...] = torch.ops.gloro_fast.margin_loss.default(*inputs)
+        loss, prediction, certified, *_ = output
+        ctx.set_materialize_grads(False)  # none of zeros for the outputs that have no gradient
+        ctx.mark_non_differentiable(prediction, certified)
+        _save_shares(ctx, inputs, output)
+        return loss, prediction, certified
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        return gradients_of_first(_backward, ctx, grads[0])
 
 
 if _extension.available():
