@@ -49,7 +49,6 @@ struct Lanes<double> : Common {
   // Unpacking takes pairs 0 2 1 3.
   static unsigned in_order(unsigned bits) { return (bits & 0x9999u) | (bits & 0x2222u) << 1 | (bits & 0x4444u) >> 1; }
 
-  static constexpr int64_t kUnit = 8;
   class Shift {
    public:
     explicit Shift(int64_t n) : words_(2 * n) {}

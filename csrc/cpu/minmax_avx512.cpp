@@ -53,7 +53,6 @@ struct Lanes<float> : Common {
   }
   static unsigned in_order(unsigned bits) { return bits; }
 
-  static constexpr int64_t kUnit = 16;
   class Shift {
    public:
     explicit Shift(int64_t n)
@@ -164,7 +163,6 @@ struct Lanes<double> : Common {
   }
   static unsigned in_order(unsigned bits) { return bits; }
 
-  static constexpr int64_t kUnit = 8;
   class Shift {
    public:
     explicit Shift(int64_t n)
@@ -282,23 +280,6 @@ struct Lanes : Common {
   static void store_pairs(T* p, int64_t n, Raw a, Raw b) { _mm512_mask_storeu_epi32(p, lanes(n), joined(a, b)); }
   static void stream_pairs(T* p, Raw a, Raw b) { _mm512_stream_si512(reinterpret_cast<__m512i*>(p), joined(a, b)); }
   static unsigned in_order(unsigned bits) { return bits; }
-
-  static constexpr int64_t kUnit = 16;
-  class Shift {
-   public:
-    explicit Shift(int64_t n)
-        : from_(_mm256_add_epi16(_mm256_set1_epi16(static_cast<int16_t>(16 - n)),
-                                 _mm256_setr_epi16(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15))) {}
-    Raw operator()(Raw a) {
-      const Raw before = before_;
-      before_ = a;
-      return _mm256_permutex2var_epi16(before, from_, a);
-    }
-
-   private:
-    __m256i from_;
-    Raw before_{};
-  };
 
   static Raw broadcast(T value) { return _mm256_set1_epi16(static_cast<int16_t>(value.bits)); }
   static Raw plus(Raw a, Raw b) { return narrowed(T{}, _mm512_add_ps(widened(T{}, a), widened(T{}, b))); }

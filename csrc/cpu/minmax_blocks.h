@@ -21,9 +21,9 @@
 //   kStreams                    whether what follows exists
 //   stream(p, raw), stream_pairs(p, a, b)   as store and store_pairs, past the caches, p aligned to a line
 //   fence()                     puts what went past the caches before whatever is written after
-//   kUnit                       values of a line of 64 bytes, or of a block where that is less
-//   Shift                       shift(raw) of a Shift shift(n), 0 <= n < kUnit, for one block after the other: the last
-//                               n values of the block before, then the first ones of this
+//   Shift                       where a block fills a line: shift(raw) of a Shift shift(n), n less than the values of a
+//                               line, for one block after the other; the last n values of the block before, then the
+//                               first ones of this
 //
 // Left to itself GCC calls some of these, with the registers passed through memory (AVX2: half the speed); hence
 // [[gnu::flatten]] on the loops, which inlines all that they call.
@@ -39,6 +39,8 @@
 namespace gloro_fast::cpu {
 
 namespace {
+
+constexpr int64_t kLine = 64;  // bytes
 
 // Values of a row over which sums are taken before they start afresh.
 constexpr int64_t kValuesPerTile = 1024;

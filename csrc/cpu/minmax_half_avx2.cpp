@@ -82,37 +82,6 @@ struct Lanes : Common {
   }
   static unsigned in_order(unsigned bits) { return bits; }
 
-  // Shuffles stay within 16 bytes: one takes from the same half of the register, one from the other, and either gives
-  // zeros where the other gives values.
-  static constexpr int64_t kUnit = 16;
-  class Shift {
-   public:
-    explicit Shift(int64_t n) {
-      const __m256i bytes = _mm256_set1_epi8(static_cast<int8_t>(2 * n));
-      const __m256i here = _mm256_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20,
-                                            21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31);
-      const __m256i from = _mm256_sub_epi8(here, bytes);
-      const __m256i half = _mm256_set1_epi8(16);
-      const __m256i stays = _mm256_cmpeq_epi8(_mm256_and_si256(from, half), _mm256_and_si256(here, half));
-      const __m256i within = _mm256_and_si256(from, _mm256_set1_epi8(15));
-      const __m256i nothing = _mm256_set1_epi8(-1);
-      same_ = _mm256_blendv_epi8(nothing, within, stays);
-      other_ = _mm256_blendv_epi8(within, nothing, stays);
-      below_ = _mm256_cmpgt_epi8(bytes, here);
-    }
-    Raw operator()(Raw a) {
-      const __m256i exchanged = _mm256_permute2x128_si256(a, a, 1);
-      const __m256i turned = _mm256_or_si256(_mm256_shuffle_epi8(a, same_), _mm256_shuffle_epi8(exchanged, other_));
-      const __m256i shifted = _mm256_blendv_epi8(turned, turned_before_, below_);
-      turned_before_ = turned;
-      return shifted;
-    }
-
-   private:
-    __m256i same_, other_, below_;
-    __m256i turned_before_{};
-  };
-
   static Raw broadcast(T value) { return _mm256_set1_epi16(static_cast<int16_t>(value.bits)); }
   static Raw plus(Raw a, Raw b) {
     const Wide sum = Lanes<float>::plus(wide(a), wide(b));

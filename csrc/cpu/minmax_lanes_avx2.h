@@ -116,7 +116,6 @@ struct Lanes<float> : Common {
   // The shuffles take pairs 0 1 4 5 2 3 6 7: putting the bits right is cheaper than putting the lanes right.
   static unsigned in_order(unsigned bits) { return (bits & 0xc3c3u) | (bits & 0x0c0cu) << 2 | (bits & 0x3030u) >> 2; }
 
-  static constexpr int64_t kUnit = 16;
   class Shift {
    public:
     explicit Shift(int64_t n) : words_(n) {}

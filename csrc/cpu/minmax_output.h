@@ -72,8 +72,7 @@ class ShiftedRows {
   class Row {
    public:
     void start(T* destination) {
-      const auto place = static_cast<int64_t>(reinterpret_cast<uintptr_t>(destination) / sizeof(T));
-      shift_ = place % Lanes::kUnit;
+      shift_ = static_cast<int64_t>(reinterpret_cast<uintptr_t>(destination) % kLine / sizeof(T));
       shifted_ = typename Lanes::Shift(shift_);
       next_ = destination - shift_;
     }
