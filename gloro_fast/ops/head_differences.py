@@ -86,10 +86,7 @@ class _Eager(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        if torch.is_grad_enabled():
-            return _backward(ctx, grad)
-        with torch._C._AutoDispatchBelowAutograd():
-            return _backward(ctx, grad)
+        return _backward(ctx, grad)
 
 
 if _extension.available():

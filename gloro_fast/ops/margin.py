@@ -170,19 +170,7 @@ class _Eager(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        return gradients_of_first(_backward, ctx, grads[0])
-
-
-def gradients_of_first(
-    backward: Callable[[Any, Tensor], tuple[Tensor | None, ...]], ctx: Any, grad: Tensor | None
-) -> tuple[Tensor | None, ...]:
-    """Run ``backward`` of the only output that has a gradient, below autograd unless it is to be differentiated."""
-    if grad is None:
-        return (None,) * len(ctx.needs_input_grad)
-    if torch.is_grad_enabled():
-        return backward(ctx, grad)
-    with torch._C._AutoDispatchBelowAutograd():
-        return backward(ctx, grad)
+        return (None,) * len(ctx.needs_input_grad) if grads[0] is None else _backward(ctx, grads[0])
 
 
 def gradients_to_differentiate(

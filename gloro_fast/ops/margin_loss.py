@@ -11,13 +11,7 @@ from torch import Tensor
 from gloro_fast import _extension, _gpu
 from gloro_fast.errors import ConfigError
 from gloro_fast.ops.cross_entropy import cross_entropy_reference
-from gloro_fast.ops.margin import (
-    gradients_of_first,
-    gradients_to_differentiate,
-    in_one_dtype,
-    margin_reference,
-    runs_compiled,
-)
+from gloro_fast.ops.margin import gradients_to_differentiate, in_one_dtype, margin_reference, runs_compiled
 from gloro_fast.ops.trades import trades_reference
 
 CRITERIA = ("ce", "trades-kl", "trades-ce")
@@ -174,7 +168,7 @@ class _Eager(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        return gradients_of_first(_backward, ctx, grads[0])
+        return (None,) * len(ctx.needs_input_grad) if grads[0] is None else _backward(ctx, grads[0])
 
 
 if _extension.available():

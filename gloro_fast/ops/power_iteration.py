@@ -6,6 +6,7 @@ It approaches each spectral norm from below: an estimate to train with, never a 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -189,10 +190,12 @@ def _save_iterates(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, list
     ctx.mark_non_differentiable(*v, *u)
 
 
-def _gradients(ctx: Any, grad_sigma: Tensor) -> list[Tensor]:
+def _gradients(ctx: Any, grad_sigma: Tensor, below_autograd: bool = False) -> list[Tensor]:
+    # Outside of the guard, since checkpointing runs the forward pass again to give these.
     saved = ctx.saved_tensors
     v, u = saved[: len(saved) // 2], saved[len(saved) // 2 :]
-    gradients: list[Tensor] = torch.ops.gloro_fast.power_iteration_backward.default(grad_sigma, v, u, ctx.layers)
+    with torch._C._AutoDispatchBelowAutograd() if below_autograd else nullcontext():
+        gradients: list[Tensor] = torch.ops.gloro_fast.power_iteration_backward.default(grad_sigma, v, u, ctx.layers)
     return gradients
 
 
@@ -223,10 +226,8 @@ class _Eager(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_sigma: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():  # asked for with create_graph
-            return (None, None, None, None, *_gradients(ctx, grad_sigma))
-        with torch._C._AutoDispatchBelowAutograd():
-            return (None, None, None, None, *_gradients(ctx, grad_sigma))
+        to_differentiate = torch.is_grad_enabled()  # asked for with create_graph
+        return (None, None, None, None, *_gradients(ctx, grad_sigma, below_autograd=not to_differentiate))
 
 
 def _save_iterates_of_backward(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
