@@ -153,7 +153,7 @@ def _backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Tensor | None, ...]
 class _Eager(torch.autograd.Function):
     """The op for eager mode: torch.library's autograd, which tracing needs, costs more than the kernels.
 
-    Head and loss of 512 images of 10 classes, with all gradients, take 275 us instead of 350 by this and its likes.
+    Head and loss of 512 images of 10 classes, with all gradients, take 0.8 times as long by this and its likes.
     """
 
     @staticmethod
