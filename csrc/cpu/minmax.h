@@ -42,7 +42,8 @@ static constexpr int64_t ceil_div(int64_t a, int64_t b) {
 }
 
 // `stream` is for outputs larger than the caches, which then are not read before they are written (and which it
-// leaves outside the caches); no output may be an input then. Instruction sets without such stores ignore it.
+// leaves outside the caches); no output may be an input then. It is ignored by instruction sets without such stores,
+// and for rows that are not written in whole lines of 64 bytes (minmax_loops.h).
 template <typename T>
 struct MinmaxKernels {
   // Rows [row_begin, row_end) of the planar order. bias: 2 * pairs values added to x first, each sum rounded to
