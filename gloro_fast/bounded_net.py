@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, Self
 
 import torch
@@ -18,7 +19,8 @@ from gloro_fast.certify import Certificate, certify_logits, check_images
 from gloro_fast.errors import ConfigError, FrozenError, GloroFastError, StaleBoundError
 from gloro_fast.executed import ExecutedNet, check_settings
 from gloro_fast.fingerprint import Fingerprint
-from gloro_fast.graph_identity import same_graph
+from gloro_fast.graph.identity import difference
+from gloro_fast.graph.node import Layer
 from gloro_fast.graph_watch import look, watch
 from gloro_fast.plan import Margins, evaluation_mode, floating_dtype, make_plan
 from gloro_fast.signed_bound import (
@@ -59,7 +61,8 @@ class BoundedNet(nn.Module):
         self._input_shape = _checked_shape(input_shape)
         self._epsilon = _checked_epsilon(epsilon)
         self._plan = make_plan(module, self.input_shape, margins=margins)
-        if isinstance(self._plan.nodes[self._plan.output].operation, nn.Softmax):
+        transfer = self._plan.nodes[self._plan.output].transfer
+        if isinstance(transfer, Layer) and isinstance(transfer.module, nn.Softmax):
             warnings.warn(
                 "the module ends in a Softmax; logits are expected, so certified radii will be small: remove it",
                 stacklevel=3,
@@ -248,7 +251,7 @@ class BoundedNet(nn.Module):
     def _evaluate(self, x: Tensor) -> tuple[SignedBound, Tensor, Tensor, Tensor, Tensor]:
         """Give the bound in force, the class logits (at least float32), predictions, radii and bottom logits."""
         signed, unchanged = self._in_force(x)
-        with evaluation_mode(self.module), torch.autocast(x.device.type, enabled=False):
+        with evaluation_mode(self.module), _no_autocast(x.device):
             logits = self._plan.run(x)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         with torch.no_grad():
@@ -307,28 +310,31 @@ class BoundedNet(nn.Module):
             return signed
         if signed.snapshot is not None and signed.snapshot.still_holds(self.module):
             return signed
-        now = present_fingerprint(self.module, self._plan) if self._plan.fits(self.module) else None
-        if now is not None and signed.fingerprint != now and self._only_keeps_other_attributes(signed, now):
+        change = self._follow()
+        if not change:
             now = present_fingerprint(self.module, self._plan)
-            signed = self._signed = dataclasses.replace(signed, fingerprint=now)
-        if signed.fingerprint == now:
-            if signed.snapshot is not None:
+            if signed.fingerprint == now:
                 signed = self._signed = look_again(signed, self.module, self._plan)
-            return signed
+                return signed
+            change = signed.fingerprint.difference(now)
         if self._frozen:
-            change = signed.fingerprint.difference(now) if now else "a layer was replaced"
             raise StaleBoundError(f"the net was frozen and {change}; call freeze() again or unfreeze()")
         signed = self._signed = self._sign()
         return signed
 
-    def _only_keeps_other_attributes(self, signed: SignedBound, now: Fingerprint) -> bool:
-        """Whether what has changed are attributes from which the forward makes the same graph, such as counters."""
-        if dataclasses.replace(now, attributes=signed.fingerprint.attributes) != signed.fingerprint:
-            return False
-        try:
-            return same_graph(self._plan, make_plan(self.module, self.input_shape, margins=self._margins))
-        except GloroFastError:
-            return False
+    def _follow(self) -> str:
+        """Capture the module anew if it may compute something else; say where its graph is another one, if it is.
+
+        Such as a counter, what has changed may make the same graph.
+        """
+        if self._plan.fits(self.module):
+            return ""
+        plan = make_plan(self.module, self.input_shape, margins=self._margins)
+        place = difference(self._plan.nodes, plan.nodes)
+        if place:
+            return f"its forward makes another graph since, from {place} on"
+        self._plan = plan
+        return ""
 
     def _executed_net(self, signed: SignedBound) -> ExecutedNet:
         """Give the bounds on rounding that belong to ``signed``."""
@@ -341,14 +347,20 @@ class BoundedNet(nn.Module):
         # The one in the state is that of the original.
         self._key = watch(self)
 
+    @_disable_dynamo
     def _sign(self) -> SignedBound:
         self._replan()
         return sign(self.module, self._plan, self._method)
 
-    @_disable_dynamo
     def _replan(self) -> None:
-        """Look at the module anew: layers may have been replaced."""
-        self._plan = make_plan(self.module, self.input_shape, margins=self._margins)
+        """Capture the module anew if it may compute something else than it did."""
+        if not self._plan.fits(self.module):
+            self._plan = make_plan(self.module, self.input_shape, margins=self._margins)
+
+
+def _no_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Switch autocast off; an exported graph cannot be loaded with a switch in it, and follows whoever runs it."""
+    return nullcontext() if torch.compiler.is_exporting() else torch.autocast(device.type, enabled=False)
 
 
 def _checked_epsilon(epsilon: float) -> float:

@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator
 from torch import nn
 
 from gloro_fast.errors import ArchitectureError, ConfigError, GloroFastError, nearest
-from gloro_fast.graph.tracing import trace
-from gloro_fast.nn.functions import function_rule
 from gloro_fast.nn.integrity import check_calls
 from gloro_fast.nn.pairwise_minmax import PairwiseMinMax
 from gloro_fast.nn.rules import has_rule
@@ -45,7 +43,6 @@ def convert(model: nn.Module, activation: str = "minmax", *, inplace: bool = Fal
     converted = model if inplace else _sharing_copy(model)
     if activation == "keep":
         return converted
-    _refuse_functions(model)
     swapped: dict[nn.Module, nn.Module] = {}
 
     def swap(name: str, layer: nn.Module) -> nn.Module:
@@ -99,22 +96,3 @@ def _places(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module,
             qualified = f"{name}.{key}" if name else key
             yield qualified, module, key
             yield from _places(child, qualified)
-
-
-def _refuse_functions(model: nn.Module) -> None:
-    try:
-        graph, _ = trace(model)
-    except GloroFastError:
-        return  # GloRoNet will say what is wrong, and more.
-    for node in graph.nodes:
-        rule = function_rule(node.target) if node.op in ("call_function", "call_method") else None
-        try:
-            known = rule((1,)) if rule is not None else None
-        except (TypeError, ValueError):
-            continue  # It needs arguments, which no rectifier does.
-        if type(known) in RECTIFIERS:
-            where, kind = node.meta["scope"] or "the module", type(known).__name__
-            raise ArchitectureError(
-                f"{where} calls {getattr(node.target, '__name__', node.target)}(), a function that cannot be swapped; "
-                f"make it an nn.{kind}()"
-            )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gloro_fast.flattening import FlattenedLinear
 from gloro_fast.graph.node import Joining, Layer, Node
-from gloro_fast.graph.operations import Function, OfList
+from gloro_fast.graph.operations import Function
 from gloro_fast.nn.conv import Conv2d
 from gloro_fast.nn.minmax import MinMax
 from gloro_fast.nn.pairwise_minmax import PairwiseMinMax
@@ -23,6 +23,8 @@ from gloro_fast.ops.minmax_inplace import minmax_
 # A step on the values of earlier ones, in numbered slots: (what, slots read, slot written, slots emptied afterwards).
 Step = tuple[Callable[..., Any], tuple[int, ...], int, tuple[int, ...]]
 
+# Operations that give new memory, and whose gradient needs none of their results.
+_NEW = (torch.ops.aten.add.Tensor, torch.ops.aten.sub.Tensor, torch.ops.aten.cat.default)
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
@@ -81,14 +83,15 @@ class Program:
         return result
 
 
-def program(nodes: Sequence[Node], output: int) -> Program:
+def program(nodes: Sequence[Node], output: int, fuse: bool = True) -> Program:
     """Arrange the steps that compute node ``output``, in the order of the nodes, in as few slots as they need.
 
     Args:
         nodes: the graph, the input first.
         output: the index of the logits.
+        fuse: make one step of two nodes where that may be.
     """
-    operations = _fuse(nodes, output)
+    operations = _fuse(nodes, output, fuse)
     last_use = {source: index for index, (_, inputs) in operations.items() for source in inputs}
     last_use[output] = len(nodes)
     slot_of, free, slots = {0: 0}, [], 1
@@ -106,10 +109,12 @@ def program(nodes: Sequence[Node], output: int) -> Program:
     return Program(chain, tuple(steps), slots, slot_of[output])
 
 
-def _fuse(nodes: Sequence[Node], output: int) -> dict[int, tuple[Callable[..., Any], tuple[int, ...]]]:
+def _fuse(
+    nodes: Sequence[Node], output: int, fuse: bool
+) -> dict[int, tuple[Callable[..., Any], tuple[int, ...]]]:
     """Give the operation and inputs of each node that is needed, two nodes as one step where that may be."""
-    needed = {output}
-    for index in range(output, 0, -1):
+    needed = {output, *(index for index, node in enumerate(nodes) if node.is_effect)}
+    for index in range(len(nodes) - 1, 0, -1):
         if index in needed:
             needed.update(nodes[index].inputs)
     users: dict[int, int] = {output: 1}
@@ -133,7 +138,9 @@ def _fuse(nodes: Sequence[Node], output: int) -> dict[int, tuple[Callable[..., A
         assert node.operation is not None
         operation: Callable[..., Any] = node.operation
         inputs = node.inputs
-        if _is_minmax(node) and users[inputs[0]] == 1:
+        if not fuse:
+            pass
+        elif _is_minmax(node) and users[inputs[0]] == 1:
             before = nodes[inputs[0]]
             if has_channel_bias(before) and may_wait(inputs[0], index):
                 linear, inputs = operations.pop(inputs[0])
@@ -187,8 +194,8 @@ def _needs_not_its_output(node: Node) -> bool:
     """Whether the output is new memory that the operation's own gradient does not read, so that it may be lost."""
     if node.shares or node.overwrites:
         return False
-    if isinstance(node.operation, Function | OfList):
-        return isinstance(node.transfer, Joining) and node.operation.function in (torch.add, torch.sub, torch.cat)
+    if isinstance(node.operation, Function):
+        return isinstance(node.transfer, Joining) and node.operation.function in _NEW
     return isinstance(node.operation, nn.Module) and known_type(node.operation) in (
         nn.Linear, nn.Conv1d, nn.Conv2d, Conv2d, ResidualConv2d, *_BATCH_NORMS,
     )  # fmt: skip

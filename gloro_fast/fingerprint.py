@@ -24,7 +24,6 @@ class Fingerprint:
 
     Attributes:
         structure: name, type and settings of every module.
-        attributes: name of every module whose forward is traced, and what it keeps: they may be part of the graph.
         rules: name and geometry, shape of the scale, or constant of every layer, as its rule gives them: they may
             depend on more than parameters, buffers and printed settings.
         tensors: name, shape, dtype and 64-bit hash of every parameter and buffer, and of every effective weight
@@ -32,7 +31,6 @@ class Fingerprint:
     """
 
     structure: tuple[tuple[str, str, str], ...]
-    attributes: tuple[tuple[str, str], ...]
     rules: tuple[tuple[str, Geometry | tuple[int, ...] | LipschitzConstant], ...]
     tensors: tuple[tuple[str, tuple[int, ...], torch.dtype, int], ...]
 
@@ -41,9 +39,6 @@ class Fingerprint:
         for mine, its in zip(self.structure, other.structure, strict=False):
             if mine != its:
                 return f"module {its[0] or '(top)'} is now {its[1]}({its[2]})"
-        for my_kept, its_kept in zip(self.attributes, other.attributes, strict=False):
-            if my_kept != its_kept:
-                return f"module {its_kept[0] or '(top)'} now keeps{its_kept[1] or ' nothing'}"
         for my_rule, its_rule in zip(self.rules, other.rules, strict=False):
             if my_rule != its_rule:
                 return f"the rule of {its_rule[0] or 'the module'} now gives {its_rule[1]}"
@@ -72,7 +67,6 @@ def fingerprint(
     values = _hashes([tensor for _, tensor in named])
     return Fingerprint(
         _structure(module),
-        _kept(module),
         tuple((name, _settings(rule)) for name, rule in rules),
         tuple(
             (name, tuple(tensor.shape), tensor.dtype, value)
@@ -96,7 +90,7 @@ def structural_difference(signed: Fingerprint, module: nn.Module, rules: Sequenc
         (name, mine if isinstance(mine, LipschitzConstant) and _differs_in_value_at_most(mine, its) else _settings(its))
         for (_, mine), (name, its) in zip(signed.rules, rules, strict=False)
     )
-    now = Fingerprint(_structure(module), _kept(module), known, signed.tensors)
+    now = Fingerprint(_structure(module), known, signed.tensors)
     return "" if now == signed and len(rules) == len(signed.rules) else signed.difference(now)
 
 
@@ -161,10 +155,6 @@ def _structure(module: nn.Module) -> tuple[tuple[str, str, str], ...]:
         (name, f"{type(child).__module__}.{type(child).__qualname__}", child.extra_repr())
         for name, child in module.named_modules(remove_duplicate=False)
     )
-
-
-def _kept(module: nn.Module) -> tuple[tuple[str, str], ...]:
-    return tuple((name, _attributes(child)) for name, child in module.named_modules(remove_duplicate=False))
 
 
 def _attributes(module: nn.Module) -> str:

@@ -37,7 +37,8 @@ class Iterates(nn.Module):
         for index, linear in enumerate(maps):
             kept = old.get(str(index))
             if kept is None or kept.shape != linear.geometry.input_shape:
-                kept = _start(index, linear)
+                dtype = torch.float64 if linear.weight.dtype == torch.float64 else torch.float32
+                kept = _start(index, linear.geometry.input_shape, linear.weight.device, dtype)
             self.register_buffer(str(index), kept)
 
     @torch.no_grad()
@@ -52,15 +53,17 @@ class Iterates(nn.Module):
             assert buffer is not None
             applied = fn(buffer)
             dtype = torch.float64 if applied.dtype == torch.float64 else torch.float32
-            self._buffers[name] = buffer.to(applied.device, dtype)
+            if buffer.is_meta:  # Nothing to take along.
+                self._buffers[name] = _start(int(name), buffer.shape, applied.device, dtype)
+            else:
+                self._buffers[name] = buffer.to(applied.device, dtype)
         return self
 
 
-def _start(index: int, linear: LinearMap) -> Tensor:
+def _start(index: int, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
     """Draw a starting vector from a generator of its own, so that the global one is left alone."""
     generator = torch.Generator().manual_seed(index)
-    dtype = torch.float64 if linear.weight.dtype == torch.float64 else torch.float32
     # A tensor made in inference mode could never be written to in training.
     with torch.inference_mode(False), torch.no_grad():
-        vector = normalize(torch.randn(linear.geometry.input_shape, generator=generator), otherwise=None)
-        return vector.to(linear.weight.device, dtype)
+        vector = normalize(torch.randn(shape, generator=generator, device="cpu"), otherwise=None)
+        return vector.to(device, dtype)

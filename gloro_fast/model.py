@@ -156,7 +156,9 @@ class GloRoNet(BoundedNet):
 
     def _training_margin(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Give the class logits (B, m), the estimate of K and the head's differences (m, m), all differentiable."""
-        if not (self._training_plan.fits(self.module) and self._training_plan.fits_state()):
+        plan = self._training_plan
+        # What a forward reads cannot be listed by a compiler, which looks at the attributes that it used itself.
+        if not (plan.fits_modules(self.module) and (torch.compiler.is_compiling() or plan.fits(self.module))):
             self._replan_training()
         logits = self._training_plan.run(x)
         with torch.autocast(x.device.type, enabled=False):
@@ -227,10 +229,6 @@ class GloRoNet(BoundedNet):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self._signed is not None:
             self._signed = self._signed.to(self._plan.device)
-        if self._plan.unregistered() or self._training_plan.unregistered():
-            # Tensors that a forward makes are where the module was traced.
-            self._replan()
-            self._replan_training()
         return self
 
     def __getstate__(self) -> dict[str, Any]:

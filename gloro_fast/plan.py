@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gloro_fast.errors import ArchitectureError
 from gloro_fast.execution import Program, program
+from gloro_fast.graph.agreement import check_agreement
 from gloro_fast.graph.aliasing import check_overwriting
 from gloro_fast.graph.composition import Composition, compose
 from gloro_fast.graph.head import Head, find_head
 from gloro_fast.graph.merging import Merged, mergeable
 from gloro_fast.graph.node import Joining, Layer, Mapping, Node, unregistered
-from gloro_fast.graph.operations import Function
-from gloro_fast.graph.reading import read
-from gloro_fast.graph.tracing import trace
+from gloro_fast.graph.reading import capture_known, read
+from gloro_fast.graph.reads import Reads
 from gloro_fast.nn.integrity import check_calls, check_module
 from gloro_fast.nn.rules import Knowledge, LinearMap, has_rule
 
 Margins = Literal["rows", "whole"]
-Kept = tuple[tuple[str, bool | int | float | str], ...]
 
-_PLAIN = (bool, int, float, str)
 
 
 @dataclass(frozen=True)
@@ -35,32 +32,30 @@ class Plan:
     """A graph, how it is executed, and how its constant is composed.
 
     Attributes:
+        module: what was captured.
         nodes: the operations in order of execution, the input of the network first.
         output: the node of the logits.
         num_classes: m, the logits.
         head: the last dense layer, so that margins use its rows; None if the graph ends otherwise.
         program: what executes the nodes.
         composition: the constant of everything before the head, or of all without one.
-        modules: the module and those within that were traced through, each with its children, its mode and the
-            numbers and names that it kept, which may be part of the graph.
-        layers: every module within, itself included.
+        reads: what the forward may have read besides tensors, since it may be part of the graph.
+        modes: every module with whether it was in training.
+        device: where the parameters were.
         dtype: the floating dtype of the parameters.
     """
 
+    module: nn.Module
     nodes: tuple[Node, ...]
     output: int
     num_classes: int
     head: Head | None
     program: Program
     composition: Composition
-    modules: tuple[tuple[nn.Module, tuple[nn.Module | None, ...], bool, Kept], ...]
-    layers: tuple[nn.Module, ...]
+    reads: Reads
+    modes: tuple[tuple[nn.Module, bool], ...]
+    device: torch.device
     dtype: torch.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where the parameters are."""
-        return _device(self.modules[0][0])
 
     @property
     def parts(self) -> tuple[Mapping | Merged, ...]:
@@ -108,93 +103,99 @@ class Plan:
         """List the tensors that the graph reads and that are neither parameters nor buffers."""
         return unregistered(self.nodes)
 
+    def fits_modules(self, module: nn.Module) -> bool:
+        """Whether ``module`` consists of the same modules, in the modes in which they were."""
+        now = list(module.modules())
+        return len(now) == len(self.modes) and all(
+            mine is its and its.training == training for (mine, training), its in zip(self.modes, now, strict=True)
+        )
+
     def fits(self, module: nn.Module) -> bool:
-        """Whether ``module`` still consists of the very same modules."""
-        if module is not self.modules[0][0]:
-            return False
-        for known, children, *_ in self.modules:
-            now = known._modules
-            if len(now) != len(children):
-                return False
-            for mine, its in zip(children, now.values(), strict=True):
-                if mine is not its:
-                    return False
-        return True
+        """Whether ``module`` is what it was: the same modules, and the same objects wherever its forward may read.
 
-    def fits_state(self) -> bool:
-        """Whether every module that was traced through is in the mode, and keeps the numbers, with which it was traced.
-
-        And whether no hook has come since, nor another dtype. Asked at every training step.
+        Tensors count as the same, whatever their values; the mode is left out. Asked at every training step.
         """
-        if torch.compiler.is_compiling():
-            # Attributes cannot be listed there; the compiler looks at those that it used.
-            return all(module.training == training for module, _, training, _ in self.modules)
         everywhere = torch.nn.modules.module
         return (
-            all(module.training == training and _kept(module) == kept for module, _, training, kept in self.modules)
-            and not any(layer._forward_hooks or layer._forward_pre_hooks for layer in self.layers)
+            module is self.module
             and not (everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks)
-            and floating_dtype(self.modules[0][0]) == self.dtype
+            and self.reads.hold()
+            and _device(module) == self.device
+            and floating_dtype(module) == self.dtype
         )
 
 
 def make_plan(
     module: nn.Module, input_shape: tuple[int, ...], training: bool = False, margins: Margins = "rows"
 ) -> Plan:
-    """Trace ``module``, check every operation, and find the shapes by running two small batches of zeros.
+    """Capture ``module`` and check every operation.
 
     Args:
         module: from (B, *input_shape) to logits (B, m).
         input_shape: shape of one image.
-        training: trace it in the mode in which it is, else as it is in evaluation.
+        training: capture it in the mode in which it is, else as it is in evaluation.
         margins: ``"whole"`` for a plan without a head, whatever the graph ends in.
 
     Raises:
         UnknownLayerError: a layer or function has no Lipschitz rule.
-        ArchitectureError: it cannot be traced, shapes do not fit, fewer than two logits, the head shares a
+        ArchitectureError: it cannot be captured, shapes do not fit, fewer than two logits, the head shares a
             parameter, hooks, something is read after it was overwritten.
     """
     check_integrity(module)
     if type(module) is nn.Sequential and not len(module):
         raise ArchitectureError("the module has no layers; give one that ends in logits (B, m)")
+    # In inference mode tensors do not tell whether they were written over.
+    with torch.inference_mode(False):
+        image = torch.zeros(1, *input_shape, device=_device(module), dtype=floating_dtype(module))
     if training:
-        graph, root = trace(module)
+        captured = capture_known(module, image)
+    reads = Reads.of(module)
     with evaluation_mode(module):
         if not training:
-            graph, root = trace(module)
-        modes = tuple((found, tuple(found._modules.values()), _kept(found)) for found in traced_through(module))
-        # In inference mode tensors do not tell whether they were written over.
-        with torch.inference_mode(False):
-            x = torch.zeros(1, *input_shape, device=_device(module), dtype=floating_dtype(module))
-            nodes, output = read(graph, root, x)
+            _refuse_training(module)
+            captured = capture_known(module, image)
+        nodes, output = read(module, captured, training)
         check_overwriting(nodes, output)
-        if not training:
-            _refuse_chance(nodes)
+        if not image.is_meta and not training:
+            check_agreement(module, nodes, output, program(nodes, output, fuse=False), image, training)
+        whole, output = output, _without_log_softmax(nodes, output)
         head = find_head(nodes, output) if margins == "rows" else None
         kinds = [None if not isinstance(node.transfer, Mapping) else node.transfer.rule() for node in nodes]
         target = output if head is None else nodes[head.node].inputs[0]
         composition = compose(nodes, mergeable(nodes, kinds), target)
-    modules = tuple((found, children, found.training, kept) for found, children, kept in modes)
+    if not image.is_meta and training:
+        check_agreement(module, nodes, whole, program(nodes, whole, fuse=False), image, training)
     return Plan(
+        module,
         nodes,
         output,
         nodes[output].shape[0],
         head,
         program(nodes, output),
         composition,
-        modules,
-        tuple(module.modules()),
+        reads,
+        tuple((child, child.training) for child in module.modules()),
+        _device(module),
         floating_dtype(module),
     )
 
 
-def traced_through(module: nn.Module) -> list[nn.Module]:
-    """List ``module`` and the modules within that have no rule, so that their forward was traced."""
-    found: list[nn.Module] = [module]
-    for child in module._modules.values() if not has_rule(module) else ():
-        if child is not None and not has_rule(child):
-            found += traced_through(child)
-    return found
+def _refuse_training(module: nn.Module) -> None:
+    """Refuse a module that eval() leaves in training: what it does with an image then depends on the others."""
+    for name, child in module.named_modules():
+        if child.training:
+            raise ArchitectureError(
+                f"{name or 'the module'} ({type(child).__name__}) is in training mode after eval(); let eval() reach "
+                "every module, and certify what runs in evaluation"
+            )
+
+
+def _without_log_softmax(nodes: tuple[Node, ...], output: int) -> int:
+    """Leave out a LogSoftmax at the end: it takes the same number from all logits of an image."""
+    transfer = nodes[output].transfer
+    if not (isinstance(transfer, Layer) and isinstance(transfer.module, nn.LogSoftmax)):
+        return output
+    return nodes[output].inputs[0]
 
 
 def check_integrity(module: nn.Module, name: str = "") -> None:
@@ -213,13 +214,6 @@ def check_integrity(module: nn.Module, name: str = "") -> None:
     for key, child in module._modules.items():
         if child is not None:
             check_integrity(child, f"{name}.{key}" if name else key)
-
-
-def _refuse_chance(nodes: Sequence[Node]) -> None:
-    """Refuse dropout that is not switched off in evaluation."""
-    for node in nodes:
-        if isinstance(node.operation, Function) and node.operation.function is F.dropout and node.operation.after[1]:
-            raise ArchitectureError(f"{node.name} drops at random in evaluation too; pass training=self.training")
 
 
 @contextmanager
@@ -245,11 +239,6 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
 def floating_dtype(module: nn.Module) -> torch.dtype:
     """Give the floating dtype of the module's parameters; torch's default if it has none."""
     return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.get_default_dtype())
-
-
-def _kept(module: nn.Module) -> Kept:
-    """List the numbers and names among the attributes of a module."""
-    return tuple((key, value) for key, value in vars(module).items() if type(value) in _PLAIN and key != "training")
 
 
 def _device(module: nn.Module) -> torch.device:

@@ -20,6 +20,7 @@ from gloro_fast.fingerprint import (
     structural_difference,
     watched,
 )
+from gloro_fast.graph.capture import undisturbed
 from gloro_fast.graph.merging import Merged
 from gloro_fast.nn.rules import KINDS
 from gloro_fast.plan import Plan, check_integrity, evaluation_mode
@@ -137,5 +138,5 @@ def _snapshot(module: nn.Module, plan: Plan) -> Snapshot | None:
 @contextmanager
 def as_evaluated(module: nn.Module, device: torch.device) -> Iterator[None]:
     """Compute as certificates are computed: evaluation mode, no autocast, no gradients."""
-    with evaluation_mode(module), torch.autocast(device.type, enabled=False), torch.no_grad():
+    with undisturbed(device), evaluation_mode(module), torch.no_grad():
         yield

@@ -3,87 +3,72 @@
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from gloro_fast.errors import ArchitectureError
-from gloro_fast.graph.call import Call, Operand
+from gloro_fast.graph.call import Call, Number, Operand
 from gloro_fast.graph.node import Fixed, Joining, Node, Scaled, Times, constants
-from gloro_fast.graph.operations import Function, OfList
 from gloro_fast.nn.rules import LipschitzConstant
-
-ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
-SUBTRACTIONS = (operator.sub, operator.isub, torch.sub, torch.subtract, "sub", "sub_")
-PRODUCTS = (operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_")
-QUOTIENTS = (operator.truediv, operator.itruediv, torch.div, torch.divide, "div", "div_")
-NEGATIONS = (operator.neg, torch.neg, torch.negative, "neg")
-EXTREMES: dict[Callable[..., Any] | str, Callable[..., Any]] = {
-    **dict.fromkeys((torch.maximum, torch.max, "maximum", "max"), torch.maximum),
-    **dict.fromkeys((torch.minimum, torch.min, "minimum", "min"), torch.minimum),
-}
-"""Functions of two tensors, with what they are then: ``torch.max`` of one is a reduction."""
-CONCATENATIONS = (torch.cat, torch.concat, torch.concatenate)
-STACKS = (torch.stack,)
-
-_OVERWRITING = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
 
 
 def add(call: Call, nodes: list[Node]) -> Node:
-    """Add or subtract two tensors, or a number."""
-    left, right = operands(call)
-    alpha = call.keywords.get("alpha", 1)
-    if not isinstance(alpha, int | float) or not set(call.keywords) <= {"alpha", "input", "other"}:
-        raise call.unknown()
-    keywords = (("alpha", alpha),) if alpha != 1 else ()
-    adds = call.function in ADDITIONS
-    function, overwrites = _function(call, torch.add if adds else torch.sub, left)
+    """Read a sum or difference of two tensors, or with a number."""
+    left, right = _operands(call)
+    alpha = call.given.get("alpha", 1)
+    if isinstance(alpha, Number) or isinstance(left, Number) or isinstance(right, Number):
+        # What is added moves no image; what multiplies does.
+        if not isinstance(left, Operand) or isinstance(right, Operand) or isinstance(alpha, Number):
+            raise call.unknown()
+        return call.node(Fixed(call.where, LipschitzConstant(1.0, per_element=True)))
+    signs = {"add": (1.0, float(alpha)), "sub": (1.0, -float(alpha)), "rsub": (-float(alpha), 1.0)}[call.packet]
     if isinstance(left, Operand) and isinstance(right, Operand):
-        transfer = _sum(call, (left, right), (1.0, float(alpha) if adds else -float(alpha)))
-        operation = Function(function, keywords=keywords)
-        return Node(call.where, operation, (left.index, right.index), transfer, call.shape, overwrites, overwrites)
-    if isinstance(left, Operand):
-        operation = Function(function, after=(_number(call, right),), keywords=keywords)
-        return Node(call.where, operation, (left.index,), Times(call.where, 1.0), call.shape, overwrites, overwrites)
-    if keywords or not isinstance(right, Operand):
+        return call.node(_sum(call, (left, right), signs))
+    side, sign = (left, signs[0]) if isinstance(left, Operand) else (right, signs[1])
+    if side.constant:
         raise call.unknown()
-    operation = Function(operator.add if adds else operator.sub, before=(_number(call, left),))
-    return Node(call.where, operation, (right.index,), Times(call.where, 1.0 if adds else -1.0), call.shape)
+    return call.node(Times(call.where, sign))
 
 
 def multiply(call: Call, nodes: list[Node]) -> Node:
-    """Multiply by a number or a tensor of parameters; two tensors of the network have no constant."""
-    left, right = operands(call)
+    """Read a product with a number or a tensor of parameters; two tensors of the network have no constant."""
+    left, right = _operands(call)
     if not isinstance(left, Operand) or left.constant:
         left, right = right, left
     return _scale(call, nodes, left, right, reciprocal=False)
 
 
 def divide(call: Call, nodes: list[Node]) -> Node:
-    """Divide by a number or a tensor of parameters."""
-    left, right = operands(call)
-    if "rounding_mode" in call.keywords:
+    """Read a quotient by a number or a tensor of parameters."""
+    if call.given.get("rounding_mode") is not None:
         raise call.unknown()
-    return _scale(call, nodes, left, right, reciprocal=True)
+    return _scale(call, nodes, *_operands(call), reciprocal=True)
+
+
+def add_product(call: Call, nodes: list[Node]) -> Node:
+    """Read a + number * b * c where one of b and c, and nothing else, is a tensor of the network."""
+    base, left, right, number = (call.given[key] for key in ("self", "tensor1", "tensor2", "value"))
+    if left.constant:
+        left, right = right, left
+    if not base.constant or number != 1:
+        raise call.unknown()
+    return _scale(call, nodes, left, right, reciprocal=False)
 
 
 def _scale(call: Call, nodes: list[Node], x: Any, factor: Any, reciprocal: bool) -> Node:
     if not isinstance(x, Operand) or x.constant or not isinstance(x.value, Tensor):
         raise call.unknown()
-    function, overwrites = _function(call, torch.div if reciprocal else torch.mul, x)
+    if isinstance(factor, Number):
+        return call.node(Fixed(call.where, LipschitzConstant(_largest(call, factor, reciprocal), "upper bound", True)))
     if not isinstance(factor, Operand):
-        number = float(_number(call, factor))
+        number = _number(call, factor)
         if reciprocal:
             # Rounded away from 0: the next float is beyond the real quotient.
             number = math.nextafter(1 / number, math.copysign(math.inf, number)) if number else math.inf
         if not math.isfinite(number):
             raise ArchitectureError(f"{call.where} scales by {number}; give a number that is finite")
-        operation = Function(function, after=(_number(call, factor),))
-        times = Times(call.where, number)
-        return Node(call.where, operation, (x.index,), times, call.shape, overwrites, overwrites)
+        return call.node(Times(call.where, number))
     if not factor.constant:
         raise ArchitectureError(
             f"{call.where} multiplies or divides two tensors of the network, which has no Lipschitz constant; "
@@ -92,47 +77,49 @@ def _scale(call: Call, nodes: list[Node], x: Any, factor: Any, reciprocal: bool)
     _expansion(call, factor)
     if call.shape != x.shape:
         raise call.unknown()
-    transfer = Scaled(call.where, constants(nodes, factor.index), reciprocal, x.shape)
-    inputs = (x.index, factor.index)
-    return Node(call.where, Function(function), inputs, transfer, call.shape, overwrites, overwrites)
+    return call.node(Scaled(call.where, constants(nodes, factor.index), reciprocal, x.shape))
 
 
-def negate(call: Call, nodes: list[Node]) -> Node:
-    """Change the sign."""
-    return Node(call.where, Function(torch.neg), (call.input.index,), Times(call.where, -1.0), call.shape)
+def _largest(call: Call, number: Number, reciprocal: bool) -> float:
+    """Return an upper bound on the absolute value of a factor that depends on the number of images, for all of them."""
+    from torch.utils._sympy.value_ranges import ValueRanges, bound_sympy
+
+    expression = number.value.node.expr
+    # Every number of images counts, also those that the capture found to lie outside of its ranges.
+    ranges = {symbol: ValueRanges(1, 2**62) for symbol in expression.free_symbols}
+    found = bound_sympy(expression, ranges)  # type: ignore[arg-type]
+    low, high = float(found.lower), float(found.upper)
+    if reciprocal:
+        low, high = (math.inf, math.inf) if low <= 0 <= high else (1 / low, 1 / high)
+    largest = max(abs(low), abs(high))
+    if not largest < 2**31:
+        raise ArchitectureError(
+            f"{call.where} scales by a number that has no limit as the number of images grows; leave the batch out of it"
+        )
+    return math.nextafter(largest, math.inf)
 
 
 def extreme(call: Call, nodes: list[Node]) -> Node:
-    """Take the larger or smaller of two tensors, element by element: it moves no more than both together."""
-    left, right = operands(call)
+    """Read the larger or smaller of two tensors, element by element: it moves no more than both together."""
+    left, right = _operands(call)
     if not (isinstance(left, Operand) and isinstance(right, Operand)):
         raise call.unknown()
-    function = EXTREMES[call.function]
     factors = tuple(_expansion(call, side) for side in (left, right) if not side.constant)
-    return Node(
-        call.where, Function(function), (left.index, right.index), Joining(call.where, factors, True), call.shape
-    )
+    return call.node(Joining(call.where, factors, True))
 
 
 def concatenate(call: Call, nodes: list[Node]) -> Node:
-    """Lay tensors side by side along a dimension of the images."""
-    names = ("tensors", "dim", "axis")
-    given = dict(zip(names, call.args, strict=False)) | call.keywords
-    tensors, dim = given.pop("tensors", None), given.pop("dim", given.pop("axis", 0))
+    """Read tensors side by side along a dimension of the images."""
+    tensors, dim = call.given["tensors"], call.given["dim"]
     if not isinstance(dim, int) or dim % call.output.ndim == 0:
         raise call.mixes()
-    function: Any = torch.stack if call.function in STACKS else torch.cat
-    if isinstance(tensors, Operand) and not given:
+    if isinstance(tensors, Operand) and not tensors.constant:
         # A tuple of parts, as of chunk: it has the norm of all of them already.
-        transfer = Fixed(call.where, LipschitzConstant(1.0))
-        return Node(call.where, Function(function, after=(dim,)), (tensors.index,), transfer, call.shape)
+        return call.node(Fixed(call.where, LipschitzConstant(1.0)))
     # A constant among them would need as many rows as there are images.
-    known = isinstance(tensors, tuple | list) and all(isinstance(t, Operand) and not t.constant for t in tensors)
-    if given or not known:
+    if not all(isinstance(t, Operand) and not t.constant for t in tensors):
         raise call.unknown()
-    factors = (1.0,) * len(tensors)
-    inputs = tuple(t.index for t in tensors)
-    return Node(call.where, OfList(function, dim), inputs, Joining(call.where, factors, True), call.shape)
+    return call.node(Joining(call.where, (1.0,) * len(call.inputs), True))
 
 
 def _sum(call: Call, sides: tuple[Operand, Operand], numbers: tuple[float, float]) -> Joining:
@@ -144,22 +131,22 @@ def _sum(call: Call, sides: tuple[Operand, Operand], numbers: tuple[float, float
     return Joining(call.where, tuple(abs(n) for n in exact), stacked=False, numbers=exact)
 
 
-def operands(call: Call) -> tuple[Any, Any]:
-    """Give the two arguments of a call, tensors or not."""
-    given = [*call.args, *(call.keywords[key] for key in ("input", "other") if key in call.keywords)]
-    if len(given) != 2 or any(isinstance(side, Operand) and not isinstance(side.value, Tensor) for side in given):
+def _operands(call: Call) -> tuple[Any, Any]:
+    """Return the two arguments of a call, tensors or not."""
+    left, right = call.given["self"], call.given["other"]
+    if any(isinstance(side, Operand) and not isinstance(side.value, Tensor) for side in (left, right)):
         raise call.unknown()
-    return given[0], given[1]
+    return left, right
 
 
-def _number(call: Call, value: Any) -> float | int:
+def _number(call: Call, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise call.unknown()
-    return float(value) if isinstance(value, float) else int(value)
+    return float(value)
 
 
 def _expansion(call: Call, side: Operand) -> float:
-    """Give how much longer broadcasting makes a vector, rounded up; refuse one that reaches the batch."""
+    """Return how much longer broadcasting makes a vector, rounded up; refuse one that reaches the batch."""
     rank = call.output.ndim
     images = side.value.shape[0] if side.value.ndim == rank else 1
     if side.value.ndim > rank or (side.constant and images != 1) or (not side.constant and side.value.ndim != rank):
@@ -169,17 +156,3 @@ def _expansion(call: Call, side: Operand) -> float:
     times = math.prod(call.shape) // max(1, math.prod(side.shape))
     root = math.isqrt(times)
     return float(root) if root * root == times else math.nextafter(math.sqrt(times), math.inf)
-
-
-def _function(call: Call, function: Callable[..., Any], first: Any) -> tuple[Callable[..., Any], bool]:
-    """Give the function to execute, and whether it writes over ``first``, as the one that was called does."""
-    overwriting: Any = None
-    if call.function in _OVERWRITING:
-        overwriting = call.function
-    elif isinstance(call.function, str) and call.function.endswith("_"):
-        overwriting = getattr(Tensor, call.function)
-    if overwriting is None:
-        return function, False
-    if not isinstance(first, Operand) or first.constant or call.args[0] is not first:
-        raise ArchitectureError(f"{call.where} writes over a parameter; compute a new tensor instead")
-    return overwriting, True

@@ -1,38 +1,23 @@
-"""A call in a traced graph with everything known of it but the tensors' values: what rules of functions are given."""
+"""A call in a captured graph with everything known of it but the tensors' values: what rules of operations are given."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import SymInt, Tensor
 
 from gloro_fast.errors import ArchitectureError, UnknownLayerError
-
-BATCHES = (2, 3)
-"""The numbers of images that a graph is tried with: what differs between the two depends on the batch."""
-
+from gloro_fast.graph.capture import BATCH_HINT
+from gloro_fast.graph.node import Joining, Mapping, Node
+from gloro_fast.graph.operations import Function, Operation
 
 _PRODUCTS = "that multiplies its inputs by each other and has no Lipschitz constant; replace it by a layer with a rule"
 _STATISTICS = "whose slope grows without limit as its input becomes constant; replace it by BatchNorm, or by nothing"
-_INDICES = "that gives the place as well, or one number for all images; call amax(dim), or maximum(a, b) of two tensors"
 _REMEDIES = {
     **dict.fromkeys(("matmul", "bmm", "mm", "einsum", "baddbmm", "scaled_dot_product_attention"), _PRODUCTS),
-    **dict.fromkeys(("layer_norm", "group_norm", "instance_norm", "rms_norm", "normalize"), _STATISTICS),
-    **dict.fromkeys(("max", "min"), _INDICES),
-    "batch_norm": "that its module has a rule for; call nn.BatchNorm2d",
+    **dict.fromkeys(("layer_norm", "group_norm", "instance_norm", "rms_norm"), _STATISTICS),
 }
-
-
-class BatchSize:
-    """Stands for the number of images of a batch among the arguments of a call."""
-
-    def __repr__(self) -> str:
-        return "batch"
-
-
-BATCH = BatchSize()
 
 
 @dataclass(frozen=True)
@@ -42,65 +27,123 @@ class Operand:
     Attributes:
         index: its node.
         constant: whether it depends on parameters alone.
-        shape: its shape without the batch; of a constant, the whole; () for a tuple.
-        value: it, for a batch of zeros.
+        value: it, without values.
     """
 
     index: int
     constant: bool
-    shape: tuple[int, ...]
     value: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape without the batch; of a constant, the whole; () for a tuple."""
+        if not isinstance(self.value, Tensor):
+            return ()
+        return tuple(self.value.shape) if self.constant else tuple(self.value.shape[1:])
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number that depends on how many images there are.
+
+    Attributes:
+        index: its node.
+        value: it, a symbol.
+    """
+
+    index: int
+    value: Any
+
+    @property
+    def is_batch_size(self) -> bool:
+        """Whether it is the number of images itself."""
+        return is_batch_size(self.value)
+
+    def __repr__(self) -> str:
+        return "batch"
+
+
+def is_batch_size(size: Any) -> bool:
+    """Whether a size of a tensor in a captured graph is the number of images."""
+    if isinstance(size, SymInt):
+        return bool(size.node.expr.is_symbol) or size.node.expr == BATCH_HINT
+    return type(size) is int and size == BATCH_HINT
 
 
 @dataclass(frozen=True)
 class Call:
-    """A call of a function.
+    """A call of an operation.
 
     Attributes:
         where: the name that the call has among the nodes, such as ``layer1.0.relu()``.
-        function: the function, or the name of a method of tensors.
-        args: its arguments: operands, numbers, ``BATCH``, and tuples, lists and slices of them.
-        keywords: likewise.
-        output: what it gave for a batch of zeros.
+        operation: the operation of ATen.
+        given: its arguments by the names of its schema, those left out by default: operands, numbers, lists of them.
+        output: what it gives, without values.
+        training: whether the module is captured as it is in training.
+        inputs: the nodes that it reads.
+        function: what calls it on their values.
     """
 
     where: str
-    function: Callable[..., Any] | str
-    args: tuple[Any, ...]
-    keywords: dict[str, Any]
+    operation: Any
+    given: dict[str, Any]
     output: Any
+    training: bool
+    inputs: tuple[int, ...]
+    function: Function
+
+    @property
+    def packet(self) -> str:
+        """The name of the operation, the same in place or not."""
+        name: str = self.operation._schema.name.partition("::")[2]
+        return name if name.startswith("_") else name.removesuffix("_")
 
     @property
     def input(self) -> Operand:
         """The tensor that it is a function of.
 
         Raises:
-            UnknownLayerError: the first argument is none.
+            UnknownLayerError: the first argument is none of the network's.
         """
-        first = self.args[0] if self.args else self.keywords.get("input")
-        if not isinstance(first, Operand) or not isinstance(first.value, Tensor):
+        first = next(iter(self.given.values()), None)
+        if not isinstance(first, Operand) or not isinstance(first.value, Tensor) or first.constant:
             raise self.unknown()
         return first
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of its output without the batch."""
-        return tuple(self.output.shape[1:])
-
-    def read(self, *names: str, **defaults: Any) -> list[Any]:
-        """Give the arguments after the first by name, in the order of ``names``, the ones left out by default.
+        """The shape of its output without the batch; () for a tuple.
 
         Raises:
-            UnknownLayerError: there are others.
+            ArchitectureError: it does not give as many images as it gets.
         """
-        given = dict(zip(names, self.args[1:], strict=False))
-        given.update({key: value for key, value in self.keywords.items() if key != "input"})
-        if len(self.args) - 1 > len(names) or not given.keys() <= set(names):
-            raise self.unknown()
-        return [given.get(name, defaults.get(name)) for name in names]
+        return shape_of_images(self.where, self.output) if isinstance(self.output, Tensor) else ()
+
+    def node(
+        self, transfer: Mapping | Joining, operation: Operation | None = None, inputs: tuple[int, ...] | None = None
+    ) -> Node:
+        """Make the node of the call, executed as it was captured unless another ``operation`` is given."""
+        shape = self.shape
+        return Node(
+            self.where,
+            self.function if operation is None else operation,
+            self.inputs if inputs is None else inputs,
+            transfer,
+            shape,
+        )
+
+    def of_one(self, transfer: Mapping, operation: Operation | None = None) -> Node:
+        """Make the node of a call on one tensor, with numbers beside it that no image depends on.
+
+        Raises:
+            ArchitectureError: it depends on the number of images, or on other tensors.
+        """
+        if operation is None and self.inputs != (self.input.index,):
+            raise self.mixes() if self._numbers() else self.unknown()
+        return self.node(transfer, operation, (self.input.index,))
 
     def dims(self, given: Any) -> list[int]:
-        """Give one or several dimensions counted from the front.
+        """Return one or several dimensions counted from the front.
 
         Raises:
             ArchitectureError: the batch dimension is among them.
@@ -117,11 +160,39 @@ class Call:
         return ArchitectureError(f"{self.where} mixes the images of a batch; leave dimension 0 alone")
 
     def unknown(self) -> UnknownLayerError:
-        """Make the error for a function without a rule, with the remedy."""
-        short = self.function if isinstance(self.function, str) else getattr(self.function, "__name__", "")
-        if short in _REMEDIES:
-            return UnknownLayerError(f"{self.where} is a function {_REMEDIES[short]}")
+        """Make the error for an operation without a rule, with the remedy."""
+        if self.packet in _REMEDIES:
+            return UnknownLayerError(f"{self.where} is a function {_REMEDIES[self.packet]}")
         return UnknownLayerError(
             f"{self.where} is a function whose Lipschitz constant is unknown with these arguments; use a layer with a "
             "rule, or register one with @gloro_fast.nn.register_lipschitz_function"
         )
+
+    def _numbers(self) -> bool:
+        return any(isinstance(value, Number) for value in flat(list(self.given.values())))
+
+
+def flat(value: Any) -> list[Any]:
+    """List what is in lists and tuples."""
+    return [part for item in value for part in flat(item)] if isinstance(value, list | tuple) else [value]
+
+
+def shape_of_images(where: str, result: Tensor) -> tuple[int, ...]:
+    """Return the shape of each image of ``result``.
+
+    Raises:
+        ArchitectureError: it is not made image by image.
+    """
+    if result.ndim == 0 or not is_batch_size(result.shape[0]):
+        count = "one number for all images" if result.ndim == 0 else f"{_shown(result.shape[0])} images of a batch"
+        raise ArchitectureError(f"{where} makes {count}; leave the batch as it is")
+    if not all(type(size) is int for size in result.shape[1:]):
+        raise ArchitectureError(f"{where} gives images of a shape that depends on the batch; leave the batch alone")
+    return tuple(result.shape[1:])
+
+
+def _shown(size: Any) -> str:
+    if type(size) is int:
+        return str(size)
+    (symbol,) = size.node.expr.free_symbols or (None,)
+    return str(size.node.expr if symbol is None else size.node.expr.subs(symbol, "B"))

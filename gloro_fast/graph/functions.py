@@ -1,97 +1,111 @@
-"""Which functions a graph may call, and the nodes that they become."""
+"""What is known of the operations of ATen that a ``forward`` comes to, by name."""
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gloro_fast.errors import ConfigError
 from gloro_fast.graph import arithmetic, reductions, views, weighted
-from gloro_fast.graph.call import BATCH, Call, Operand
-from gloro_fast.graph.node import Fixed, Layer, Node
-from gloro_fast.graph.operations import Function, OfList, Reshape
-from gloro_fast.nn.functions import function_rule
-from gloro_fast.nn.rules import LipschitzConstant
+from gloro_fast.graph.call import Call, Operand, flat
+from gloro_fast.graph.capture import Whole
+from gloro_fast.graph.node import Diagonals, Fixed, Layer, Node, Times
+from gloro_fast.graph.operations import Function, Slot
+from gloro_fast.nn.functions import registered_function
+from gloro_fast.nn.rules import Diagonal, LipschitzConstant
 
-_Name = Callable[..., Any] | str
+_OfOne = Callable[[Call], Node]
+_OfSeveral = Callable[[Call, list[Node]], Node]
 
-_NODES: dict[_Name, Callable[[Call, list[Node]], Node]] = {
-    **dict.fromkeys(arithmetic.ADDITIONS + arithmetic.SUBTRACTIONS, arithmetic.add),
-    **dict.fromkeys(arithmetic.PRODUCTS, arithmetic.multiply),
-    **dict.fromkeys(arithmetic.QUOTIENTS, arithmetic.divide),
-    **dict.fromkeys(arithmetic.NEGATIONS, arithmetic.negate),
-    **dict.fromkeys(arithmetic.EXTREMES, arithmetic.extreme),
-    **dict.fromkeys(arithmetic.CONCATENATIONS + arithmetic.STACKS, arithmetic.concatenate),
-    **dict.fromkeys(reductions.MEANS + reductions.SUMS + reductions.EXTREMES, reductions.reduce),
-    **dict.fromkeys(weighted.CONVOLUTIONS, weighted.convolution),
-    **dict.fromkeys(weighted.MATRIX_PRODUCTS, weighted.matrix_product),
-    F.linear: weighted.linear,
+# Keys are names of operations, whether in place or not, with the overload where it matters.
+_ONE_TENSOR: dict[str, _OfOne] = {
+    **dict.fromkeys(
+        ("view", "reshape", "_unsafe_view", "flatten", "squeeze", "unsqueeze", "unflatten"), views.reshape
+    ),
+    **dict.fromkeys(("clone", "contiguous", "detach", "alias", "positive"), views.one),
+    **dict.fromkeys(("to", "_to_copy", "type_as"), views.wider),
+    "transpose": views.swap,
+    "t": views.transpose_matrix,
+    "permute": views.permute,
+    **dict.fromkeys(("flip", "roll", "chunk", "split", "split_with_sizes", "unbind", "select"), views.along_dims),
+    "slice": views.cut,
+    **dict.fromkeys(("expand", "repeat"), views.repeat),
+    **dict.fromkeys(("pad", "constant_pad_nd"), views.pad),
+    **dict.fromkeys(("im2col", "unfold"), views.windows),
+    "getitem": views.part,
+    **dict.fromkeys(("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"), views.dropout),
+    **dict.fromkeys(
+        ("mean", "sum", "amax", "amin", "max.dim", "min.dim", "logsumexp", "linalg_vector_norm"), reductions.reduce
+    ),
 }
-_VIEWS: dict[_Name, Callable[[Call], Node]] = {
-    **dict.fromkeys(views.RESHAPES, views.reshape),
-    **dict.fromkeys(views.COPIES, views.copy),
-    **dict.fromkeys(views.WIDER, views.wider),
-    **dict.fromkeys(views.SWAPS, views.swap),
-    **dict.fromkeys(views.PERMUTATIONS, views.permute),
-    **dict.fromkeys(views.FLIPS, views.flip),
-    **dict.fromkeys(views.ROLLS, views.roll),
-    **dict.fromkeys(views.PARTS, views.parts),
-    **dict.fromkeys(views.CUTS, views.cut),
-    operator.getitem: views.index,
-    F.pad: views.pad,
-    F.dropout: views.dropout,
+_SEVERAL_TENSORS: dict[str, _OfSeveral] = {
+    **dict.fromkeys(("add", "sub", "rsub"), arithmetic.add),
+    "mul": arithmetic.multiply,
+    "div": arithmetic.divide,
+    "addcmul": arithmetic.add_product,
+    **dict.fromkeys(("maximum", "minimum", "max.other", "min.other"), arithmetic.extreme),
+    **dict.fromkeys(("cat", "stack"), arithmetic.concatenate),
+    "linear": weighted.linear,
+    **dict.fromkeys(("matmul", "mm"), weighted.matrix_product),
+    "addmm": weighted.affine_product,
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), weighted.convolution),
+    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), weighted.transposed_convolution),
+    "batch_norm": weighted.batch_norm,
 }
-_QUERIES = ("size", "dim", "ndimension", "numel", "is_floating_point", "stride", "get_device", "is_contiguous")
-# What may be computed of parameters: it draws no random numbers, and writes over none but where asked to.
-_OF_PARAMETERS = frozenset(
-    (
-        "abs", "add", "cat", "clamp", "clone", "contiguous", "detach", "div", "double", "exp", "expand", "flatten",
-        "flip", "float", "getitem", "iadd", "imul", "isub", "itruediv", "linalg_vector_norm", "matmul", "mean", "mm",
-        "mul", "neg", "norm", "permute", "pow", "prod", "reciprocal", "relu", "reshape", "rsqrt", "sigmoid",
-        "softmax", "softplus", "sqrt", "square", "squeeze", "stack", "sub", "sum", "t", "tanh", "to", "transpose",
-        "truediv", "unflatten", "unsqueeze", "view",
-    )
+# Slopes are at most 1.
+_ONES = ("abs", "sin", "cos", "clamp", "clamp_min", "clamp_max")
+# Operations that compute what a layer of PyTorch computes. Its constructor takes the arguments of the same name, but
+# ``dtype`` and a ``stride`` of [], which stands for the size of the kernel.
+_LAYERS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "hardtanh": nn.Hardtanh,
+    "leaky_relu": nn.LeakyReLU,
+    "selu": nn.SELU,
+    "celu": nn.CELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "mish": nn.Mish,
+    "softplus": nn.Softplus,
+    "softshrink": nn.Softshrink,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "log_sigmoid": nn.LogSigmoid,
+    "hardsigmoid": nn.Hardsigmoid,
+    "hardswish": nn.Hardswish,
+    "softmax.int": nn.Softmax,
+    "log_softmax.int": nn.LogSoftmax,
+    "pixel_shuffle": nn.PixelShuffle,
+    "pixel_unshuffle": nn.PixelUnshuffle,
+    "channel_shuffle": nn.ChannelShuffle,
+    **{
+        f"{operation}{axes}d": getattr(nn, f"{layer}{axes}d")
+        for axes in (1, 2, 3)
+        for operation, layer in (
+            ("max_pool", "MaxPool"),
+            ("avg_pool", "AvgPool"),
+            ("adaptive_max_pool", "AdaptiveMaxPool"),
+            ("adaptive_avg_pool", "AdaptiveAvgPool"),
+        )
+    },
+}
+_UPSAMPLING = {"upsample_nearest": "nearest", "_upsample_nearest_exact": "nearest-exact"}
+_UNSOUND_ON_PARAMETERS = (
+    torch.Tag.nondeterministic_seeded, torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape
 )  # fmt: skip
 
 
-def is_query(function: _Name) -> bool:
-    """Whether a function asks a tensor for something that is no tensor, such as its size."""
-    return function is getattr or function in _QUERIES
-
-
-def is_known(function: _Name, constant: bool) -> bool:
-    """Whether a function may be called, on tensors of the network or on parameters alone (``constant``)."""
-    if constant:
-        return (function if isinstance(function, str) else getattr(function, "__name__", "")) in _OF_PARAMETERS
-    return function in _NODES or function in _VIEWS or function_rule(function) is not None
-
-
-def constant_node(call: Call) -> Node:
-    """Make the node of a call on parameters alone."""
-    inputs: list[int] = []
-    for argument in call.args:
-        for part in argument if isinstance(argument, tuple | list) else (argument,):
-            inputs += [part.index] if isinstance(part, Operand) else []
-    function: Any = getattr(Tensor, call.function) if isinstance(call.function, str) else call.function
-    first, rest = call.args[0], call.args[1:]
-    if isinstance(first, tuple | list) and not rest and len(inputs) == len(first):
-        operation: Function | OfList = OfList(function, call.keywords.get("dim", 0))
-    else:
-        count = next((n for n, argument in enumerate(call.args) if not isinstance(argument, Operand)), len(call.args))
-        before = 0
-        if count == 0:  # A number first: 1 + weight.
-            before = next((n for n, argument in enumerate(call.args) if isinstance(argument, Operand)), 0)
-            count = len(inputs)
-        after = call.args[before + count :]
-        if len(inputs) != count or _depends_on_batch((after, call.args[:before], tuple(call.keywords.values()))):
-            raise call.unknown()
-        operation = Function(function, call.args[:before], tuple(after), tuple(call.keywords.items()))
-    return Node(call.where, operation, tuple(inputs), shape=tuple(call.output.shape))
+def is_known(call: Call) -> bool:
+    """Whether something is known of the operation, so that it need not be decomposed."""
+    name = call.packet
+    return (
+        any(key in table for table in (_ONE_TENSOR, _SEVERAL_TENSORS, _LAYERS) for key in (name, _with_overload(call)))
+        or name in (*_ONES, "neg", "elu", "elu_")
+        or name.startswith(tuple(_UPSAMPLING))
+    )
 
 
 def node_of(call: Call, nodes: list[Node]) -> Node:
@@ -100,48 +114,97 @@ def node_of(call: Call, nodes: list[Node]) -> Node:
     Raises:
         UnknownLayerError, ArchitectureError: its constant is unknown with these arguments, or it mixes images.
     """
-    if call.function in _VIEWS:
-        view = _VIEWS[call.function](call)
-        if not isinstance(view.operation, Reshape) and _depends_on_batch(view.operation):
-            raise call.mixes()
-        return view
-    if call.function in _NODES:
-        return _NODES[call.function](call, nodes)
-    return _by_rule(call)
+    for name in (_with_overload(call), call.packet):
+        if name in _ONE_TENSOR:
+            return _ONE_TENSOR[name](call)
+        if name in _SEVERAL_TENSORS:
+            return _SEVERAL_TENSORS[name](call, nodes)
+        if name in _LAYERS:
+            return _by_layer(call, _LAYERS[name])
+    if call.packet in _ONES:
+        if any(isinstance(value, Operand) and not value.constant for value in list(call.given.values())[1:]):
+            raise call.unknown()
+        return call.node(Fixed(call.where, LipschitzConstant(1.0, per_element=True)))
+    if call.packet == "neg":
+        return call.node(Times(call.where, -1.0))
+    if call.packet == "elu" and (call.given["scale"], call.given["input_scale"]) == (1, 1):
+        return _layer(call, nn.ELU(call.given["alpha"]))
+    for name, mode in _UPSAMPLING.items():
+        if call.packet.startswith(name) and "output_size" in call.given:
+            size, factor = call.given["output_size"], call.given["scale_factors"]
+            return _layer(call, nn.Upsample(_tuple(size), _tuple(factor), mode))
+    raise call.unknown()
 
 
-def _by_rule(call: Call) -> Node:
-    rule = function_rule(call.function)
+def node_of_whole(where: str, whole: Whole, x: Operand, shape: tuple[int, ...]) -> Node:
+    """Make the node of a function with a registered rule.
+
+    Raises:
+        UnknownLayerError, ConfigError: the rule does not take the arguments, or gives something else than it should.
+    """
+    rule = registered_function(whole.called)
     assert rule is not None
-    rest = tuple(call.args[1:])
-    keywords = {key: value for key, value in call.keywords.items() if key != "input"}
-    if _depends_on_batch((rest, tuple(keywords.values()))):
-        raise call.unknown()
+    unknown = Call(where, torch.ops.gloro_fast.whole.default, {}, None, False, (), Function(whole.called)).unknown()
+    if any(not _is_plain(value) for value in (*whole.args, *(value for _, value in whole.keywords))):
+        raise unknown
     try:
-        known = rule(call.input.shape, *rest, **keywords)
+        known = rule(x.shape, *whole.args, **dict(whole.keywords))
     except TypeError:
-        raise call.unknown() from None
-    short = call.function if isinstance(call.function, str) else getattr(call.function, "__name__", "")
-    overwrites = short.endswith("_") or keywords.get("inplace") is True or (bool(rest) and rest[-1] is True)
+        raise unknown from None
     if isinstance(known, nn.Module):
         # What the rule says is known is what is executed.
-        layer = Layer(call.where, known.eval(), call.input.shape)
+        layer = Layer(where, known.eval(), x.shape)
         layer.rule()
-        return Node(call.where, layer.module, (call.input.index,), layer, call.shape, overwrites)
-    if not isinstance(known, LipschitzConstant):
-        raise ConfigError(f"the rule of {call.where} gave {known!r}; see register_lipschitz_function")
-    function: Any = getattr(Tensor, call.function) if isinstance(call.function, str) else call.function
-    operation = Function(function, after=rest, keywords=tuple(keywords.items()))
-    return Node(call.where, operation, (call.input.index,), Fixed(call.where, known), call.shape, overwrites)
+        return Node(where, layer.module, (x.index,), layer, shape, whole.overwrites, whole.shares)
+    if not isinstance(known, LipschitzConstant | Diagonal):
+        raise ConfigError(f"the rule of {where} gave {known!r}; see register_lipschitz_function")
+    operation = Function(whole.called, (Slot(0), *whole.args), whole.keywords)
+    transfer = Fixed(where, known) if isinstance(known, LipschitzConstant) else Diagonals(where, known)
+    return Node(where, operation, (x.index,), transfer, shape, whole.overwrites, whole.shares)
 
 
-def _depends_on_batch(value: Any) -> bool:
-    """Whether the batch size, a number made of it, or a tensor of the network is among arguments."""
-    if isinstance(value, Function):
-        return _depends_on_batch((value.before, value.after, tuple(item for _, item in value.keywords)))
-    if isinstance(value, tuple | list):
-        return any(_depends_on_batch(item) for item in value)
-    if isinstance(value, slice):
-        return _depends_on_batch((value.start, value.stop, value.step))
-    plain = value is None or isinstance(value, bool | int | float | str | torch.dtype | torch.device | type(Ellipsis))
-    return value is BATCH or not (plain or isinstance(value, torch.memory_format))
+def constant_node(call: Call) -> Node:
+    """Make the node of a call on parameters alone: whatever it computes, it computes it anew each time.
+
+    Raises:
+        UnknownLayerError, ArchitectureError: it draws random numbers, or depends on the number of images.
+    """
+    if set(_UNSOUND_ON_PARAMETERS) & set(getattr(call.operation, "tags", ())):
+        raise call.unknown()
+    if not all(_is_plain(value) or isinstance(value, Operand) for value in flat(list(call.given.values()))):
+        raise call.mixes()
+    shape = tuple(call.output.shape) if isinstance(call.output, Tensor) else ()
+    return Node(call.where, call.function, call.inputs, shape=shape)
+
+
+def _by_layer(call: Call, kind: type[nn.Module]) -> Node:
+    settings: dict[str, Any] = {}
+    for name, value in list(call.given.items())[1:]:
+        if name == "dtype":
+            if value is not None and value != call.input.value.dtype:
+                raise call.unknown()
+        elif not (name == "stride" and value == []):
+            settings[name] = _tuple(value)
+    return _layer(call, kind(**settings))
+
+
+def _layer(call: Call, layer: nn.Module) -> Node:
+    transfer = Layer(call.where, layer.eval(), call.input.shape)
+    transfer.rule()
+    return call.of_one(transfer)
+
+
+def _with_overload(call: Call) -> str:
+    return f"{call.packet}.{getattr(call.operation, '_overloadname', '')}"
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _is_plain(value: Any) -> bool:
+    return all(
+        part is None
+        or isinstance(part, bool | int | float | str | torch.dtype | torch.device | torch.layout | torch.memory_format)
+        for part in flat(value)
+    )

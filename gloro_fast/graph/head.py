@@ -192,4 +192,5 @@ def _memory(tensor: Tensor) -> tuple[int, int, int]:
     """Give the storage of ``tensor`` and the bytes of it that it spans."""
     start = tensor.storage_offset() * tensor.itemsize
     extent = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return tensor.untyped_storage().data_ptr(), int(start), int(start + extent * tensor.itemsize)
+    # Not its address, which is 0 for all on the meta device.
+    return tensor.untyped_storage()._cdata, int(start), int(start + extent * tensor.itemsize)

@@ -96,12 +96,14 @@ def mergeable(nodes: Sequence[Node], kinds: Sequence[Knowledge | None]) -> dict[
             options = _sums(node, inputs, nodes, chains)
         else:
             options = _continued(node.transfer, kinds[index], inputs[0], chains, found)
-        chains[index].update(options)
         for source in sorted(options):
             parts = options[source]
-            if _is_worth_it(parts):
-                found[index] = (source, Merged(node.name, parts, nodes[source].shape))
-                break
+            if not _is_worth_it(parts):
+                chains[index][source] = parts
+            # A BatchNorm over tokens beside a dense layer over features has its numbers elsewhere.
+            elif _fits(parts, nodes[source].shape):
+                chains[index][source] = parts
+                found.setdefault(index, (source, Merged(node.name, parts, nodes[source].shape)))
     return found
 
 
@@ -136,10 +138,15 @@ def _sums(
     options: dict[int, tuple[Part, ...]] = {}
     for source in common:
         part = Sum(tuple((number, chains[i][source]) for number, i in zip(numbers, inputs, strict=True)))
-        with torch.no_grad():
-            if _fold((part,), nodes[source].shape, _as_it_is) is not None:
-                options[source] = (part,)
+        if _fits((part,), nodes[source].shape):
+            options[source] = (part,)
     return options
+
+
+def _fits(parts: Sequence[Part], shape: tuple[int, ...]) -> bool:
+    """Whether the whole is one layer."""
+    with torch.no_grad():
+        return _fold(parts, shape, _as_it_is) is not None
 
 
 def _is_plain(transfer: Mapping) -> bool:
@@ -147,7 +154,7 @@ def _is_plain(transfer: Mapping) -> bool:
     if isinstance(transfer, Layer):
         kind = known_type(transfer.module)
         return kind is nn.Linear or (kind in _CONVOLUTIONS and transfer.module.padding_mode == "zeros")
-    return isinstance(transfer, Weighted)
+    return isinstance(transfer, Weighted) and not transfer.transposed
 
 
 def _weighs(parts: Sequence[Part]) -> bool:
@@ -155,7 +162,7 @@ def _weighs(parts: Sequence[Part]) -> bool:
     return any(
         any(_weighs(inner) for _, inner in part.terms)
         if isinstance(part, Sum)
-        else isinstance(part, Weighted) or (isinstance(part, Layer) and _is_plain(part))
+        else isinstance(part, Layer | Weighted) and _is_plain(part)
         for part in parts
     )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gloro_fast.graph.operations import Attribute, Literal, Operation
+from gloro_fast.graph.operations import Attribute, Literal, Operation, Within
 from gloro_fast.nn.real import require_floating, require_real
 from gloro_fast.nn.rules import Diagonal, Knowledge, LinearMap, LipschitzConstant, lipschitz_rule
 from gloro_fast.ops.geometry import Geometry
@@ -58,6 +58,18 @@ class Fixed:
 
 
 @dataclass(frozen=True)
+class Diagonals:
+    """A map that multiplies each element by a number of its own, of which the same is known always."""
+
+    name: str
+    known: Diagonal
+
+    def rule(self) -> Knowledge:
+        """Return it."""
+        return self.known
+
+
+@dataclass(frozen=True)
 class Constants:
     """A value that depends on parameters alone: operations in order, each on the results of earlier ones."""
 
@@ -88,19 +100,47 @@ class Scaled:
 
 
 @dataclass(frozen=True)
+class Normalized:
+    """``F.batch_norm`` with running statistics: gain / sqrt(variance + eps) a channel, in training as well.
+
+    Attributes:
+        name: for messages.
+        gain, variance: a number a channel; no gain stands for 1.
+        eps: as given.
+        dimensions: of an image, its channels among them.
+    """
+
+    name: str
+    gain: Constants | None
+    variance: Constants
+    eps: float
+    dimensions: int
+
+    def rule(self) -> Knowledge:
+        """Return the numbers that the channels are multiplied by."""
+        # Sum, root and quotient are rounded once each, well within the 2^-50 that Diagonal allows.
+        scale = (require_floating(f"the variance of {self.name}", self.variance.value()).double() + self.eps).rsqrt()
+        if self.gain is not None:
+            scale = require_floating(f"the weight of {self.name}", self.gain.value()).double() * scale
+        return Diagonal(scale.reshape(-1, *[1] * (self.dimensions - 1)))
+
+
+@dataclass(frozen=True)
 class Weighted:
-    """``F.linear`` or a convolution whose weight is a tensor of parameters."""
+    """A dense layer or a convolution whose weight is a tensor of parameters; transposed, the adjoint of that."""
 
     name: str
     weight: Constants
     geometry: Geometry
+    transposed: bool = False
 
     def rule(self) -> Knowledge:
-        """Give the linear map with its present weight."""
-        return LinearMap(require_floating(f"the weight of {self.name}", self.weight.value()), self.geometry)
+        """Return the linear map with its present weight."""
+        weight = require_floating(f"the weight of {self.name}", self.weight.value())
+        return LinearMap(weight, self.geometry, self.transposed)
 
 
-Mapping = Layer | Times | Fixed | Scaled | Weighted
+Mapping = Layer | Times | Fixed | Diagonals | Scaled | Normalized | Weighted
 
 
 @dataclass(frozen=True)
@@ -133,6 +173,7 @@ class Node:
         shape: of its output, without the batch; of constants, the whole; () for a tuple of tensors.
         overwrites: whether it writes over its first input.
         shares: whether its output may share memory with its first input.
+        is_effect: whether it is executed for what it writes into a buffer, though nobody reads it.
     """
 
     name: str
@@ -142,10 +183,11 @@ class Node:
     shape: tuple[int, ...] = ()
     overwrites: bool = False
     shares: bool = False
+    is_effect: bool = False
 
     @property
     def is_constant(self) -> bool:
-        """Whether it depends on parameters alone."""
+        """Whether no image has a part in it: it depends on parameters alone, or is a number made of the batch size."""
         return self.transfer is None and self.operation is not None
 
 
@@ -169,7 +211,7 @@ def unregistered(nodes: Sequence[Node]) -> list[tuple[str, Tensor]]:
     """List the tensors that nodes read and that are neither parameters nor buffers."""
     found = []
     for node in nodes:
-        operation = node.operation
+        operation = node.operation.operation if isinstance(node.operation, Within) else node.operation
         if isinstance(operation, Literal):
             found.append((node.name, operation.value))
         elif isinstance(operation, Attribute) and isinstance(vars(operation.owner).get(operation.name), torch.Tensor):

@@ -1,58 +1,54 @@
-"""Turning a traced graph into nodes with rules, by trying it on two small batches of zeros."""
+"""Turning a captured graph into nodes with rules."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+import operator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import Tensor, fx
-from torch.nn.utils import parametrize
+from torch import SymInt, Tensor, fx, nn
+from torch._ops import OpOverload
 
 from gloro_fast.errors import ArchitectureError, GloroFastError
-from gloro_fast.graph.call import BATCH, BATCHES, Call, Operand
-from gloro_fast.graph.functions import constant_node, is_known, is_query, node_of
+from gloro_fast.graph.call import Call, Number, Operand, flat, is_batch_size, shape_of_images
+from gloro_fast.graph.capture import Capture, Whole, capture, scope_of
+from gloro_fast.graph.functions import constant_node, is_known, node_of, node_of_whole
 from gloro_fast.graph.node import Layer, Node
-from gloro_fast.graph.operations import Attribute, Literal, is_order_preserving
-from gloro_fast.graph.tracing import ROOT, Root
+from gloro_fast.graph.operations import Attribute, Function, Literal, Operation, Slot, Within
 from gloro_fast.nn.integrity import check_weight
 from gloro_fast.nn.real import require_floating, require_real
 
-# What torch, or a rule, raises when settings or shapes do not fit.
+_aten, _own = torch.ops.aten, torch.ops.gloro_fast
+_DROPOUT = (_aten.dropout, _aten.feature_dropout, _aten.alpha_dropout, _aten.feature_alpha_dropout)
+_FRESH = (_aten.lift_fresh_copy.default, _aten.lift_fresh.default, _aten.detach_.default)
+_ENTER, _EXIT = torch.amp.autocast_mode._enter_autocast, torch.amp.autocast_mode._exit_autocast
 _FAILURES = (RuntimeError, ValueError, IndexError, TypeError, AssertionError, AttributeError, ArithmeticError)
 
 
-class _DependsOnBatch:
-    """A number that is neither fixed nor the number of images."""
+def capture_known(module: nn.Module, x: Tensor) -> Capture:
+    """Capture ``module`` in the mode in which it is, operations that nothing is known of as what they are made of.
+
+    Arguments and errors are those of :func:`gloro_fast.graph.capture.capture`.
+    """
+    decomposed: frozenset[Any] = frozenset()
+    while True:
+        captured = capture(module, x, decomposed)
+        composite = _composite(captured.graph, decomposed)
+        if not composite:
+            return captured
+        decomposed |= composite
 
 
-class _Value:
-    """What a traced node gave for the two batches, and the node that was made of it, if it is a tensor."""
-
-    def __init__(self, tried: tuple[Any, Any], index: int | None = None, constant: bool = False) -> None:
-        self.tried = tried
-        self.index = index
-        self.constant = constant
-
-    def argument(self) -> Any:
-        """Give it as an argument of a :class:`Call`."""
-        small = self.tried[0]
-        if self.index is None:
-            return _fold(*self.tried)
-        shape = tuple(small.shape) if isinstance(small, Tensor) else ()
-        return Operand(self.index, self.constant, shape if self.constant else shape[1:], small)
-
-
-def read(graph: fx.Graph, root: Root, x: Tensor) -> tuple[tuple[Node, ...], int]:
-    """Make the nodes of a traced graph.
+def read(module: nn.Module, captured: Capture, training: bool) -> tuple[tuple[Node, ...], int]:
+    """Make nodes of what a module does.
 
     Args:
-        graph: from :func:`gloro_fast.graph.tracing.trace`.
-        root: likewise, its layers in evaluation mode.
-        x: one image, (1, *input_shape), of the dtype and on the device of the network.
+        module: from (B, *input_shape) to logits (B, m).
+        captured: what it does.
+        training: whether it was captured as it is in training.
 
     Returns:
         The nodes in order of execution, the input first, and the index of the logits.
@@ -60,195 +56,296 @@ def read(graph: fx.Graph, root: Root, x: Tensor) -> tuple[tuple[Node, ...], int]
     Raises:
         UnknownLayerError, ArchitectureError: name the node.
     """
-    reader = _Reader(root, x)
     with torch.no_grad():
-        for traced in graph.nodes:
-            if traced.op == "output":
-                return tuple(reader.nodes), reader.output(traced.args[0])
-            reader.read(traced)
-    raise AssertionError("a traced graph ends in its output")
+        return _Reader(module, captured, training).read()
+
+
+def _composite(graph: fx.Graph, decomposed: frozenset[Any]) -> frozenset[Any]:
+    calls = {node.target for node in graph.nodes if node.op == "call_function" and isinstance(node.target, OpOverload)}
+    return frozenset(
+        target
+        for target in calls - decomposed
+        if target.namespace == "aten"
+        and target._can_decompose()
+        and torch.Tag.nondeterministic_seeded not in target.tags
+        and not is_known(Call("", target, {}, None, False, (), Function(target)))
+    )
 
 
 class _Reader:
-    def __init__(self, root: Root, x: Tensor) -> None:
-        self.root = root
+    def __init__(self, module: nn.Module, captured: Capture, training: bool) -> None:
+        self.captured, self.training = captured, training
         self.nodes: list[Node] = []
-        self.values: dict[fx.Node, _Value] = {}
-        self.batches = (x.new_zeros(BATCHES[0], *x.shape[1:]), x.new_zeros(BATCHES[1], *x.shape[1:]))
+        self.values: dict[fx.Node, Operand | Number | int | float] = {}
+        self.owners = _owners(module)
+        self.no_grad = False
+        self.autocasts: list[tuple[str, torch.dtype, bool]] = []
 
-    def read(self, traced: fx.Node) -> None:
-        """Try one traced node and make a node of it where it gives a tensor."""
-        if traced.op == "placeholder":
-            self._add(traced, self.batches, Node("input", None, shape=tuple(self.batches[0].shape[1:])))
-        elif traced.op == "get_attr":
-            self._read_attribute(traced)
-        elif traced.op == "call_module":
-            self._read_layer(traced)
-        else:
-            self._read_call(traced)
+    def read(self) -> tuple[tuple[Node, ...], int]:
+        """Make the nodes."""
+        graph = self.captured.graph
+        _refuse_chance(graph)
+        (returned,) = next(node for node in graph.nodes if node.op == "output").args
+        needed = _needed(graph, returned)
+        for traced in graph.nodes:
+            if traced.op == "placeholder":
+                value = traced.meta["val"]
+                self._add(traced, Node("input", None, shape=shape_of_images("input", value)))
+            elif traced.op == "get_attr" and traced in needed:
+                self._read_attribute(traced)
+            elif traced.op == "call_function" and not self._enters(traced) and traced in needed:
+                self._read_call(traced)
+        return tuple(self.nodes), self._output(returned)
 
-    def output(self, returned: Any) -> int:
-        """Find the node of the logits, and refuse what are none."""
-        value = self.values[returned] if isinstance(returned, fx.Node) else None
-        result = value.tried[0] if value is not None else returned
-        if isinstance(result, tuple | list | dict):
-            raise ArchitectureError(
-                f"the module returns {len(result)} outputs; a GloRo net needs one, the logits (B, m)"
-            )
-        if value is None or value.index is None or value.constant:
+    def _output(self, returned: fx.Node) -> int:
+        value = self.values[returned]
+        if not isinstance(value, Operand) or value.constant:
             raise ArchitectureError("the module returns what does not depend on its input; return the logits (B, m)")
-        if result.ndim != 2:
-            raise ArchitectureError(f"the module gives {tuple(result.shape)}; logits must be (B, m), so add a Flatten")
-        if result.shape[1] < 2:
+        shape = value.shape
+        if len(shape) != 1:
             raise ArchitectureError(
-                f"the module gives {result.shape[1]} logit a row; a classifier needs at least 2 classes"
+                f"the module gives {tuple(value.value.shape)[1:]} for each image; logits must be (B, m), so add a "
+                "Flatten"
             )
+        if shape[0] < 2:
+            raise ArchitectureError(f"the module gives {shape[0]} logit a row; a classifier needs at least 2 classes")
         return value.index
 
-    def _read_attribute(self, traced: fx.Node) -> None:
-        owner_name, _, name = str(traced.target).rpartition(".")
-        owner = self.root.get_submodule(owner_name)
-        value = getattr(owner, name)
-        if not isinstance(value, Tensor):
-            self.values[traced] = _Value((value, value))
-            return
-        shown = str(traced.target).removeprefix(ROOT).removeprefix(".")
-        operation = Literal(value) if owner is self.root else Attribute(owner, name)
-        self._add(traced, (value, value), Node(shown, operation, shape=tuple(value.shape)), constant=True)
+    def _enters(self, traced: fx.Node) -> bool:
+        """Follow the context managers of the forward."""
+        if traced.target is torch._C._set_grad_enabled:
+            self.no_grad = not traced.args[0]
+        elif traced.target is _ENTER:
+            device, dtype, enabled, *_ = traced.args
+            self.autocasts.append((str(device), dtype or torch.get_autocast_dtype(str(device)), bool(enabled)))  # type: ignore[arg-type]
+        elif traced.target is _EXIT:
+            self.autocasts.pop()
+        else:
+            return str(getattr(traced.target, "namespace", "")) == "profiler"
+        return True
 
-    def _read_layer(self, traced: fx.Node) -> None:
-        name, module = traced.meta["name"], traced.meta["layer"]
-        if isinstance(module, parametrize.ParametrizationList):
-            value = module()
-            self._add(traced, (value, value), Node(name, module, shape=tuple(value.shape)), constant=True)
-            return
-        where = f"{name or 'the module'} ({type(module).__name__})"
-        given = [self.values[node].argument() for node in traced.all_input_nodes]
-        only = given[0] if len(given) == 1 and traced.args == (traced.all_input_nodes[0],) else None
-        if not isinstance(only, Operand) or only.constant or not isinstance(only.value, Tensor):
-            raise ArchitectureError(
-                f"{where} is not called with one tensor of the network, which is all its rule knows"
-            )
-        layer = Layer(name, module, only.shape)
-        complaint = f"{where} does not take its input of shape {only.shape}"
-        with _in_one_line(complaint):
-            try:
-                check_weight(name, layer.rule())
-            except ArithmeticError:
-                # Settings such as a stride of 0, which the layer itself has words for.
-                self._try(complaint, module, traced)
-                raise
-        version = only.value._version
-        tried = self._try(complaint, module, traced)
-        # A layer of a user's own may write over its input without saying so.
-        overwrites = getattr(module, "inplace", False) is True or only.value._version != version
-        shares = overwrites or is_order_preserving(module) or _share(given[0].value, tried[0])
-        node = Node(name, module, (only.index,), layer, _shape(where, tried), overwrites, shares)
-        self._add(traced, tried, node)
+    def _read_attribute(self, traced: fx.Node) -> None:
+        tensor = self.captured.tensors[str(traced.target)]
+        owner = self.owners.get(id(tensor))
+        if owner is None:
+            name, operation = f"{scope_of(traced)}.a tensor".removeprefix("."), Literal(tensor.detach())
+            self._add(traced, Node(name, operation, shape=tuple(tensor.shape)), constant=True)
+        else:
+            module, key, name = owner
+            self._add(traced, Node(name, Attribute(module, key), shape=tuple(tensor.shape)), constant=True)
 
     def _read_call(self, traced: fx.Node) -> None:
-        function: Any = traced.target
-        short = function if isinstance(function, str) else getattr(function, "__name__", repr(function))
-        where = f"{traced.meta['scope']}.{short}()".removeprefix(".")
-        values = [self.values[node] for node in traced.all_input_nodes]
-        called: Any = getattr(torch.Tensor, function, None) if isinstance(function, str) else function
-        if any(value.index is not None for value in values) and not is_query(function):
-            self._read_tensor_call(traced, called, Call(where, function, (), {}, None))
-            return
-        # Of numbers, or asking a tensor for its shape.
-        tried = self._try(f"{where} fails", called, traced)
-        if isinstance(tried[0], Tensor):
-            raise Call(where, function, (), {}, None).unknown()
-        self.values[traced] = _Value(tried)
+        target: Any = traced.target
+        if target is _own.parametrized.default:
+            whole = self.captured.wholes[traced.args[0]]  # type: ignore[index]
+            self._add(traced, Node(whole.name, whole.called, shape=tuple(traced.meta["val"].shape)), constant=True)
+        elif target is _own.whole.default:
+            self._read_whole(traced, self.captured.wholes[traced.args[1]])  # type: ignore[index]
+        elif target in _FRESH:
+            # The copy that torch.tensor() makes of its numbers: nobody else has them.
+            self.values[traced] = self.values[traced.all_input_nodes[0]]
+        elif not _tensors(traced.meta.get("val")):
+            self._read_number(traced)
+        else:
+            self._read_operation(traced)
 
-    def _read_tensor_call(self, traced: fx.Node, called: Callable[..., Any], call: Call) -> None:
-        constant = all(
-            value.constant for node in traced.all_input_nodes if (value := self.values[node]).index is not None
-        )
-        # Before it is tried: it might write into a parameter.
-        if not is_known(call.function, constant):
-            raise call.unknown()
-        versions = [value.tried[0]._version for value in self._tensors(traced)]
-        known = [(read, self.values[read]) for read in traced.all_input_nodes]
-        copies = {read: value.tried[0].clone() for read, value in known if value.constant}
-        tried = self._try(f"{call.where} fails", called, traced, copies)
-        for read, value in known:
-            if read in copies and copies[read]._version:
-                assert value.index is not None
-                written = self.nodes[value.index].name
-                raise ArchitectureError(f"{call.where} writes over {written}; compute a new tensor instead")
-        overwrites = [value.tried[0]._version for value in self._tensors(traced)] != versions
-        arguments = fx.node.map_arg((traced.args, traced.kwargs), lambda node: self.values[node].argument())
-        call = Call(call.where, call.function, *arguments, tried[0])
+    def _read_number(self, traced: fx.Node) -> None:
+        """Follow a number: fixed, or made of the number of images."""
+        value = traced.meta.get("val")
+        if isinstance(value, bool | int | float) and not is_batch_size(value):
+            self.values[traced] = value
+            return
+        inputs = [self.values[node] for node in traced.all_input_nodes]
+        if not isinstance(value, SymInt | torch.SymFloat | int) or any(
+            isinstance(v, Operand) and v.index != 0 and not is_batch_size(value) for v in inputs
+        ):
+            raise ArchitectureError(
+                f"{self._where(traced)} takes a number from the values of a tensor; compute with the tensor instead"
+            )
+        places, function = self._function(traced, traced.target)
+        self.nodes.append(Node(self._where(traced), self._within(function), places))
+        self.values[traced] = Number(len(self.nodes) - 1, value)
+
+    def _read_whole(self, traced: fx.Node, whole: Whole) -> None:
+        (source,) = traced.all_input_nodes
+        x, result = self.values[source], traced.meta["val"]
+        assert isinstance(x, Operand)
+        if not isinstance(whole.called, nn.Module):
+            where = f"{whole.name}.{getattr(whole.called, '__name__', whole.called)}()".removeprefix(".")
+            if x.constant:
+                operation = Function(whole.called, (Slot(0), *whole.args), whole.keywords)
+                self._add(traced, Node(where, operation, (x.index,), shape=tuple(result.shape)), constant=True)
+            else:
+                self._add(traced, node_of_whole(where, whole, x, shape_of_images(where, result)))
+            return
+        name, module = whole.name, whole.called
+        where = f"{name or 'the module'} ({type(module).__name__})"
+        if x.constant:
+            raise ArchitectureError(f"{where} is not called with one tensor of the network, which is all its rule knows")
+        layer = Layer(name, module, x.shape)
+        with _in_one_line(f"{where} does not take its input of shape {x.shape}"):
+            check_weight(name, layer.rule())
+        shape = shape_of_images(where, result)
+        self._add(traced, Node(name, module, (x.index,), layer, shape, whole.overwrites, whole.shares))
+
+    def _read_operation(self, traced: fx.Node) -> None:
+        where, target = self._where(traced), traced.target
+        inputs, function = self._function(traced, target)
+        output = traced.meta["val"]
+        call = Call(where, target, self._given(traced), output, self.training, inputs, function)
+        operands = [value for value in flat(list(call.given.values())) if isinstance(value, Operand)]
+        constant = all(operand.constant for operand in operands)
+        written = _written(traced)
+        if written is not None and constant:
+            self._add_effect(traced, call, written)
+            return
         if constant:
-            self._add(traced, tried, constant_node(call), constant=True)
+            self._add(traced, constant_node(call), constant=True)
             return
-        if isinstance(tried[0], Tensor):
-            _shape(call.where, tried)
+        if written is not None and written is not traced.args[0]:
+            raise call.unknown()
         node = node_of(call, self.nodes)
-        first = [value.tried[0] for value in self._tensors(traced) if value.index == node.inputs[0]]
-        shares = node.shares or any(_share(x, tried[0]) for x in first)
-        self._add(traced, tried, dataclasses.replace(node, overwrites=node.overwrites or overwrites, shares=shares))
+        if written is not None and self.nodes[node.inputs[0]].is_constant:
+            raise ArchitectureError(
+                f"{where} writes over {self.nodes[node.inputs[0]].name}; compute a new tensor instead"
+            )
+        first = [source for source in traced.all_input_nodes if self._index(source) == node.inputs[0]]
+        shares = written is not None or any(_share(source.meta.get("val"), output) for source in first)
+        self._add(traced, dataclasses.replace(node, overwrites=written is not None, shares=shares))
 
-    def _tensors(self, traced: fx.Node) -> list[_Value]:
-        values = [self.values[node] for node in traced.all_input_nodes]
-        return [value for value in values if isinstance(value.tried[0], Tensor)]
+    def _add_effect(self, traced: fx.Node, call: Call, written: fx.Node) -> None:
+        """Follow what a forward writes into a buffer in training, such as a count of batches."""
+        index = self._index(written)
+        assert index is not None
+        operation = self.nodes[index].operation
+        if not (self.training and isinstance(operation, Attribute) and operation.name in operation.owner._buffers):
+            raise ArchitectureError(f"{call.where} writes over {self.nodes[index].name}; compute a new tensor instead")
+        self._add(traced, dataclasses.replace(constant_node(call), is_effect=True), constant=True)
 
-    def _add(self, traced: fx.Node, tried: tuple[Any, Any], node: Node, constant: bool = False) -> None:
-        for value in tried[0] if isinstance(tried[0], tuple | list) else tried[:1]:
-            (require_real if constant else require_floating)(node.name, value)
-        self.values[traced] = _Value(tried, len(self.nodes), constant)
+    def _add(self, traced: fx.Node, node: Node, constant: bool = False) -> None:
+        value = traced.meta.get("val")
+        if traced.op == "get_attr":
+            value = self.captured.tensors[str(traced.target)]
+        for tensor in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(tensor, Tensor) and (constant or traced.op != "call_function" or not _is_index(tensor)):
+                (require_real if constant else require_floating)(node.name, tensor)
+        if node.operation is not None:
+            node = dataclasses.replace(node, operation=self._within(node.operation))
+        self.values[traced] = Operand(len(self.nodes), constant, value)
         self.nodes.append(node)
 
-    def _try(
-        self,
-        complaint: str,
-        function: Callable[..., Any],
-        traced: fx.Node,
-        copies: Mapping[fx.Node, Tensor] = MappingProxyType({}),
-    ) -> tuple[Any, Any]:
-        """Call the function as traced with both batches. What it may overwrite is zeros, and only shapes count.
+    def _within(self, operation: Operation) -> Operation:
+        if not (self.no_grad or self.autocasts) or isinstance(operation, Within | Attribute | Literal):
+            return operation
+        return Within(operation, self.no_grad, tuple(self.autocasts))
 
-        Args:
-            complaint: the beginning of the error.
-            function: what to call.
-            traced: with these arguments.
-            copies: what to pass in place of parameters, which it may overwrite too.
-        """
-        results = []
-        for which in range(len(BATCHES)):
-            args, keywords = fx.node.map_arg(
-                (traced.args, traced.kwargs),
-                lambda node: copies[node] if node in copies else self.values[node].tried[which],  # noqa: B023
-            )
-            with _in_one_line(complaint):
-                results.append(function(*args, **keywords))
-        return results[0], results[1]
+    def _where(self, traced: fx.Node) -> str:
+        target: Any = traced.target
+        name = target._schema.name.partition("::")[2] if isinstance(target, OpOverload) else target.__name__
+        return f"{scope_of(traced)}.{name}()".removeprefix(".")
 
+    def _index(self, traced: fx.Node) -> int | None:
+        value = self.values.get(traced)
+        return value.index if isinstance(value, Operand | Number) else None
 
-def _fold(small: Any, large: Any) -> Any:
-    if isinstance(small, tuple) and isinstance(large, tuple) and len(small) == len(large):
-        return tuple(_fold(a, b) for a, b in zip(small, large, strict=True))
-    if (small, large) == BATCHES:
-        return BATCH
-    return small if type(small) is type(large) and small == large else _DependsOnBatch()
+    def _function(self, traced: fx.Node, target: Any) -> tuple[tuple[int, ...], Function]:
+        """Return the nodes that a call reads, and the call with slots in their places."""
+        places: dict[int, int] = {}
 
+        def slot(source: fx.Node) -> Any:
+            index = self._index(source)
+            return self.values[source] if index is None else Slot(places.setdefault(index, len(places)))
 
-def _shape(where: str, tried: tuple[Tensor, Tensor]) -> tuple[int, ...]:
-    """Give the shape of the output without the batch; refuse one that is not made image by image."""
-    for images, result in zip(BATCHES, tried, strict=True):
-        if not isinstance(result, Tensor) or result.ndim == 0:
-            raise ArchitectureError(f"{where} gives {result!r:.40}; a layer must give one tensor for a batch")
-        if len(result) != images:
-            raise ArchitectureError(f"{where} makes {len(result)} images of {images}; leave the batch as it is")
-    shapes = {tuple(result.shape[1:]) for result in tried}
-    if len(shapes) != 1:
-        raise ArchitectureError(f"{where} gives images of a shape that depends on the batch; leave the batch alone")
-    return shapes.pop()
+        args = fx.node.map_arg(traced.args, slot)
+        keywords = fx.node.map_arg(traced.kwargs, slot)
+        function = Function(target, tuple(_plain(argument) for argument in args), tuple(
+            (key, _plain(value)) for key, value in keywords.items()
+        ))
+        return tuple(places), function
+
+    def _given(self, traced: fx.Node) -> dict[str, Any]:
+        """Return the arguments of a call by name, those left out by default."""
+        def value(source: fx.Node) -> Any:
+            return self.values[source]
+
+        args = [_plain(a) for a in fx.node.map_arg(traced.args, value)]
+        keywords = {key: _plain(v) for key, v in fx.node.map_arg(traced.kwargs, value).items()}
+        if traced.target is operator.getitem:
+            return {"tuple": args[0], "index": args[1]}
+        schema = traced.target._schema  # type: ignore[union-attr]
+        given = {argument.name: argument.default_value for argument in schema.arguments}
+        given.update(zip((argument.name for argument in schema.arguments), args, strict=False))
+        return {**given, **keywords}
 
 
-def _share(x: Tensor, y: Any) -> bool:
-    return isinstance(y, Tensor) and x.untyped_storage().data_ptr() == y.untyped_storage().data_ptr()
+def _plain(value: Any) -> Any:
+    """Make lists of what the tracer keeps as immutable ones."""
+    return [_plain(part) for part in value] if isinstance(value, list) else value
+
+
+def _needed(graph: fx.Graph, returned: fx.Node) -> set[fx.Node]:
+    """Find the nodes that the output rests on, and those that write into something, whoever reads it."""
+    needed: set[fx.Node] = set()
+    waiting = [returned, *(node for node in graph.nodes if _written(node) is not None)]
+    while waiting:
+        node = waiting.pop()
+        if node not in needed:
+            needed.add(node)
+            waiting += node.all_input_nodes
+    return needed
+
+
+def _written(node: fx.Node) -> fx.Node | None:
+    """Return the argument that a call writes over, if it does."""
+    if node.op != "call_function" or not isinstance(node.target, OpOverload) or not node.target._schema.is_mutable:
+        return None
+    names = [argument.name for argument in node.target._schema.arguments]
+    for argument, name in zip(node.target._schema.arguments, names, strict=True):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            place = names.index(name)
+            found = node.args[place] if place < len(node.args) else node.kwargs.get(name)
+            return found if isinstance(found, fx.Node) else None
+    return None
+
+
+def _refuse_chance(graph: fx.Graph) -> None:
+    for node in graph.nodes:
+        target = node.target
+        if isinstance(target, OpOverload) and torch.Tag.nondeterministic_seeded in target.tags:
+            if target.overloadpacket not in _DROPOUT:
+                raise ArchitectureError("the module draws random numbers in its forward; use nn.Dropout or none at all")
+
+
+def _owners(module: nn.Module) -> dict[int, tuple[nn.Module, str, str]]:
+    """Find where each tensor is an attribute: its module, its name there, and its qualified name."""
+    owners: dict[int, tuple[nn.Module, str, str]] = {}
+    for prefix, child in module.named_modules(remove_duplicate=False):
+        for held in (child._parameters, child._buffers, vars(child)):
+            for key, value in held.items():
+                if isinstance(value, Tensor):
+                    owners.setdefault(id(value), (child, key, f"{prefix}.{key}" if prefix else key))
+    return owners
+
+
+def _tensors(value: Any) -> bool:
+    return isinstance(value, Tensor) or (isinstance(value, tuple | list) and any(map(_tensors, value)))
+
+
+def _is_index(tensor: Tensor) -> bool:
+    return tensor.dtype == torch.int64
+
+
+def _share(x: Any, y: Any) -> bool:
+    """Whether a tensor, or one of several, lies in the memory of another."""
+    if isinstance(y, tuple | list):
+        return any(_share(x, part) for part in y)
+    if isinstance(x, tuple | list):
+        return any(_share(part, y) for part in x)
+    return (
+        isinstance(x, Tensor)
+        and isinstance(y, Tensor)
+        and x.untyped_storage()._cdata == y.untyped_storage()._cdata
+    )
 
 
 @contextmanager

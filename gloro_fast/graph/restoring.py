@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
+from torch.nn.utils import parametrize
 
 from gloro_fast.errors import ArchitectureError
+from gloro_fast.nn.rules import has_rule
 
 _REGISTERED = ("_parameters", "_buffers", "_modules")
 
@@ -27,7 +29,7 @@ def restored(module: nn.Module) -> Iterator[None]:
         _hold(vars(child), held)
     try:
         yield
-        for name, child in named:
+        for name, child in _followed(module):
             for kind in _REGISTERED:
                 present = vars(child).get(kind, {})
                 changed = _changed(present, held[id(present)][1] if id(present) in held else {})
@@ -39,6 +41,16 @@ def restored(module: nn.Module) -> Iterator[None]:
     finally:
         for container, before in held.values():
             _put_back(container, before)
+
+
+def _followed(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """List the modules whose forward is followed: layers that are called as they are may keep what they like."""
+    if has_rule(module) or isinstance(module, parametrize.ParametrizationList):
+        return
+    yield name, module
+    for key, child in module._modules.items():
+        if child is not None:
+            yield from _followed(child, f"{name}.{key}" if name else key)
 
 
 def _hold(container: Any, held: dict[int, tuple[Any, Any]]) -> None:

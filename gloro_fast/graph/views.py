@@ -1,168 +1,147 @@
-"""Functions that move the elements of each image and change none: their constant is 1."""
+"""Operations that move or copy the elements of each image and change none."""
 
 from __future__ import annotations
 
-import operator
+import math
+import sys
+from fractions import Fraction
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from gloro_fast.graph.call import Call
+from gloro_fast.errors import ArchitectureError
+from gloro_fast.graph.call import Call, Number, Operand
 from gloro_fast.graph.node import Fixed, Node
-from gloro_fast.graph.operations import Function, Operation, Reshape
+from gloro_fast.graph.operations import Function, Reshape, Slot
 from gloro_fast.nn.real import require_floating
 from gloro_fast.nn.rules import LipschitzConstant
+from gloro_fast.nn.shape_rules import padding_norm
+from gloro_fast.nn.windows import largest_coverage, pooling_windows, root_up
 
 ONE = LipschitzConstant(1.0)
 
-RESHAPES = (
-    torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze, torch.unflatten,
-    "flatten", "reshape", "view", "squeeze", "unsqueeze", "unflatten",
-)  # fmt: skip
-COPIES = (torch.clone, "contiguous", "clone", "detach")
-WIDER = ("float", "double", "to")
-SWAPS = (torch.transpose, torch.swapaxes, torch.swapdims, "transpose", "swapaxes", "swapdims")
-PERMUTATIONS = (torch.permute, "permute")
-FLIPS = (torch.flip, "flip")
-ROLLS = (torch.roll, "roll")
-PARTS = (torch.chunk, torch.split, torch.unbind, "chunk", "split", "unbind")
-CUTS = (torch.narrow, torch.select, "narrow", "select")
 
-
-def one(call: Call, operation: Operation, *, shares: bool = True) -> Node:
-    """Make the node of a map whose constant is 1."""
-    shape = call.shape if isinstance(call.output, Tensor) else ()
-    return Node(call.where, operation, (call.input.index,), Fixed(call.where, ONE), shape, shares=shares)
+def one(call: Call) -> Node:
+    """Read what copies each image as it is, or into another order."""
+    return call.of_one(Fixed(call.where, ONE))
 
 
 def reshape(call: Call) -> Node:
-    """Give the images another shape. With as many images as before, and in order, none meets another."""
-    if call.output.shape[0] != call.input.value.shape[0] or call.output.numel() != call.input.value.numel():
-        raise call.mixes()
-    return one(call, Reshape(call.shape))
-
-
-def copy(call: Call) -> Node:
-    """Copy the values, in another memory format perhaps."""
-    if call.function == "detach":
-        return one(call, Function(torch.Tensor.detach))
-    if call.function == "contiguous":
-        return one(call, Function(torch.Tensor.contiguous))
-    return one(call, Function(torch.clone), shares=False)
+    """Read another shape of the images. With as many images as before, and in order, none meets another."""
+    x = call.input
+    if "dtype" in call.given or math.prod(call.shape) != math.prod(x.shape):
+        raise call.unknown()
+    return call.of_one(Fixed(call.where, ONE), Reshape(call.shape))
 
 
 def wider(call: Call) -> Node:
-    """Convert to a type that holds all values, or do nothing."""
+    """Read a conversion to a type that holds all values, or to none."""
     before, after = call.input.value, call.output
     require_floating(call.where, after)
     if torch.promote_types(before.dtype, after.dtype) != after.dtype or before.device != after.device:
         raise call.unknown()
-    return one(call, Function(torch.Tensor.to, after=(after.dtype,)))
+    other = call.given.get("other")
+    if isinstance(other, Operand):  # As another tensor is.
+        function = Function(torch.ops.aten.to.dtype, (Slot(0), after.dtype))
+        return call.of_one(Fixed(call.where, ONE), function)
+    return one(call)
 
 
 def swap(call: Call) -> Node:
-    """Exchange two dimensions of the images."""
-    names = ("dim0", "dim1") if "dim0" in call.keywords or "axis0" not in call.keywords else ("axis0", "axis1")
-    first, second = call.dims(call.read(*names))
-    return one(call, Function(torch.Tensor.transpose, after=(first, second)))
+    """Read an exchange of two dimensions of the images."""
+    call.dims([call.given["dim0"], call.given["dim1"]])
+    return one(call)
+
+
+def transpose_matrix(call: Call) -> Node:
+    """Refuse the transpose of a batch of vectors."""
+    raise call.mixes()
 
 
 def permute(call: Call) -> Node:
-    """Bring the dimensions of the images into another order."""
-    if "dims" in call.keywords:
-        (dims,) = call.read("dims")
-    else:
-        dims = _listed(call)
-    rank = 1 + len(call.input.shape)
-    if not dims or dims[0] % rank != 0:
+    """Read another order of the dimensions of the images."""
+    if call.given["dims"][0] % (1 + len(call.input.shape)) != 0:
         raise call.mixes()
-    return one(call, Function(torch.Tensor.permute, after=tuple(dims)))
+    return one(call)
 
 
-def flip(call: Call) -> Node:
-    """Reverse dimensions of the images."""
-    dims = call.read("dims")[0] if "dims" in call.keywords else _listed(call)
-    return one(call, Function(torch.flip, after=(tuple(call.dims(dims)),)), shares=False)
-
-
-def roll(call: Call) -> Node:
-    """Roll dimensions of the images, what leaves at one end coming in at the other."""
-    shifts, dims = call.read("shifts", "dims")
-    if dims is None:
+def along_dims(call: Call) -> Node:
+    """Read what moves elements along dimensions of the images, or cuts them: flip, roll, chunk, split, unbind, select."""
+    dims = call.given["dims"] if "dims" in call.given else call.given["dim"]
+    if dims in (None, [], ()):
         raise call.mixes()
     call.dims(dims)
-    return one(call, Function(torch.roll, after=(shifts, dims)), shares=False)
-
-
-def parts(call: Call) -> Node:
-    """Cut the images into a tuple of parts; together they have the norm of the whole."""
-    function: Any = call.function if not isinstance(call.function, str) else getattr(torch, call.function)
-    name = function.__name__
-    argument = {"chunk": "chunks", "split": "split_size_or_sections", "unbind": None}[name]
-    if argument == "split_size_or_sections" and "split_size" in call.keywords:
-        argument = "split_size"
-    sizes, dim = call.read(argument, "dim", dim=0) if argument else (None, *call.read("dim", dim=0))
-    (dim,) = call.dims(dim)
-    after = (dim,) if sizes is None else (tuple(sizes) if isinstance(sizes, list) else sizes, dim)
-    return one(call, Function(_split if name == "split" else function, after=after))
-
-
-def _split(x: Tensor, sizes: int | tuple[int, ...], dim: int) -> tuple[Tensor, ...]:
-    return torch.split(x, sizes if isinstance(sizes, int) else list(sizes), dim)
+    return one(call)
 
 
 def cut(call: Call) -> Node:
-    """Take one or several neighbouring places of a dimension of the images."""
-    name = call.function if isinstance(call.function, str) else call.function.__name__
-    rest = call.read("dim", "start", "length") if name == "narrow" else call.read("dim", "index")
-    (dim,) = call.dims(rest[0])
-    return one(call, Function(getattr(torch, name), after=(dim, *rest[1:])))
+    """Read a slice of a dimension of the images; one of the whole batch is all of it."""
+    start, end, step = (call.given[key] for key in ("start", "end", "step"))
+    whole = start in (None, 0) and step == 1 and _is_all(end)
+    if call.given["dim"] % (1 + len(call.input.shape)) == 0:
+        if not whole:
+            raise call.mixes()
+        return call.of_one(Fixed(call.where, ONE), Reshape(call.shape))
+    return one(call)
 
 
-def index(call: Call) -> Node:
-    """Slice the images: ``x[:, a:b]``, ``x[..., 0]``; or pick a part of a tuple of tensors."""
-    source, key = call.args[0], call.args[1]
-    if not isinstance(source.value, Tensor):
-        transfer = Fixed(call.where, ONE)
-        operation = Function(operator.getitem, after=(key,))
-        shape = call.shape if isinstance(call.output, Tensor) else ()
-        return Node(call.where, operation, (source.index,), transfer, shape, shares=True)
-    keys = list(key) if isinstance(key, tuple) else [key]
-    if not all(item is None or item is Ellipsis or type(item) in (int, slice) for item in keys):
+def _is_all(end: Any) -> bool:
+    return end is None or (isinstance(end, Number) and end.is_batch_size) or (type(end) is int and end >= sys.maxsize)
+
+
+def repeat(call: Call) -> Node:
+    """Read copies of each image beside itself: n of each element have sqrt(n) times the norm."""
+    x = call.input
+    before, after = math.prod(x.shape), math.prod(call.shape)
+    if before == 0 or after % before:
         raise call.unknown()
-    if Ellipsis in keys:
-        taken = sum(item is not None and item is not Ellipsis for item in keys)
-        place = keys.index(Ellipsis)
-        keys[place : place + 1] = [slice(None)] * (1 + len(call.input.shape) - taken)
-    if not keys or keys[0] != slice(None):
+    if len(call.shape) < len(x.shape) or call.output.ndim != x.value.ndim:
         raise call.mixes()
-    bounds = [bound for item in keys if isinstance(item, slice) for bound in (item.start, item.stop, item.step)]
-    if not all(bound is None or type(bound) is int for bound in bounds):
-        raise call.unknown()
-    return one(call, Function(operator.getitem, after=(tuple(keys),)))
+    known = LipschitzConstant(root_up(Fraction(after // before)))
+    if call.packet in ("expand", "expand_as"):
+        return call.of_one(
+            Fixed(call.where, known), Function(torch.ops.aten.expand.default, (Slot(0), [-1, *call.shape]))
+        )
+    return call.of_one(Fixed(call.where, known))
 
 
 def pad(call: Call) -> Node:
-    """Pad the images with a number, or crop them."""
-    amounts, mode, value = call.read("pad", "mode", "value", mode="constant")
-    if mode != "constant":
-        raise call.unknown()
-    if len(amounts) > 2 * len(call.input.shape):
+    """Read padding of the images with a number or with copies of pixels, or cropping."""
+    amounts, mode = list(call.given["pad"]), call.given.get("mode", "constant")
+    x, dimensions = call.input, len(amounts) // 2
+    if dimensions > len(x.shape):
         raise call.mixes()
-    return one(call, Function(F.pad, after=(tuple(amounts), mode, value)), shares=False)
+    if mode == "constant":
+        return one(call)
+    return call.of_one(Fixed(call.where, LipschitzConstant(padding_norm(x.shape[-dimensions:], tuple(amounts), mode))))
+
+
+def windows(call: Call) -> Node:
+    """Read all windows of the images side by side: a pixel that is in n of them counts sqrt(n)."""
+    x, given = call.input, call.given
+    if call.packet == "unfold":
+        (dim,) = call.dims(given["dimension"])
+        axes = [(x.value.shape[dim], given["size"], given["step"], 0, 1)]
+    else:
+        if len(x.shape) != 3:
+            raise call.unknown()
+        settings = [given[key] for key in ("kernel_size", "stride", "padding", "dilation")]
+        axes = list(zip(x.shape[1:], *settings, strict=True))
+    coverage = math.prod(largest_coverage(pooling_windows(*axis)) for axis in axes)
+    return call.of_one(Fixed(call.where, LipschitzConstant(root_up(Fraction(coverage)))))
+
+
+def part(call: Call) -> Node:
+    """Read one tensor of a tuple, which has the norm of all of them already."""
+    source = call.given["tuple"]
+    if not isinstance(source, Operand) or not isinstance(call.output, Tensor):
+        raise call.unknown()
+    return call.node(Fixed(call.where, ONE))
 
 
 def dropout(call: Call) -> Node:
-    """Drop nothing, as in evaluation; in training the elements that are left are scaled, which is left out of K."""
-    p, training, inplace = call.read("p", "training", "inplace", p=0.5, training=True, inplace=False)
-    if inplace:
-        raise call.unknown()
-    return one(call, Function(call.function, after=(p, training)), shares=not training)  # type: ignore[arg-type]
-
-
-def _listed(call: Call) -> list[Any]:
-    """The arguments after the first, given one by one or as one list."""
-    rest = call.args[1:]
-    return list(rest[0]) if len(rest) == 1 and isinstance(rest[0], tuple | list) else list(rest)
+    """Read dropout: nothing in evaluation; in training the elements that are left are scaled, which K leaves out."""
+    if call.given["train"] and not call.training:
+        raise ArchitectureError(f"{call.where} drops at random in evaluation too; pass training=self.training")
+    return one(call)

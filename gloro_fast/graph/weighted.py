@@ -1,75 +1,119 @@
-"""``F.linear``, matrix products and convolutions whose weight is a tensor of parameters."""
+"""Dense layers, matrix products, convolutions and batch normalization whose weights are tensors of parameters."""
 
 from __future__ import annotations
 
-import operator
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from gloro_fast.errors import ArchitectureError
-from gloro_fast.graph.arithmetic import operands
 from gloro_fast.graph.call import Call, Operand
-from gloro_fast.graph.node import Node, Weighted, constants
+from gloro_fast.graph.node import Node, Normalized, Weighted, constants
 from gloro_fast.graph.operations import Function
 from gloro_fast.ops.geometry import Geometry
-
-CONVOLUTIONS = (F.conv1d, F.conv2d, torch.conv1d, torch.conv2d)
-MATRIX_PRODUCTS = (operator.matmul, torch.matmul, torch.mm, "matmul", "mm")
 
 
 def linear(call: Call, nodes: list[Node]) -> Node:
     """Read ``F.linear(x, weight, bias)``."""
-    weight, bias = call.read("weight", "bias")
-    if not isinstance(weight, Operand) or len(weight.shape) != 2:
-        raise call.unknown()
-    return _node(call, nodes, Function(F.linear), Geometry(call.input.shape[-1:]), weight, bias)
+    weight = _weight(call, call.given["weight"], 2)
+    return _node(call, nodes, weight, Geometry(call.input.shape[-1:]), call.given["bias"])
 
 
 def matrix_product(call: Call, nodes: list[Node]) -> Node:
     """Read ``x @ weight``: a dense layer with the transposed weight."""
-    x, weight = operands(call)
-    if not (isinstance(x, Operand) and isinstance(weight, Operand)) or not (x.constant or weight.constant):
+    x, weight = call.given["self"], call.given["other" if "other" in call.given else "mat2"]
+    if not (x.constant or weight.constant):
         raise call.unknown()
     if x.constant or len(weight.shape) != 2 or x.value.ndim < 2:
         raise ArchitectureError(
             f"{call.where} is no product x @ weight with a matrix of parameters; use that, or F.linear(x, weight)"
         )
+    return _node(call, nodes, _transposed(call, nodes, weight), Geometry(x.shape[-1:]), None)
+
+
+def affine_product(call: Call, nodes: list[Node]) -> Node:
+    """Read ``torch.addmm(bias, x, weight)``."""
+    bias, x, weight = (call.given[key] for key in ("self", "mat1", "mat2"))
+    if x.constant or not weight.constant or not bias.constant or (call.given["beta"], call.given["alpha"]) != (1, 1):
+        raise call.unknown()
+    return _node(call, nodes, _transposed(call, nodes, weight), Geometry(x.shape[-1:]), None)
+
+
+def _transposed(call: Call, nodes: list[Node], weight: Operand) -> int:
     # A node of its own, that only the constant of this one rests on.
-    nodes.append(Node(call.where, Function(torch.t), (weight.index,), shape=tuple(reversed(weight.shape))))
-    transfer = Weighted(call.where, constants(nodes, len(nodes) - 1), Geometry(x.shape[-1:]))
-    return Node(call.where, Function(torch.matmul), (x.index, weight.index), transfer, call.shape)
+    transpose = Function(torch.ops.aten.t.default)
+    nodes.append(Node(call.where, transpose, (weight.index,), shape=tuple(reversed(weight.shape))))
+    return len(nodes) - 1
 
 
 def convolution(call: Call, nodes: list[Node]) -> Node:
-    """Read ``F.conv2d(x, weight, bias, stride, padding, dilation, groups)`` with numbers for the padding."""
-    weight, bias, stride, padding, dilation, groups = call.read(
-        "weight", "bias", "stride", "padding", "dilation", "groups", stride=1, padding=0, dilation=1, groups=1
-    )
+    """Read ``F.conv2d(x, weight, bias, stride, padding, dilation, groups)`` and its like."""
+    given = call.given
+    x = call.input
+    axes = len(x.shape) - 1
+    weight = _weight(call, given["weight"], axes + 2)
+    stride, dilation = _per_axis(given["stride"], axes), _per_axis(given["dilation"], axes)
+    if isinstance(given["padding"], str):
+        taps = given["weight"].shape[2:]
+        totals = [gap * (n - 1) if given["padding"] == "same" else 0 for gap, n in zip(dilation, taps, strict=True)]
+        padding = tuple((total // 2, total - total // 2) for total in totals)
+    else:
+        padding = tuple((n, n) for n in _per_axis(given["padding"], axes))
+    geometry = Geometry(x.shape, stride, padding, dilation, given["groups"])
+    return _node(call, nodes, weight, geometry, given["bias"])
+
+
+def transposed_convolution(call: Call, nodes: list[Node]) -> Node:
+    """Read ``F.conv_transpose2d`` and its like: the adjoint of the convolution with the same weight."""
+    given = call.given
     axes = len(call.input.shape) - 1
-    if not isinstance(weight, Operand) or isinstance(padding, str) or len(weight.shape) != axes + 2:
+    weight = _weight(call, given["weight"], axes + 2)
+    stride, cuts, gaps, extras = (
+        _per_axis(given[key], axes) for key in ("stride", "padding", "dilation", "output_padding")
+    )
+    sizes, padding = [], []
+    for axis, (size, taps) in enumerate(zip(call.input.shape[1:], given["weight"].shape[2:], strict=True)):
+        # Rows of the output beyond the last tap are always the bias: the convolution leaves them out.
+        extra = min(extras[axis], cuts[axis])
+        sizes.append((size - 1) * stride[axis] + gaps[axis] * (taps - 1) + 1 - 2 * cuts[axis] + extra)
+        padding.append((cuts[axis], cuts[axis] - extra))
+    channels = given["weight"].shape[1] * given["groups"]
+    geometry = Geometry((channels, *sizes), stride, tuple(padding), gaps, given["groups"])
+    return _node(call, nodes, weight, geometry, given["bias"], transposed=True)
+
+
+def batch_norm(call: Call, nodes: list[Node]) -> Node:
+    """Read ``F.batch_norm``: a number a channel, from the running statistics."""
+    given = call.given
+    variance = given["running_var"]
+    if variance is None or (given["training"] and not call.training):
+        raise ArchitectureError(
+            f"{call.where} without running statistics mixes the images of a batch also in evaluation; set "
+            "track_running_stats=True, and training=self.training"
+        )
+    weight = given["weight"]
+    if any(isinstance(tensor, Operand) and not tensor.constant for tensor in (variance, weight, given["bias"])):
         raise call.unknown()
-    stride, padding, dilation = (_per_axis(value, axes) for value in (stride, padding, dilation))
-    geometry = Geometry(call.input.shape, stride, tuple((n, n) for n in padding), dilation, groups)
-    keywords = (("stride", stride), ("padding", padding), ("dilation", dilation), ("groups", groups))
-    function = F.conv1d if axes == 1 else F.conv2d
-    return _node(call, nodes, Function(function, keywords=keywords), geometry, weight, bias)
+    gain = None if weight is None else constants(nodes, weight.index)
+    transfer = Normalized(call.where, gain, constants(nodes, variance.index), given["eps"], len(call.input.shape))
+    return call.node(transfer)
+
+
+def _weight(call: Call, weight: Any, rank: int) -> int:
+    if not isinstance(weight, Operand) or not weight.constant or len(weight.shape) != rank:
+        raise call.unknown()
+    return weight.index
 
 
 def _node(
-    call: Call, nodes: list[Node], operation: Function, geometry: Geometry, weight: Operand, bias: object
+    call: Call, nodes: list[Node], weight: int, geometry: Geometry, bias: Any, transposed: bool = False
 ) -> Node:
-    inputs: tuple[int, ...] = (call.input.index, weight.index)
-    if isinstance(bias, Operand):
-        inputs = (*inputs, bias.index)
-    elif bias is not None:
+    if bias is not None and not bias.constant:
         raise call.unknown()
-    if not all(nodes[index].is_constant for index in inputs[1:]):
-        raise call.unknown()
-    transfer = Weighted(call.where, constants(nodes, weight.index), geometry)
-    return Node(call.where, operation, inputs, transfer, call.shape)
+    return call.node(Weighted(call.where, constants(nodes, weight), geometry, transposed))
 
 
-def _per_axis(value: int | tuple[int, ...], axes: int) -> tuple[int, ...]:
+def _per_axis(value: int | list[int], axes: int) -> tuple[int, ...]:
     sizes = (value,) if isinstance(value, int) else tuple(value)
     return sizes * axes if len(sizes) == 1 else sizes
+

@@ -4,6 +4,7 @@
 from gloro_fast.nn import activation_rules as activation_rules
 from gloro_fast.nn import batch_norm as batch_norm
 from gloro_fast.nn import linear_rules as linear_rules
+from gloro_fast.nn import log_softmax as log_softmax
 from gloro_fast.nn import pooling_rules as pooling_rules
 from gloro_fast.nn import scaling_rules as scaling_rules
 from gloro_fast.nn import shape_rules as shape_rules

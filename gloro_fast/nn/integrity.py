@@ -7,6 +7,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.utils import parametrize
 from torch.nn.utils.prune import BasePruningMethod
 
 from gloro_fast.errors import ArchitectureError, ConfigError
@@ -29,8 +30,14 @@ def check_module(name: str, module: nn.Module) -> None:
     if not has_rule(module):
         raise unknown(name, module)
     check_calls(name, module)
-    if known_type(module) is not type(module) and _methods(type(module)):
+    if parametrize.is_parametrized(module) and _methods(type(module)):
         raise unknown(name, module)
+    forward = known_type(module).forward
+    if known_type(module).__module__.startswith("torch.") and not forward.__module__.startswith("torch."):
+        raise ArchitectureError(
+            f"{name or 'the module'} is a {known_type(module).__name__}, whose forward was replaced by "
+            f"{forward.__module__}.{forward.__qualname__} for all of them; put torch's back"
+        )
 
 
 def check_calls(name: str, module: nn.Module) -> None:

@@ -187,14 +187,30 @@ def has_rule(module: nn.Module) -> bool:
     return known_type(module) in _RULES
 
 
-def is_subclass_of_known(module: nn.Module) -> bool:
-    """Whether ``module`` has no rule, but a class that it comes from has: it may compute anything with its weights."""
-    return not has_rule(module) and any(kind in _RULES for kind in type(module).__mro__)
-
-
 def known_type(module: nn.Module) -> type[nn.Module]:
-    """Give the type by which rules are found: the module's own, or the one that was parametrized."""
-    return parametrize.type_before_parametrizations(module)
+    """Return the type by which rules are found.
+
+    That is the module's own, or the one that was parametrized, or, of a subclass that computes nothing else, the class
+    that it inherits its ``forward`` from.
+    """
+    kind = parametrize.type_before_parametrizations(module)
+    if kind in _RULES:
+        return kind
+    base = next((base for base in kind.__mro__ if base in _RULES), None)
+    return base if base is not None and _adds_nothing(kind, base) else kind
+
+
+def _adds_nothing(kind: type, base: type) -> bool:
+    """Whether ``kind`` overrides nothing of ``base`` that it could compute with."""
+    for between in kind.__mro__[: kind.__mro__.index(base)]:
+        for name, value in vars(between).items():
+            if isinstance(value, property) or (name not in _HARMLESS and callable(value) and hasattr(base, name)):
+                return False
+    return True
+
+
+# Methods that make or show a module.
+_HARMLESS = ("__init__", "__repr__", "extra_repr", "reset_parameters", "__class_getitem__")
 
 
 def is_dense(module: nn.Module) -> bool:

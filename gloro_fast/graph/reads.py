@@ -1,0 +1,267 @@
+"""What a ``forward`` may read besides tensors: numbers and functions that a graph keeps as they were.
+
+Attributes of modules and objects, what is in containers, closures, and the globals that code names. Objects are compared
+by their identity, numbers and names by value; nothing is shown or hashed, so that a look takes microseconds a module.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from operator import is_
+from types import BuiltinFunctionType, CodeType, EllipsisType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+_PLAIN = (bool, int, float, complex, str, bytes, type(None), EllipsisType, slice, range, torch.dtype, torch.device)
+_LEAVES = (*_PLAIN, Tensor, BuiltinFunctionType, torch.memory_format, torch.Size)
+# Code of theirs is not followed: it changes with their versions alone.
+_LIBRARIES = frozenset(("torch", "gloro_fast", "numpy", "torchvision", "timm", *sys.stdlib_module_names)) - {"__main__"}
+_MISSING = object()
+_APART = ("training", "_parameters", "_buffers")
+
+
+@dataclass(frozen=True)
+class Held:
+    """Some objects that are kept somewhere.
+
+    Attributes:
+        look: lists them as they are now.
+        objects: those that were there.
+    """
+
+    look: Callable[[], tuple[object, ...]]
+    objects: tuple[object, ...]
+
+    def holds(self) -> bool:
+        """Whether the same ones are still there."""
+        now = self.look()
+        if len(now) != len(self.objects):
+            return False
+        return all(map(is_, now, self.objects)) or all(map(_same, now, self.objects))
+
+
+@dataclass(frozen=True)
+class Reads:
+    """Everything that a module's forward may read.
+
+    Attributes:
+        held: what is kept where.
+    """
+
+    held: tuple[Held, ...]
+
+    @classmethod
+    def of(cls, *modules: nn.Module) -> Reads:
+        """Look at modules and all that can be reached from them."""
+        walker = _Walker()
+        for module in modules:
+            walker.walk(module)
+        return cls(tuple(walker.held))
+
+    def hold(self) -> bool:
+        """Whether nothing has changed; False of a copy, which consists of other objects."""
+        return bool(self.held) and all(held.holds() for held in self.held)
+
+    def __reduce__(self) -> tuple[type[Reads], tuple[tuple[()]]]:
+        """Copy and pickle as a look at nothing."""
+        return Reads, ((),)
+
+
+class _Walker:
+    def __init__(self) -> None:
+        self.held: list[Held] = []
+        self._seen: set[int] = set()
+        self._kept: list[object] = []  # So that ids stay their own.
+
+    def walk(self, value: Any) -> None:
+        waiting = [value]
+        while waiting:
+            value = waiting.pop()
+            if isinstance(value, _LEAVES) or id(value) in self._seen:
+                continue
+            self._seen.add(id(value))
+            self._kept.append(value)
+            waiting += self._look_at(value)
+
+    def _look_at(self, value: Any) -> Sequence[object]:
+        """Note what ``value`` keeps, and return what there is to be looked at in it."""
+        if isinstance(value, nn.Module):
+            return [*self._hold(_OfModule(value)), type(value)]
+        if isinstance(value, dict):
+            return self._hold(_Items(value))
+        if isinstance(value, list | deque | set | frozenset):
+            return self._hold(_Members(value))
+        if isinstance(value, tuple):
+            return value
+        if isinstance(value, FunctionType):
+            return self._function(value)
+        if isinstance(value, MethodType):
+            return [value.__func__, value.__self__]
+        if isinstance(value, partial):
+            return [value.func, value.args, value.keywords, *self._hold(_Attributes(value))]
+        if isinstance(value, type):
+            return self._class(value)
+        if isinstance(value, np.ndarray | np.generic):
+            return self._hold(_Array(value))
+        if isinstance(value, ModuleType):
+            return []
+        return self._object(value)
+
+    def _hold(self, look: Callable[[], tuple[object, ...]]) -> tuple[object, ...]:
+        objects = look()
+        self.held.append(Held(look, objects))
+        return objects
+
+    def _function(self, function: FunctionType) -> Sequence[object]:
+        if _is_of_library(function):
+            return []
+        found = list(self._hold(_Function(function)))
+        names = tuple(sorted(_names(function.__code__)))
+        found += self._hold(_Named(function.__globals__, names))
+        for module in [value for value in found if isinstance(value, ModuleType)]:
+            # Such as ``settings.temperature``.
+            if module.__name__.partition(".")[0] not in _LIBRARIES:
+                found += self._hold(_Named(vars(module), names))
+        return found
+
+    def _class(self, kind: type) -> Sequence[object]:
+        if kind in (object, nn.Module):
+            return []
+        if _is_of_library(kind):
+            return [*self._hold(_Named(kind.__dict__, ("forward", "__call__"))), *kind.__bases__]
+        own = self._hold(_Items(kind.__dict__))
+        return [*own, *(getattr(part, "fget", None) for part in own), *kind.__bases__]
+
+    def _object(self, value: Any) -> Sequence[object]:
+        found: list[object] = []
+        if hasattr(value, "__dict__") and isinstance(vars(value), dict):
+            found += self._hold(_Attributes(value))
+        if _is_installed(type(value)):
+            return []  # A trainer or logger, say, with data sets behind it.
+        slots = [name for kind in type(value).__mro__ for name in _listed(getattr(kind, "__slots__", ()))]
+        if slots and not _is_of_library(type(value)):
+            found += self._hold(_Slots(value, tuple(slots)))
+        return [*found, type(value)] if not _is_of_library(type(value)) else found
+
+
+@dataclass(frozen=True)
+class _Attributes:
+    owner: Any
+
+    def __call__(self) -> tuple[object, ...]:
+        attributes = vars(self.owner)
+        return (*attributes, *attributes.values())
+
+
+@dataclass(frozen=True)
+class _OfModule:
+    owner: nn.Module
+
+    def __call__(self) -> tuple[object, ...]:
+        # The mode is looked at by itself: a net in training is certified as it is in evaluation. Tensors are read anew
+        # by their names; which there are counts.
+        attributes = {key: value for key, value in vars(self.owner).items() if key not in _APART}
+        tensors = (
+            (name, tensor is None)
+            for held in (self.owner._parameters, self.owner._buffers)
+            for name, tensor in held.items()
+        )
+        return (type(self.owner), *attributes, *attributes.values(), *tensors)
+
+
+@dataclass(frozen=True)
+class _Items:
+    mapping: Any
+
+    def __call__(self) -> tuple[object, ...]:
+        return (*self.mapping, *self.mapping.values())
+
+
+@dataclass(frozen=True)
+class _Members:
+    container: Any
+
+    def __call__(self) -> tuple[object, ...]:
+        return tuple(self.container)
+
+
+@dataclass(frozen=True)
+class _Named:
+    namespace: Any
+    names: tuple[str, ...]
+
+    def __call__(self) -> tuple[object, ...]:
+        return tuple(self.namespace.get(name, _MISSING) for name in self.names)
+
+
+@dataclass(frozen=True)
+class _Slots:
+    owner: Any
+    names: tuple[str, ...]
+
+    def __call__(self) -> tuple[object, ...]:
+        return tuple(getattr(self.owner, name, _MISSING) for name in self.names)
+
+
+@dataclass(frozen=True)
+class _Array:
+    array: Any
+
+    def __call__(self) -> tuple[object, ...]:
+        return self.array.shape, str(self.array.dtype), self.array.tobytes()
+
+
+@dataclass(frozen=True)
+class _Function:
+    function: FunctionType
+
+    def __call__(self) -> tuple[object, ...]:
+        function = self.function
+        cells = tuple(_content(cell) for cell in function.__closure__ or ())
+        return (function.__code__, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values(), *cells)
+
+
+def _content(cell: Any) -> object:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return _MISSING
+
+
+def _same(one: object, other: object) -> bool:
+    if one is other:
+        return True
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, tuple):
+        return len(one) == len(other) and all(map(_same, one, other))  # type: ignore[arg-type]
+    return isinstance(one, _PLAIN) and bool(one == other)
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    """List the names of globals and attributes in code, functions within it included."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names(constant)
+
+
+def _is_of_library(thing: Any) -> bool:
+    return (getattr(thing, "__module__", None) or "").partition(".")[0] in _LIBRARIES
+
+
+def _is_installed(kind: type) -> bool:
+    """Whether a class belongs to an installed package."""
+    module = sys.modules.get(kind.__module__.partition(".")[0])
+    return "site-packages" in (getattr(module, "__file__", None) or "")
+
+
+def _listed(slots: Any) -> tuple[str, ...]:
+    return (slots,) if isinstance(slots, str) else tuple(slots)
