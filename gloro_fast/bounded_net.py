@@ -21,6 +21,7 @@ from gloro_fast.executed import ExecutedNet, check_settings
 from gloro_fast.fingerprint import Fingerprint
 from gloro_fast.graph.identity import difference
 from gloro_fast.graph.node import Layer
+from gloro_fast.graph.reads import Reads
 from gloro_fast.graph_watch import look, watch
 from gloro_fast.plan import Margins, evaluation_mode, floating_dtype, make_plan
 from gloro_fast.signed_bound import (
@@ -344,6 +345,10 @@ class BoundedNet(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
+        for name in ("_plan", "_training_plan"):
+            plan = getattr(self, name, None)
+            if plan is not None and plan.reads.copied:
+                setattr(self, name, dataclasses.replace(plan, reads=Reads.of(plan.module)))
         # The one in the state is that of the original.
         self._key = watch(self)
 

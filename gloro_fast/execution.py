@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from gloro_fast.flattening import FlattenedLinear
 from gloro_fast.graph.node import Joining, Layer, Node
-from gloro_fast.graph.operations import Function
+from gloro_fast.graph.operations import Function, Within
 from gloro_fast.nn.conv import Conv2d
 from gloro_fast.nn.minmax import MinMax
 from gloro_fast.nn.pairwise_minmax import PairwiseMinMax
@@ -157,7 +158,25 @@ def _fuse(
             operation, inputs = FlattenedLinear(operation), nodes[inputs[0]].inputs
             del operations[node.inputs[0]]
         operations[index] = (operation, inputs)
-    return operations
+    return {index: (_without_hooks(operation), inputs) for index, (operation, inputs) in operations.items()}
+
+
+def _without_hooks(operation: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what computes a layer with forward hooks, which may change values at any call and so have no part in it.
+
+    Layers without are called as modules, so that their backward hooks fire.
+    """
+    if isinstance(operation, Within):
+        return dataclasses.replace(operation, operation=_without_hooks(operation.operation))
+    everywhere = torch.nn.modules.module
+    if isinstance(operation, nn.Module) and (
+        operation._forward_hooks
+        or operation._forward_pre_hooks
+        or everywhere._global_forward_hooks
+        or everywhere._global_forward_pre_hooks
+    ):
+        return operation.forward
+    return operation
 
 
 def _is_minmax(node: Node) -> bool:

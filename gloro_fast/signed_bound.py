@@ -99,7 +99,7 @@ def exported_difference(module: nn.Module, plan: Plan, signed: SignedBound) -> s
         UnknownLayerError, ArchitectureError: as for :func:`present_fingerprint`.
     """
     if not plan.fits(module):
-        return "a layer was replaced"
+        return "something that its forward may read has changed since"
     check_integrity(module)
     with as_evaluated(module, plan.device):
         return structural_difference(signed.fingerprint, module, plan.rules())

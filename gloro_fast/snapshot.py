@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import is_
 
 import torch
 from torch import Tensor, nn
@@ -24,15 +25,17 @@ class Snapshot:
     """What a network consisted of.
 
     Attributes:
-        modules: the network; empty in a copy.
+        modules: the network first, then everything in it; empty in a copy.
         reads: everything that can be reached from it.
         rules: the types of its modules, each with the rule registered for it.
-        tensors: every parameter and buffer once, with its shape, dtype and hash.
+        places: the parameters and buffers of all modules, one by one.
+        tensors: each of them once, with its shape, dtype and hash.
     """
 
     modules: tuple[nn.Module, ...]
     reads: Reads
     rules: tuple[tuple[type[nn.Module], Rule | None], ...]
+    places: tuple[Tensor, ...]
     tensors: tuple[tuple[Tensor, torch.Size, torch.dtype, int], ...]
 
     @classmethod
@@ -40,7 +43,7 @@ class Snapshot:
         """Look at ``module``; None where a quick look would not show every change.
 
         That is where a rule of a user's own, which may read anything, is registered for one of its layers; where it has
-        a parametrization, a tensor of a subclass, or tensors on several devices.
+        a parametrization, tensors that are neither parameters nor buffers, or of a subclass, or on several devices.
 
         Args:
             module: the network.
@@ -52,37 +55,42 @@ class Snapshot:
             return None
         if any(map(parametrize.is_parametrized, found)):
             return None
-        tensors = list({id(tensor): tensor for child in found for tensor in _tensors(child)}.values())
+        places = tuple(tensor for child in found for tensor in _tensors(child))
+        tensors = list({id(tensor): tensor for tensor in places}.values())
         if len({tensor.device for tensor in tensors}) > 1 or any(
             type(t) not in (Tensor, nn.Parameter) for t in tensors
         ):
             return None
+        reads = Reads.of(module, *others)
+        if reads.tensors:
+            return None
         hashed = zip(tensors, _hash(tensors), strict=True)
         return cls(
-            (module,),
-            Reads.of(module, *others),
+            tuple(found),
+            reads,
             tuple(rules.items()),
+            places,
             tuple((tensor, tensor.shape, tensor.dtype, value) for tensor, value in hashed),
         )
 
     def __reduce__(self) -> tuple[type[Snapshot], tuple[object, ...]]:
         """Copy and pickle as a snapshot of nothing: a copied network consists of other objects."""
-        return Snapshot, ((), Reads(()), (), ())
+        return Snapshot, ((), Reads(()), (), (), ())
 
     def still_holds(self, module: nn.Module) -> bool:
-        """Whether ``module`` is the network looked at, every bit of it, and no hook is registered for all modules."""
+        """Whether ``module`` is the network looked at, every bit of it."""
         return self.structure_holds(module) and (
             _hash([tensor for tensor, *_ in self.tensors]) == [value for *_, value in self.tensors]
         )
 
     def structure_holds(self, module: nn.Module) -> bool:
         """Whether it is, but for the bits of its tensors, which are not read."""
-        everywhere = torch.nn.modules.module
-        if everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks:
-            return False
         if not self.modules or module is not self.modules[0] or not self.reads.hold():
             return False
         if not all(registered_rule(kind) is rule for kind, rule in self.rules):
+            return False
+        places = [tensor for child in self.modules for tensor in _tensors(child)]
+        if len(places) != len(self.places) or not all(map(is_, places, self.places)):
             return False
         return all(tensor.shape == shape and tensor.dtype == dtype for tensor, shape, dtype, _ in self.tensors)
 

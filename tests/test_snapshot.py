@@ -58,7 +58,6 @@ CHANGES = {
     "a parameter removed": lambda m: m[0].register_parameter("bias", None),
     "a setting": lambda m: setattr(m[0], "padding", (0, 0)),
     "a number": lambda m: setattr(m[2], "eps", 0.5),
-    "a mode": lambda m: m[2].train(),
     "a layer replaced": lambda m: m.__setitem__(1, nn.ReLU().eval()),
     "a layer added": lambda m: m.append(nn.Identity().eval()),
     "layers renamed": rename,

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+import operator
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gloro_fast.errors import ArchitectureError
 from gloro_fast.graph.call import Call, Number, Operand
 from gloro_fast.graph.node import Fixed, Joining, Node, Scaled, Times, constants
+from gloro_fast.graph.operations import Function, Slot
 from gloro_fast.nn.rules import LipschitzConstant
 
 
@@ -119,7 +123,28 @@ def concatenate(call: Call, nodes: list[Node]) -> Node:
     # A constant among them would need as many rows as there are images.
     if not all(isinstance(t, Operand) and not t.constant for t in tensors):
         raise call.unknown()
+    whole = _parts_of_one(tensors, nodes)
+    if whole is not None:
+        source, order = whole
+        join = Function(_laid, (torch.stack if call.packet == "stack" else torch.cat, Slot(0), order, dim))
+        return call.node(Fixed(call.where, LipschitzConstant(1.0)), join, (source,))
     return call.node(Joining(call.where, (1.0,) * len(call.inputs), True))
+
+
+def _laid(function: Callable[..., Tensor], parts: Sequence[Tensor], order: tuple[int, ...], dim: int) -> Tensor:
+    return function([parts[place] for place in order], dim)
+
+
+def _parts_of_one(tensors: list[Operand], nodes: list[Node]) -> tuple[int, tuple[int, ...]] | None:
+    """Return the tuple that all tensors are different parts of, as of chunk(), so that they have the norm of all."""
+    sources, order = set(), []
+    for tensor in tensors:
+        node = nodes[tensor.index]
+        if not isinstance(node.operation, Function) or node.operation.function is not operator.getitem:
+            return None
+        sources.add(node.inputs[0])
+        order.append(node.operation.args[1])
+    return (sources.pop(), tuple(order)) if len(sources) == 1 and len(set(order)) == len(order) else None
 
 
 def _sum(call: Call, sides: tuple[Operand, Operand], numbers: tuple[float, float]) -> Joining:

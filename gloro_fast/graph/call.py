@@ -5,16 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from torch import SymInt, Tensor
+from torch import Tensor
+from torch._ops import OpOverload
 
 from gloro_fast.errors import ArchitectureError, UnknownLayerError
-from gloro_fast.graph.capture import BATCH_HINT
+from gloro_fast.graph.batch import is_batch_size, shape_of_images
 from gloro_fast.graph.node import Joining, Mapping, Node
 from gloro_fast.graph.operations import Function, Operation
 
 _PRODUCTS = "that multiplies its inputs by each other and has no Lipschitz constant; replace it by a layer with a rule"
 _STATISTICS = "whose slope grows without limit as its input becomes constant; replace it by BatchNorm, or by nothing"
+_WRITES = "that writes into a tensor; compute a new one with torch.cat, or register a rule for it"
 _REMEDIES = {
+    **dict.fromkeys(("copy", "fill", "index_put", "index_copy", "masked_fill", "scatter"), _WRITES),
     **dict.fromkeys(("matmul", "bmm", "mm", "einsum", "baddbmm", "scaled_dot_product_attention"), _PRODUCTS),
     **dict.fromkeys(("layer_norm", "group_norm", "instance_norm", "rms_norm"), _STATISTICS),
 }
@@ -59,16 +62,6 @@ class Number:
         """Whether it is the number of images itself."""
         return is_batch_size(self.value)
 
-    def __repr__(self) -> str:
-        return "batch"
-
-
-def is_batch_size(size: Any) -> bool:
-    """Whether a size of a tensor in a captured graph is the number of images."""
-    if isinstance(size, SymInt):
-        return bool(size.node.expr.is_symbol) or size.node.expr == BATCH_HINT
-    return type(size) is int and size == BATCH_HINT
-
 
 @dataclass(frozen=True)
 class Call:
@@ -95,6 +88,8 @@ class Call:
     @property
     def packet(self) -> str:
         """The name of the operation, the same in place or not."""
+        if not isinstance(self.operation, OpOverload):
+            return str(self.operation.__name__)
         name: str = self.operation._schema.name.partition("::")[2]
         return name if name.startswith("_") else name.removesuffix("_")
 
@@ -168,6 +163,11 @@ class Call:
             "rule, or register one with @gloro_fast.nn.register_lipschitz_function"
         )
 
+    @property
+    def is_explained(self) -> bool:
+        """Whether there is a remedy for the operation as a whole."""
+        return self.packet in _REMEDIES
+
     def _numbers(self) -> bool:
         return any(isinstance(value, Number) for value in flat(list(self.given.values())))
 
@@ -175,24 +175,3 @@ class Call:
 def flat(value: Any) -> list[Any]:
     """List what is in lists and tuples."""
     return [part for item in value for part in flat(item)] if isinstance(value, list | tuple) else [value]
-
-
-def shape_of_images(where: str, result: Tensor) -> tuple[int, ...]:
-    """Return the shape of each image of ``result``.
-
-    Raises:
-        ArchitectureError: it is not made image by image.
-    """
-    if result.ndim == 0 or not is_batch_size(result.shape[0]):
-        count = "one number for all images" if result.ndim == 0 else f"{_shown(result.shape[0])} images of a batch"
-        raise ArchitectureError(f"{where} makes {count}; leave the batch as it is")
-    if not all(type(size) is int for size in result.shape[1:]):
-        raise ArchitectureError(f"{where} gives images of a shape that depends on the batch; leave the batch alone")
-    return tuple(result.shape[1:])
-
-
-def _shown(size: Any) -> str:
-    if type(size) is int:
-        return str(size)
-    (symbol,) = size.node.expr.free_symbols or (None,)
-    return str(size.node.expr if symbol is None else size.node.expr.subs(symbol, "B"))

@@ -28,13 +28,12 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_map_only
 
 from gloro_fast.errors import ArchitectureError, GloroFastError
+from gloro_fast.graph.batch import BATCH_HINT, is_batch_size, shown_size
 from gloro_fast.graph.restoring import restored
 from gloro_fast.nn.functions import python_functions, registered_function
 from gloro_fast.nn.rules import has_rule, known_type, unknown
 
-BATCH_HINT = 1787
-"""The number of images that the fake batch has where a plain number is asked for, as by len(): no size of a network."""
-
+_INCLUDED, _EXCLUDED = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
 # The tracer replaces the calls of all modules while it runs: two at a time would take each other's.
 _ONE_AT_A_TIME = threading.RLock()
 _TORCH = str(Path(torch.__file__).parent)
@@ -100,11 +99,11 @@ def capture(module: nn.Module, x: Tensor, decomposed: frozenset[Any] = frozenset
 
     with _ONE_AT_A_TIME, restored(module), undisturbed(x.device):
         fakes = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
-        dims = [DimDynamic.DYNAMIC, *[DimDynamic.STATIC] * (x.ndim - 1)]
-        batch = fakes.from_tensor(
-            x.expand(BATCH_HINT, *x.shape[1:]),
-            symbolic_context=StatelessSymbolicContext(dynamic_sizes=dims),  # type: ignore[no-untyped-call]
-        )
+        # Of one number, whose only size is the symbol, so that no batch of that many images takes memory.
+        context = StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DYNAMIC])  # type: ignore[no-untyped-call]
+        images = fakes.from_tensor(torch.zeros(1, device="cpu").expand(BATCH_HINT), symbolic_context=context).shape[0]
+        with fakes:
+            batch = torch.empty(images, *x.shape[1:], dtype=x.dtype, device=x.device)
         watcher = _Watcher(module, fakes)
         tracer = make_fx(
             lambda images: watcher.run(images),  # The tracer counts the arguments of a plain function.
@@ -141,6 +140,8 @@ def undisturbed(device: torch.device) -> Iterator[None]:
             stack.callback(torch._C._push_on_torch_function_stack, torch._C._pop_torch_function_stack())
         stack.enter_context(temporarily_clear_interpreter_stack())
         stack.enter_context(_disable_current_modes())
+        # Within an operation, such as the one by which a compiled net looks at itself, keys are left out.
+        stack.enter_context(torch._C._ForceDispatchKeyGuard(_INCLUDED, _EXCLUDED))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         for kind in {device.type, "cpu"} - {"meta"}:
@@ -228,6 +229,11 @@ class _Watcher(TorchFunctionMode):
                     f"{name or 'the module'} ({type(m).__name__}) is not called with one tensor of the network, which "
                     "is all its rule knows"
                 )
+            if args[0].ndim and not is_batch_size(args[0].shape[0]):
+                raise self._refused(
+                    f"{name or 'the module'} ({type(m).__name__}) gets {shown_size(args[0].shape[0])} images of a batch of "
+                    "B; leave the batch as it is"
+                )
             return self._whole(Whole(name, m), args[0])
         if known_type(m).__module__.startswith("torch.nn.") and not _is_sequential(m):
             self.refusal = unknown(name, m)
@@ -242,13 +248,15 @@ class _Watcher(TorchFunctionMode):
         self._trying = True
         try:
             with self, self._fakes:
-                y = whole.called(x, *whole.args, **dict(whole.keywords))
+                y = _function(whole.called)(x, *whole.args, **dict(whole.keywords))
         except Exception:
             y = self._really(whole, x)
         finally:
             self._trying = False
         if not isinstance(y, Tensor) or y.ndim == 0:
             raise self._refused(f"{_of(whole)} gives {y!r:.40}; a layer must give one tensor for a batch")
+        if x.ndim and is_batch_size(x.shape[0]) and not is_batch_size(y.shape[0]):
+            raise self._refused(f"{_of(whole)} makes {shown_size(y.shape[0])} images of a batch of B; leave the batch as it is")
         # In evaluation mode dropout gives its input itself.
         shares = y.untyped_storage()._cdata == x.untyped_storage()._cdata
         overwrites = getattr(whole.called, "inplace", False) is True or x._version != version
@@ -276,7 +284,7 @@ class _Watcher(TorchFunctionMode):
             for images in (2, 3):
                 zeros = torch.zeros(images, *map(int, x.shape[1:]), dtype=x.dtype, device=x.device)
                 try:
-                    results.append(called(zeros, *whole.args, **dict(whole.keywords)))
+                    results.append(_function(called)(zeros, *whole.args, **dict(whole.keywords)))
                 except GloroFastError:
                     raise
                 except _FAILURES as error:
@@ -306,13 +314,11 @@ class _Watcher(TorchFunctionMode):
             raise self._refused(
                 f"{where} writes into a tensor; compute a new one with torch.cat, or register a rule for it"
             )
-        if func is Tensor.__iter__ and self._is_fake(args[0]) and not isinstance(args[0].shape[0], int):
-            raise self._refused(f"{where} iterates over the images of a batch; compute on all of them at once")
         if func in (Tensor.tolist, Tensor.numpy, Tensor.item, Tensor.__array__) and not _is_number(args[0]):
             raise self._refused(
                 f"{where} reads the values of a tensor by {name}(), which no graph can hold; compute with the tensor"
             )
-        if name == "__set__" and getattr(func, "__self__", None) in _VALUES:
+        if name == "__set__" and func.__self__.__name__ in _VALUES:
             raise self._refused(
                 f"the forward sets the .{func.__self__.__name__} of a tensor, unseen by a graph; compute a new one"
             )
@@ -335,7 +341,9 @@ class _Watcher(TorchFunctionMode):
                 "them nn.Parameter attributes"
             )
         if id(tensor) not in self._fake_of:
-            fake: Tensor = self._fakes.from_tensor(tensor, static_shapes=True)
+            # Unseen by the tracer, which would write down how a view is made of its base.
+            with _disable_current_modes(), torch._C.DisableTorchFunction():
+                fake: Tensor = self._fakes.from_tensor(tensor, static_shapes=True)
             self._fake_of[id(tensor)], self._real_of[id(fake)] = (tensor, fake), tensor
         return self._fake_of[id(tensor)][1]
 
@@ -450,6 +458,11 @@ def _of(whole: Whole) -> str:
     if isinstance(whole.called, nn.Module):
         return f"{whole.name or 'the module'} ({type(whole.called).__name__})"
     return f"{whole.name}.{getattr(whole.called, '__name__', whole.called)}()".removeprefix(".")
+
+
+def _function(called: Any) -> Any:
+    """Return what computes, without the hooks of a layer."""
+    return called.forward if isinstance(called, nn.Module) else called
 
 
 def _is_sequential(module: nn.Module) -> bool:

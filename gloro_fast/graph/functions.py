@@ -38,7 +38,11 @@ _ONE_TENSOR: dict[str, _OfOne] = {
     "getitem": views.part,
     **dict.fromkeys(("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"), views.dropout),
     **dict.fromkeys(
-        ("mean", "sum", "amax", "amin", "max.dim", "min.dim", "logsumexp", "linalg_vector_norm"), reductions.reduce
+        (
+            "mean", "sum", "amax", "amin", "max.dim", "min.dim", "max.default", "min.default", "logsumexp",
+            "linalg_vector_norm",
+        ),
+        reductions.reduce,
     ),
 }
 _SEVERAL_TENSORS: dict[str, _OfSeveral] = {
@@ -105,6 +109,7 @@ def is_known(call: Call) -> bool:
         any(key in table for table in (_ONE_TENSOR, _SEVERAL_TENSORS, _LAYERS) for key in (name, _with_overload(call)))
         or name in (*_ONES, "neg", "elu", "elu_")
         or name.startswith(tuple(_UPSAMPLING))
+        or call.is_explained
     )
 
 

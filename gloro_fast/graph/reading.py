@@ -13,7 +13,8 @@ from torch import SymInt, Tensor, fx, nn
 from torch._ops import OpOverload
 
 from gloro_fast.errors import ArchitectureError, GloroFastError
-from gloro_fast.graph.call import Call, Number, Operand, flat, is_batch_size, shape_of_images
+from gloro_fast.graph.batch import is_batch_size, shape_of_images
+from gloro_fast.graph.call import Call, Number, Operand, flat
 from gloro_fast.graph.capture import Capture, Whole, capture, scope_of
 from gloro_fast.graph.functions import constant_node, is_known, node_of, node_of_whole
 from gloro_fast.graph.node import Layer, Node
@@ -250,11 +251,14 @@ class _Reader:
 
     def _function(self, traced: fx.Node, target: Any) -> tuple[tuple[int, ...], Function]:
         """Return the nodes that a call reads, and the call with slots in their places."""
-        places: dict[int, int] = {}
+        places: list[int] = []
 
         def slot(source: fx.Node) -> Any:
             index = self._index(source)
-            return self.values[source] if index is None else Slot(places.setdefault(index, len(places)))
+            if index is None:
+                return self.values[source]
+            places.append(index)
+            return Slot(len(places) - 1)
 
         args = fx.node.map_arg(traced.args, slot)
         keywords = fx.node.map_arg(traced.kwargs, slot)

@@ -24,7 +24,8 @@ _LEAVES = (*_PLAIN, Tensor, BuiltinFunctionType, torch.memory_format, torch.Size
 # Code of theirs is not followed: it changes with their versions alone.
 _LIBRARIES = frozenset(("torch", "gloro_fast", "numpy", "torchvision", "timm", *sys.stdlib_module_names)) - {"__main__"}
 _MISSING = object()
-_APART = ("training", "_parameters", "_buffers")
+# What torch keeps in every module: the mode, hooks, and tensors and modules, which are looked at by their names.
+_APART = frozenset(vars(nn.Module()))
 
 
 @dataclass(frozen=True)
@@ -53,21 +54,31 @@ class Reads:
 
     Attributes:
         held: what is kept where.
+        tensors: whether there are tensors among it that are neither parameters nor buffers, whose values are not seen.
+        copied: whether it was copied from one that held: of the copied module nothing is known yet.
     """
 
     held: tuple[Held, ...]
+    tensors: bool = False
+    copied: bool = False
 
     @classmethod
     def of(cls, *modules: nn.Module) -> Reads:
         """Look at modules and all that can be reached from them."""
         walker = _Walker()
+        everywhere = torch.nn.modules.module
+        for hooks in (everywhere._global_forward_hooks, everywhere._global_forward_pre_hooks):
+            walker.hold(hooks)
         for module in modules:
             walker.walk(module)
-        return cls(tuple(walker.held))
+        return cls(tuple(walker.held), walker.tensors)
 
     def hold(self) -> bool:
         """Whether nothing has changed; False of a copy, which consists of other objects."""
         return bool(self.held) and all(held.holds() for held in self.held)
+
+    def __deepcopy__(self, memo: object) -> Reads:
+        return Reads((), copied=self.hold())
 
     def __reduce__(self) -> tuple[type[Reads], tuple[tuple[()]]]:
         """Copy and pickle as a look at nothing."""
@@ -77,13 +88,20 @@ class Reads:
 class _Walker:
     def __init__(self) -> None:
         self.held: list[Held] = []
+        self.tensors = False
         self._seen: set[int] = set()
         self._kept: list[object] = []  # So that ids stay their own.
 
+    def hold(self, mapping: Any) -> None:
+        """Note what is in ``mapping``, and no more."""
+        self._hold(_Items(mapping))
+
     def walk(self, value: Any) -> None:
+        """Note everything that can be reached from ``value``."""
         waiting = [value]
         while waiting:
             value = waiting.pop()
+            self.tensors |= isinstance(value, Tensor)
             if isinstance(value, _LEAVES) or id(value) in self._seen:
                 continue
             self._seen.add(id(value))
@@ -93,7 +111,9 @@ class _Walker:
     def _look_at(self, value: Any) -> Sequence[object]:
         """Note what ``value`` keeps, and return what there is to be looked at in it."""
         if isinstance(value, nn.Module):
-            return [*self._hold(_OfModule(value)), type(value)]
+            for hooks in (value._forward_hooks, value._forward_pre_hooks):
+                self.hold(hooks)  # A net calls none of them, so that what they read is nothing to it.
+            return [*self._hold(_OfModule(value)), *value._modules.values(), type(value)]
         if isinstance(value, dict):
             return self._hold(_Items(value))
         if isinstance(value, list | deque | set | frozenset):
@@ -165,15 +185,15 @@ class _OfModule:
     owner: nn.Module
 
     def __call__(self) -> tuple[object, ...]:
-        # The mode is looked at by itself: a net in training is certified as it is in evaluation. Tensors are read anew
-        # by their names; which there are counts.
+        # The mode is looked at elsewhere: a net in training is certified as it is in evaluation. Tensors are read anew
+        # by their names; which there are counts, and of what kind.
         attributes = {key: value for key, value in vars(self.owner).items() if key not in _APART}
         tensors = (
-            (name, tensor is None)
+            (name, None) if tensor is None else (name, tuple(tensor.shape), tensor.dtype)
             for held in (self.owner._parameters, self.owner._buffers)
             for name, tensor in held.items()
         )
-        return (type(self.owner), *attributes, *attributes.values(), *tensors)
+        return (type(self.owner), *attributes, *attributes.values(), *tensors, *self.owner._modules.items())
 
 
 @dataclass(frozen=True)

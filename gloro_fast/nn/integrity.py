@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import cache
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
@@ -13,19 +12,12 @@ from torch.nn.utils.prune import BasePruningMethod
 from gloro_fast.errors import ArchitectureError, ConfigError
 from gloro_fast.nn.rules import Diagonal, Knowledge, LinearMap, has_rule, known_type, unknown
 
-# A hook that returned None may return a value at the next call, or write through .data or NumPy, which leaves no trace.
-_HOOK = (
-    ", and one that only looks cannot be told from one that changes values; remove it, or look at values in calls of "
-    "net.module"
-)
-
-
 def check_module(name: str, module: nn.Module) -> None:
     """Refuse a layer that is unknown or whose values something else may change.
 
     Raises:
         UnknownLayerError: there is no rule for its type.
-        ArchitectureError: it has hooks, or a method was replaced on the instance or in its parametrized class.
+        ArchitectureError: a method was replaced on the instance, in its parametrized class, or in PyTorch.
     """
     if not has_rule(module):
         raise unknown(name, module)
@@ -44,8 +36,8 @@ def check_calls(name: str, module: nn.Module) -> None:
     """Refuse a module whose call does not simply run the ``forward`` of its class.
 
     Raises:
-        ArchitectureError: it, or all modules, have forward hooks, a method was replaced on the instance, it is
-            compiled, or its weights are still to be made.
+        ArchitectureError: a method was replaced on the instance, it is compiled, or its weights are still to be made
+            or computed in a hook.
         ConfigError: it is no module.
     """
     if not isinstance(module, nn.Module):
@@ -58,9 +50,6 @@ def check_calls(name: str, module: nn.Module) -> None:
     compiled = (kind.__module__, kind.__qualname__) == ("torch._dynamo.eval_frame", "OptimizedModule")
     if compiled or module._compiled_call_impl is not None:
         raise ArchitectureError(f"{where} is compiled; pass the module as it was before, and compile the GloRoNet")
-    everywhere = torch.nn.modules.module
-    if everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks:
-        raise ArchitectureError(f"all modules have a forward hook{_HOOK}")
     replaced = sorted(vars(module).keys() & _callables(kind))
     if replaced:
         raise ArchitectureError(f"{where} has its own {replaced[0]}(), which may change values unseen; remove it")
@@ -76,8 +65,6 @@ def check_calls(name: str, module: nn.Module) -> None:
         raise ArchitectureError(
             f"{where} computes its weight in a hook; use the function of that name in torch.nn.utils.parametrizations"
         )
-    if hooks:
-        raise ArchitectureError(f"{where} has a forward hook{_HOOK}")
 
 
 def check_weight(name: str, rule: Knowledge) -> None:
