@@ -256,3 +256,32 @@ def test_what_is_printed_and_moved():
     criterion = TradesLoss(2.0, weight=WEIGHT, ignore_index=-1)
     assert repr(criterion) == "TradesLoss(lam=2, robust='kl', reduction='mean', ignore_index=-1)"
     assert criterion.float().weight.dtype == torch.float32
+
+
+CRITERIA = [
+    CrossEntropyLoss(weight=WEIGHT, ignore_index=-100),
+    TradesLoss(LAM, weight=WEIGHT, ignore_index=-100),
+    TradesLoss(LAM, "ce", weight=WEIGHT, ignore_index=-100),
+    nn.CrossEntropyLoss(),
+    nn.CrossEntropyLoss(WEIGHT),
+    nn.CrossEntropyLoss(label_smoothing=0.1),
+]
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("labels", LABELS, ids=["indices", "ignored", "probabilities"])
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_a_net_takes_every_kind_of_labels(criterion, labels, training):
+    one, two = (model.train(training) for model in (net(), net()))
+    two.load_state_dict(copy.deepcopy(one.state_dict()))
+    x = torch.rand(ROWS, 1, 3, 3, dtype=torch.float64)
+    found = one(x, labels, criterion)
+    logits = two(x)
+    torch.testing.assert_close(found, with_bottom(criterion, logits, labels), rtol=1e-12, atol=1e-12)
+    right = logits[:, :-1].argmax(1) == class_indices(labels)
+    assert one.batch_statistics.correct == right.sum()
+
+
+def test_losses_of_all_margins_take_class_indices():
+    with pytest.raises(DataError, match="where class indices"):
+        net()(torch.rand(ROWS, 1, 3, 3, dtype=torch.float64), probabilities(), EmmaLoss())
