@@ -30,6 +30,17 @@ def shown_attributes(module: nn.Module) -> str:
     return f" {_shown(kept, ())}" if kept else ""
 
 
+def shown_settings(module: nn.Module) -> str:
+    """Show the settings that ``module`` prints, or, where it cannot print them, what it keeps.
+
+    A convolution of PyTorch computes with ``dilation = 2`` set after it was made, but cannot print it.
+    """
+    try:
+        return str(module.extra_repr())
+    except TypeError:
+        return shown_attributes(module)
+
+
 def _shown(value: object, within: tuple[int, ...]) -> str:
     if isinstance(value, Enum):
         return str(value)
@@ -48,7 +59,7 @@ def _shown(value: object, within: tuple[int, ...]) -> str:
     if isinstance(value, slice):
         return f"slice{_shown((value.start, value.stop, value.step), within)}"
     if isinstance(value, nn.Module):
-        return f"{type(value).__qualname__}({value.extra_repr()})"
+        return f"{type(value).__qualname__}({shown_settings(value)})"
     return _shown_object(value, within)
 
 

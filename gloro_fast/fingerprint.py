@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gloro_fast import ops
-from gloro_fast.attributes import shown_attributes
+from gloro_fast.attributes import shown_attributes, shown_settings
 from gloro_fast.nn.rules import Diagonal, Knowledge, LinearMap, LipschitzConstant, has_rule
 from gloro_fast.ops.geometry import Geometry
 
@@ -152,7 +152,7 @@ def structure(module: nn.Module) -> tuple[tuple[str, str, str], ...]:
 
 def _structure(module: nn.Module) -> tuple[tuple[str, str, str], ...]:
     return tuple(
-        (name, f"{type(child).__module__}.{type(child).__qualname__}", child.extra_repr())
+        (name, f"{type(child).__module__}.{type(child).__qualname__}", shown_settings(child))
         for name, child in module.named_modules(remove_duplicate=False)
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ class Iterates(nn.Module):
     """One unit vector of the shape of its input for each linear layer, in order: buffers "0", "1", ...
 
     They are float32 (float64 for float64 weights), also where the weights are of a half type: rounded to that,
-    the iteration would stall.
+    the iteration would stall. ``load_state_dict`` takes those that fit, and leaves the others as they are.
 
     Args:
         maps: the linear layers.
@@ -46,6 +47,26 @@ class Iterates(nn.Module):
         """Copy new values into the iterates, all at once: on a GPU in one launch."""
         if self._buffers:
             torch._foreach_copy_(self.vectors(), list(vectors))
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        # Where an iteration starts is no part of what the net computes: of a checkpoint without iterates, or of images
+        # of another size, the weights alone are taken.
+        fitting = {
+            prefix + name: state_dict[prefix + name]
+            for name, buffer in self._buffers.items()
+            if buffer is not None and getattr(state_dict.get(prefix + name), "shape", None) == buffer.shape
+        }
+        super()._load_from_state_dict(fitting, prefix, local_metadata, False, [], [], error_msgs)
+        unexpected_keys += [key for key in state_dict if strict and not key.removeprefix(prefix).isdigit()]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Iterates:
         # fn may move (.to(device)) and convert (.half()); only float64 is taken over from a conversion.

@@ -18,8 +18,9 @@ from gloro_fast.bounds import general_difference_bounds
 from gloro_fast.certify import check_batch
 from gloro_fast.errors import ConfigError
 from gloro_fast.iterates import Iterates
+from gloro_fast.labels import check_labels, class_indices, with_bottom
 from gloro_fast.lmt_loss import LmtLoss
-from gloro_fast.losses import AllMarginsLoss, CrossEntropyLoss, EmmaLoss, MarginCriterion, TradesLoss, check_labels
+from gloro_fast.losses import AllMarginsLoss, CrossEntropyLoss, EmmaLoss, MarginCriterion, TradesLoss
 from gloro_fast.nn.rules import Diagonal, LinearMap
 from gloro_fast.plan import Margins, floating_dtype, make_plan
 
@@ -104,7 +105,8 @@ class GloRoNet(BoundedNet):
 
         Args:
             x: (B, *input_shape).
-            labels: (B,) int64 in [0, m).
+            labels: (B,) int64 in [0, m) or the criterion's ``ignore_index``; or, but for losses of all margins, (B, m)
+                of a floating dtype, the probability of each class.
             criterion: called as ``criterion(logits, labels)``, or, if it is one of this package's and the net is
                 in training, computed together with the margin; counts of the batch are then left in
                 ``batch_statistics``.
@@ -122,7 +124,8 @@ class GloRoNet(BoundedNet):
         check_batch(x, self._input_shape, floating_dtype(self.module))
         if labels is None or criterion is None:
             return self._training_logits(x).output if self.training else self._evaluation_logits(x).output
-        check_labels(labels, len(x), self.num_classes)
+        soft = not isinstance(criterion, AllMarginsLoss)
+        check_labels(labels, len(x), self.num_classes, getattr(criterion, "ignore_index", None), soft)
         if self.training and type(criterion) in (CrossEntropyLoss, TradesLoss, EmmaLoss, LmtLoss):
             assert isinstance(criterion, MarginCriterion)
             return self._fused_loss(x, labels, criterion)
@@ -132,7 +135,7 @@ class GloRoNet(BoundedNet):
             differences = self._current().differences.to(logits.output.dtype)
             margin = (logits.output[:, :-1], differences, logits.lipschitz, self._epsilon)
             return criterion.reduce(criterion.with_margin(*margin, labels)[0])
-        return criterion(logits.output, labels)
+        return with_bottom(criterion, logits.output, labels)
 
     def loss(self, x: Tensor, labels: Tensor, criterion: Criterion) -> Tensor:
         """Give the loss of a batch: the same as ``net(x, labels, criterion)``."""
@@ -222,7 +225,7 @@ class GloRoNet(BoundedNet):
         self.iterates.fit(self._training_plan.linear_maps())
 
     def _count(self, labels: Tensor, prediction: Tensor, certified: Tensor, lipschitz: Tensor) -> None:
-        correct = prediction == labels
+        correct = prediction == class_indices(labels)
         self.batch_statistics = BatchStatistics(correct.sum(), (correct & certified).sum(), lipschitz.detach())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GloRoNet:

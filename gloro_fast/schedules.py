@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 
 from gloro_fast.errors import ConfigError
+from gloro_fast.numbers import read_number
 
 Schedule = Callable[[int], float]
 
@@ -81,7 +82,7 @@ def rescale(text: str, factor: float) -> str:
     if len(parts) != 3:
         return text
     start, end, duration = parts
-    return f"{start},{end},{float(duration) * factor:g}"
+    return f"{start},{end},{read_number(duration) * factor:g}"
 
 
 def _from_numbers(numbers: list[float]) -> Schedule:
@@ -90,7 +91,7 @@ def _from_numbers(numbers: list[float]) -> Schedule:
 
 def _numbers(text: str, what: str, words: str = "") -> list[float]:
     try:
-        numbers = [float(part) for part in text.split(",")]
+        numbers = [read_number(part) for part in text.split(",")]
     except ValueError:
         numbers = []
     if len(numbers) not in (1, 3) or not all(math.isfinite(n) and n >= 0 for n in numbers):

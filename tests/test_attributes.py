@@ -14,7 +14,7 @@ from small_nets import SHAPE, batch
 from torch import nn
 
 from gloro_fast import GloRoNet
-from gloro_fast.attributes import shown_attributes
+from gloro_fast.attributes import shown_attributes, shown_settings
 from gloro_fast.errors import StaleBoundError
 from gloro_fast.fingerprint import structure
 
@@ -150,3 +150,12 @@ def test_functions_of_one_name_are_told_apart():
         module.act = times(gain)
         shown.add(shown_attributes(module))
     assert len(shown) == 10
+
+
+def test_settings_that_torch_cannot_print_are_shown_all_the_same():
+    layer = nn.Conv2d(1, 1, 3)
+    printed = shown_settings(layer)
+    layer.dilation = 2
+    with pytest.raises(TypeError):
+        layer.extra_repr()
+    assert "'dilation': 2" in shown_settings(layer) != printed

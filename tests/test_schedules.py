@@ -11,6 +11,12 @@ def test_linear_is_the_papers_x_y_e():
     assert [schedule(t) for t in (0, 250, 499, 500, 600)] == pytest.approx([0.1, 1.05, 0.1 + 1.9 * 499 / 500, 2, 2])
 
 
+def test_radii_in_bytes():
+    schedule = schedules.parse_epsilon("9/255,36/255,10", 0.3, 20)
+    assert (schedule(0), schedule(10)) == (9 / 255, 36 / 255)
+    assert schedules.rescale("9/255,36/255,10", 0.5) == "9/255,36/255,5"
+
+
 def test_constant_lambda():
     assert {schedules.parse_lambda("1.5")(t) for t in range(10)} == {1.5}
 

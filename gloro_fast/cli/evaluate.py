@@ -23,6 +23,7 @@ from gloro_fast.cli.options import (
 )
 from gloro_fast.cli.reporting import console, facts, percent, table
 from gloro_fast.errors import ConfigError
+from gloro_fast.numbers import read_number
 
 if TYPE_CHECKING:
     from gloro_fast.cli.evaluation import EvaluatedRun
@@ -33,7 +34,8 @@ def evaluate(
     radii: Annotated[
         str | None,
         typer.Option(
-            help="l2 radii to give VRA at, such as 0.1,0.2,0.3; half, once and twice the run's epsilon by default.",
+            help="l2 radii to give VRA at, such as 0.1,0.2 or 36/255,72/255; half, once and twice the run's epsilon by "
+            "default.",
             show_default=False,
         ),
     ] = None,
@@ -89,11 +91,13 @@ def _parse_radii(text: str) -> list[float]:
     radii = []
     for part in text.split(","):
         try:
-            radius = float(part)
+            radius = read_number(part)
         except ValueError:
             radius = math.nan
         if not (math.isfinite(radius) and radius > 0):
-            raise ConfigError(f"--radii has {part.strip()!r}; give numbers greater than 0, such as 0.1,0.2,0.3")
+            raise ConfigError(
+                f"--radii has {part.strip()!r}; give numbers greater than 0, such as 0.1,0.2 or 36/255,72/255"
+            )
         radii.append(radius)
     return radii
 

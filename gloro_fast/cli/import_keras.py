@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from gloro_fast.cli.options import RADIUS, radius
 from gloro_fast.cli.reporting import console, facts
 from gloro_fast.errors import ConfigError
 
@@ -25,7 +26,12 @@ def import_keras(
         str | None, typer.Option(help="minmax or relu; as the file says by default, or else the recipe.")
     ] = None,
     epsilon: Annotated[
-        float | None, typer.Option(help="The certified l2 radius; as the file says by default, or else the recipe.")
+        float | None,
+        typer.Option(
+            help="The certified l2 radius, such as 36/255; as the file says by default, or else the recipe.",
+            parser=radius,
+            metavar=RADIUS,
+        ),
     ] = None,
     input_shape: Annotated[
         str | None,
@@ -50,9 +56,9 @@ def import_keras(
         file.expanduser(), architecture or base.architecture, activation=activation, input_shape=_shape(input_shape)
     )
     fields: dict[str, Any] = {"architecture": architecture or base.architecture, "activation": net.activation}
-    radius = epsilon if epsilon is not None else net.epsilon
-    if radius is not None:
-        fields["epsilon"] = radius
+    certified = epsilon if epsilon is not None else net.epsilon
+    if certified is not None:
+        fields["epsilon"] = certified
     config = write_imported(folder, net, base.override(**fields), file)
     rows = [
         ("weights", str(file)),

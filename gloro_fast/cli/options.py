@@ -9,6 +9,23 @@ from typing import Annotated
 import typer
 
 from gloro_fast.errors import ConfigError, nearest
+from gloro_fast.numbers import read_number
+
+RADIUS = "RADIUS"
+"""What help calls a number that ``radius`` reads."""
+
+
+def radius(text: str) -> float:
+    """Read a number or a quotient such as 36/255: the options of l2 radii; their commands refuse what is no radius.
+
+    Raises:
+        typer.BadParameter: it is neither.
+    """
+    try:
+        return read_number(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no number; write one such as 0.3 or 36/255") from None
+
 
 RunArgument = Annotated[Path, typer.Argument(help="The run folder of a finished training.", metavar="RUN")]
 DataOption = Annotated[
@@ -27,7 +44,13 @@ DataDirOption = Annotated[
 SplitOption = Annotated[str, typer.Option("--split", help="Which part of the data: test or train.")]
 EpsilonOption = Annotated[
     float | None,
-    typer.Option("--epsilon", help="l2 radius to certify; the run's own by default.", show_default=False),
+    typer.Option(
+        "--epsilon",
+        help="l2 radius to certify, such as 0.3 or 36/255; the run's own by default.",
+        parser=radius,
+        metavar=RADIUS,
+        show_default=False,
+    ),
 ]
 MethodOption = Annotated[
     str | None,

@@ -9,6 +9,7 @@ from typing import Any
 
 from gloro_fast import data
 from gloro_fast.errors import ConfigError, nearest
+from gloro_fast.numbers import read_number
 from gloro_fast.recipes import FIELDS, Recipe
 
 
@@ -42,7 +43,7 @@ def _parse(text: str) -> tuple[str, Any]:
         raise ConfigError(f"recipes have no field {name!r}{nearest(name, FIELDS)}")
     kind = typing.get_type_hints(Recipe)[name]
     try:
-        return name, kind(value.strip())
+        return name, (read_number if kind is float else kind)(value.strip())
     except ValueError:
         wanted = "a whole number" if kind is int else "a number"
         raise ConfigError(f"--set has {text!r}; {name} must be {wanted}") from None

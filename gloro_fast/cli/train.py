@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gloro_fast.cli.options import DataDirOption, DeviceOption, DownloadOption, ThreadsOption
+from gloro_fast.cli.options import RADIUS, DataDirOption, DeviceOption, DownloadOption, ThreadsOption, radius
 from gloro_fast.cli.reporting import console, facts, percent
 from gloro_fast.errors import ConfigError
 
@@ -48,10 +48,23 @@ def train(
         typer.Option(help="Robust epochs; the recipe's schedules stretch with them.", rich_help_panel=_TRAINING),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images a step.", rich_help_panel=_TRAINING)] = None,
-    epsilon: Annotated[float | None, typer.Option(help="The certified l2 radius.", rich_help_panel=_TRAINING)] = None,
+    epsilon: Annotated[
+        float | None,
+        typer.Option(
+            help="The certified l2 radius, such as 0.3 or 36/255.",
+            parser=radius,
+            metavar=RADIUS,
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None,
     epsilon_train: Annotated[
         float | None,
-        typer.Option(help="The radius trained with; keeps its ratio to --epsilon.", rich_help_panel=_TRAINING),
+        typer.Option(
+            help="The radius trained with; keeps its ratio to --epsilon.",
+            parser=radius,
+            metavar=RADIUS,
+            rich_help_panel=_TRAINING,
+        ),
     ] = None,
     epsilon_schedule: Annotated[
         str | None,

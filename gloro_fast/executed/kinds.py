@@ -164,14 +164,13 @@ def _terms(rule: LinearMap) -> int:
 def float64_copy(module: nn.Module, rule: LinearMap) -> nn.Module:
     """Give a copy of a linear layer that computes in float64 with the very weights that its rule names."""
     copied = copy.deepcopy(module)
-    if isinstance(copied, ResidualConv2d):
-        side = copied.kernel_size[0]
-        plain = nn.Conv2d(copied.in_channels, copied.out_channels, side, padding=side // 2)
-        plain.weight, plain.bias = nn.Parameter(rule.weight.detach().clone()), copied.bias
-        copied = plain
     if parametrize.is_parametrized(copied):
         for tensor in list(copied.parametrizations):  # type: ignore[arg-type]
             parametrize.remove_parametrizations(copied, tensor)
+    if isinstance(copied, ResidualConv2d):
+        # The sums of the merged kernel are what is rounded.
+        copied.weight = nn.Parameter(rule.weight.detach().clone())
+        copied.identity = torch.zeros_like(copied.identity)
     assert isinstance(copied.weight, Tensor)
     assert torch.equal(copied.weight, rule.weight)
     return copied.double().eval().requires_grad_(False)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from gloro_fast.errors import ArchitectureError
 from gloro_fast.nn.group_sort import GroupSort
 from gloro_fast.nn.householder import Householder
 from gloro_fast.nn.minmax import MinMax
-from gloro_fast.nn.rules import LipschitzConstant, register_lipschitz_rule
+from gloro_fast.nn.rules import LipschitzConstant, known_type, register_lipschitz_rule
 
 _ONE = LipschitzConstant(1.0, per_element=True)
 
@@ -30,9 +32,8 @@ MISH = 1.088498161251728
 SELU = 1.758099340847377
 """Slope scale * alpha below 0, towards it: 1.05070... * 1.67326..."""
 
-# At a threshold of 20 the switch to the identity jumps by log(1 + exp(-20)) = 2.1e-9: less than float32 resolves
-# there, so that it counts as rounding.
-_SOFTPLUS_THRESHOLD = 20.0
+_OVERFLOW = 88.0
+"""exp of it is still a float32 number, the type in which half types are computed as well; exp(89) is infinite."""
 
 
 @register_lipschitz_rule(MinMax, GroupSort, Householder)
@@ -102,8 +103,12 @@ def selu(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
 
 @register_lipschitz_rule(nn.LeakyReLU)
 def leaky_relu(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
-    """Give max(1, |negative slope|)."""
-    slope: float = module.negative_slope  # type: ignore[assignment]
+    """Give max(1, |negative slope|).
+
+    Raises:
+        ArchitectureError: the slope is not finite.
+    """
+    slope = _finite("negative_slope", module.negative_slope)
     return LipschitzConstant(max(1.0, abs(slope)), per_element=True)
 
 
@@ -116,8 +121,12 @@ def prelu(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
 
 @register_lipschitz_rule(nn.ELU)
 def elu(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
-    """Give max(1, |alpha|): below 0 the slope is alpha exp(x)."""
-    alpha: float = module.alpha  # type: ignore[assignment]
+    """Give max(1, |alpha|): below 0 the slope is alpha exp(x).
+
+    Raises:
+        ArchitectureError: alpha is not finite.
+    """
+    alpha = _finite("alpha", module.alpha)
     return LipschitzConstant(max(1.0, abs(alpha)), per_element=True)
 
 
@@ -126,31 +135,68 @@ def celu(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     """Give 1: below 0 the slope is exp(x / alpha).
 
     Raises:
-        ArchitectureError: alpha is not positive, so that the slope grows without limit.
+        ArchitectureError: alpha is not positive, so that the slope grows without limit, or not finite.
     """
-    alpha: float = module.alpha  # type: ignore[assignment]
-    if not alpha > 0:
-        raise ArchitectureError(f"alpha is {alpha:g}; it must be greater than 0")
+    _positive("alpha", module.alpha)
     return _ONE
 
 
 @register_lipschitz_rule(nn.Softplus)
 def softplus(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
-    """Give 1: the slope is sigmoid(beta x).
+    """Give 1: the slope is sigmoid(beta x). Inputs of float64 need a larger threshold; see ``check_dtype``.
 
     Raises:
-        ArchitectureError: beta is not positive, or the threshold is where the switch to the identity is a jump.
+        ArchitectureError: beta is not positive, or the threshold is where the switch to the identity is a jump, or
+            beyond where exp overflows: a clamp behind would take the infinity for a number.
     """
-    beta: float = module.beta  # type: ignore[assignment]
+    _positive("beta", module.beta)
     threshold: float = module.threshold  # type: ignore[assignment]
-    if not beta > 0:
-        raise ArchitectureError(f"beta is {beta:g}; it must be greater than 0")
-    if not threshold >= _SOFTPLUS_THRESHOLD:
+    check_dtype(module, torch.float32)
+    if not threshold <= _OVERFLOW:
         raise ArchitectureError(
-            f"threshold is {threshold:g}, where Softplus jumps and so has no Lipschitz constant; set it to "
-            f"{_SOFTPLUS_THRESHOLD:g} or more"
+            f"threshold is {threshold:g}, below which Softplus overflows; set it to {_OVERFLOW:g} or less"
         )
     return _ONE
+
+
+def softplus_threshold(dtype: torch.dtype) -> float:
+    """Give a threshold at which the switch of Softplus to the identity counts as rounding, for inputs of ``dtype``.
+
+    At a threshold t it jumps by log(1 + exp(-t)) / beta at t / beta, so that for every beta it is less than the unit
+    roundoff u times the value if exp(-t) < u t: with exp(-20) = 2.1e-9 in float32 (u = 6e-8), in which half types are
+    computed too, and exp(-37) = 8.5e-17 in float64 (u = 1.1e-16).
+    """
+    return 37.0 if dtype == torch.float64 else 20.0
+
+
+def check_dtype(module: nn.Module, dtype: torch.dtype) -> None:
+    """Refuse an activation whose rule does not hold for inputs of ``dtype``; rules themselves are for up to float32.
+
+    Raises:
+        ArchitectureError: names the setting.
+    """
+    if known_type(module) is not nn.Softplus:
+        return
+    threshold: float = module.threshold  # type: ignore[assignment]
+    least = softplus_threshold(dtype)
+    if not threshold >= least:
+        raise ArchitectureError(
+            f"threshold is {threshold:g}, where Softplus jumps in {str(dtype).removeprefix('torch.')} and so has no "
+            f"Lipschitz constant; set it to {least:g} or more"
+        )
+
+
+def _finite(name: str, value: Any) -> float:
+    # NaN would get lost in a maximum, and only where the slope is used would the net give it.
+    if not math.isfinite(value):
+        raise ArchitectureError(f"{name} is {value:g}; it must be finite")
+    return float(value)
+
+
+def _positive(name: str, value: Any) -> float:
+    if not value > 0:
+        raise ArchitectureError(f"{name} is {value:g}; it must be greater than 0")
+    return _finite(name, value)
 
 
 @register_lipschitz_rule(nn.Softmax)

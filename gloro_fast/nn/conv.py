@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gloro_fast.errors import ArchitectureError
+from gloro_fast.nn.settings import each
 
 
 class Conv2d(nn.Conv2d):
@@ -47,10 +49,11 @@ class Conv2d(nn.Conv2d):
             padding_mode,
         )
 
-    def same_padding(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Give the zeros (before, after) of rows and of columns for an input of that size."""
+    def same_padding(self, sizes: Sequence[int], kernel: Sequence[int]) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Give the zeros (before, after) of rows and of columns for an input of those sizes and the kernel's."""
         before_after = []
-        for size, taps, step, gap in zip((height, width), self.kernel_size, self.stride, self.dilation, strict=True):
+        strides, dilations = each(self.stride, 2), each(self.dilation, 2)
+        for size, taps, step, gap in zip(sizes, kernel, strides, dilations, strict=True):
             out = -(-size // step)
             total = max(0, (out - 1) * step + gap * (taps - 1) + 1 - size)
             before_after.append((total // 2, total - total // 2))
@@ -65,17 +68,18 @@ class Conv2d(nn.Conv2d):
         return self._convolve(x, None)
 
     def _convolve(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        weight = self.weight
         if not self.same:
-            result: Tensor = self._conv_forward(x, self.weight, bias)
+            result: Tensor = self._conv_forward(x, weight, bias)
             return result
-        (top, bottom), (left, right) = self.same_padding(*x.shape[-2:])
+        (top, bottom), (left, right) = self.same_padding(x.shape[-2:], weight.shape[2:])
         if top == bottom and left == right:
             # Symmetric, as in all of the paper's nets at their sizes: no padded copy of the input.
             padding = (top, left)
         else:
             x = F.pad(x, (left, right, top, bottom))
             padding = (0, 0)
-        return F.conv2d(x, self.weight, bias, self.stride, padding, self.dilation, self.groups)
+        return F.conv2d(x, weight, bias, self.stride, padding, self.dilation, self.groups)
 
     def extra_repr(self) -> str:
         """Show the arguments as ``torch.nn.Conv2d`` does."""

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from torch import Tensor, nn
 
+from gloro_fast.errors import ArchitectureError
 from gloro_fast.nn.conv import Conv2d
 from gloro_fast.nn.residual import ResidualConv2d
 from gloro_fast.nn.rules import LinearMap, register_lipschitz_rule, require_spatial
+from gloro_fast.nn.settings import each
 from gloro_fast.nn.shape_rules import padding_norm
 from gloro_fast.ops.geometry import Geometry
 
 _Padding = tuple[tuple[int, int], ...]
+_DIMENSIONS: dict[type[nn.Module], int] = {
+    nn.Conv1d: 1,
+    nn.Conv2d: 2,
+    nn.Conv3d: 3,
+    nn.ConvTranspose1d: 1,
+    nn.ConvTranspose2d: 2,
+    nn.ConvTranspose3d: 3,
+}
 
 
 @register_lipschitz_rule(nn.Linear)
@@ -30,35 +38,62 @@ def convolution(module: nn.Module, input_shape: tuple[int, ...]) -> LinearMap:
     padded image, and the norm of the padding, 2 for one pixel around an image, is its factor.
 
     Raises:
-        ArchitectureError: the input is not (channels, *spatial).
+        ArchitectureError: the input is not (channels, *spatial), or the padding is none that torch's layers have.
     """
     assert isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
-    require_spatial(module, input_shape, len(module.kernel_size))
-    padding, mode = _padding(module, input_shape), module.padding_mode
+    return _convolution(module, module.weight, input_shape)
+
+
+def _convolution(module: nn.Conv1d | nn.Conv2d | nn.Conv3d, weight: Tensor, input_shape: tuple[int, ...]) -> LinearMap:
+    # What forward reads counts: kernel_size, in_channels and out_channels may be those of another weight.
+    spatial = _spatial(module, input_shape)
+    stride, dilation = each(module.stride, spatial), each(module.dilation, spatial)
+    mode = module.padding_mode
+    padding: _Padding
+    # A residual convolution pads as its settings say, whatever its ``same``.
+    if isinstance(module, Conv2d) and not isinstance(module, ResidualConv2d) and module.same:
+        mode, padding = "zeros", module.same_padding(input_shape[1:], weight.shape[2:])
+    elif mode == "zeros":
+        padding = _zeros(module.padding, weight, dilation)
+    else:
+        padding = _copies(module, spatial)
     if mode in ("zeros", "circular"):
-        geometry = Geometry(input_shape, module.stride, padding, module.dilation, module.groups, mode)
-        return LinearMap(module.weight, geometry)
+        return LinearMap(weight, Geometry(input_shape, stride, padding, dilation, module.groups, mode))
     channels, *sizes = input_shape
     padded = (channels, *(before + size + after for size, (before, after) in zip(sizes, padding, strict=True)))
-    nothing = ((0, 0),) * len(padding)
-    amounts = tuple(amount for pair in reversed(padding) for amount in pair)
-    factor = padding_norm(tuple(sizes), amounts, mode)
-    return LinearMap(
-        module.weight, Geometry(padded, module.stride, nothing, module.dilation, module.groups), factor=factor
-    )
+    nothing = ((0, 0),) * spatial
+    factor = padding_norm(tuple(sizes), tuple(module._reversed_padding_repeated_twice), mode)
+    return LinearMap(weight, Geometry(padded, stride, nothing, dilation, module.groups), factor=factor)
 
 
-def _padding(module: nn.Conv1d | nn.Conv2d | nn.Conv3d, input_shape: tuple[int, ...]) -> _Padding:
-    """Give (before, after) for each spatial dimension."""
-    if isinstance(module, Conv2d) and module.same:
-        return module.same_padding(*input_shape[1:])
-    if isinstance(module.padding, str):
-        totals = [
-            gap * (taps - 1) if module.padding == "same" else 0
-            for gap, taps in zip(module.dilation, module.kernel_size, strict=True)
-        ]
+def _spatial(module: nn.Module, input_shape: tuple[int, ...]) -> int:
+    """Give the number of spatial dimensions of a convolution, which its input must have."""
+    spatial = next(count for kind, count in _DIMENSIONS.items() if isinstance(module, kind))
+    require_spatial(module, input_shape, spatial)
+    return spatial
+
+
+def _zeros(padding: str | int | tuple[int, ...], weight: Tensor, dilation: tuple[int, ...]) -> _Padding:
+    """Give the zeros (before, after) for each spatial dimension."""
+    kernel = weight.shape[2:]
+    if isinstance(padding, str):
+        totals = [gap * (taps - 1) if padding == "same" else 0 for gap, taps in zip(dilation, kernel, strict=True)]
         return tuple((total // 2, total - total // 2) for total in totals)
-    return tuple((amount, amount) for amount in module.padding)
+    return tuple((amount, amount) for amount in each(padding, len(kernel)))
+
+
+def _copies(module: nn.Conv1d | nn.Conv2d | nn.Conv3d, spatial: int) -> _Padding:
+    """Give the copied pixels (before, after) for each spatial dimension: what forward reads instead of ``padding``."""
+    amounts = list(module._reversed_padding_repeated_twice)
+    if module.padding_mode not in ("circular", "reflect", "replicate"):
+        raise ArchitectureError(
+            f"padding_mode is {module.padding_mode!r}; choose 'zeros', 'circular', 'reflect' or 'replicate'"
+        )
+    if len(amounts) != 2 * spatial or min(amounts) < 0:
+        raise ArchitectureError(
+            f"_reversed_padding_repeated_twice is {amounts}; make a layer with the padding that is wanted"
+        )
+    return tuple(reversed(tuple(zip(amounts[::2], amounts[1::2], strict=True))))
 
 
 @register_lipschitz_rule(ResidualConv2d)
@@ -69,7 +104,7 @@ def residual_convolution(module: nn.Module, input_shape: tuple[int, ...]) -> Lin
         ArchitectureError: the input is not (channels, height, width).
     """
     assert isinstance(module, ResidualConv2d)
-    return dataclasses.replace(convolution(module, input_shape), weight=module.merged_weight())
+    return _convolution(module, module.merged_weight(), input_shape)
 
 
 @register_lipschitz_rule(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -83,12 +118,17 @@ def transposed_convolution(module: nn.Module, input_shape: tuple[int, ...]) -> L
         ArchitectureError: the input is not (channels, *spatial).
     """
     assert isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d)
-    require_spatial(module, input_shape, len(module.kernel_size))
+    spatial, weight = _spatial(module, input_shape), module.weight
+    stride, dilation = each(module.stride, spatial), each(module.dilation, spatial)
+    assert not isinstance(module.padding, str)
+    cuts, extras = each(module.padding, spatial), each(module.output_padding, spatial)
     sizes, padding = [], []
-    for axis, size in enumerate(input_shape[1:]):
-        cut, extra = int(module.padding[axis]), min(int(module.output_padding[axis]), int(module.padding[axis]))
-        full = (size - 1) * module.stride[axis] + module.dilation[axis] * (module.kernel_size[axis] - 1) + 1
-        sizes.append(full - 2 * cut + extra)
+    for size, taps, step, gap, cut, beyond in zip(
+        input_shape[1:], weight.shape[2:], stride, dilation, cuts, extras, strict=True
+    ):
+        extra = min(beyond, cut)
+        sizes.append((size - 1) * step + gap * (taps - 1) + 1 - 2 * cut + extra)
         padding.append((cut, cut - extra))
-    geometry = Geometry((module.out_channels, *sizes), module.stride, tuple(padding), module.dilation, module.groups)
-    return LinearMap(module.weight, geometry, transposed=True)
+    channels = weight.shape[1] * module.groups
+    geometry = Geometry((channels, *sizes), stride, tuple(padding), dilation, module.groups)
+    return LinearMap(weight, geometry, transposed=True)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from fractions import Fraction
 
 from torch import nn
 
 from gloro_fast.errors import ArchitectureError
 from gloro_fast.nn.rules import LipschitzConstant, known_type, register_lipschitz_rule
+from gloro_fast.nn.settings import each
 from gloro_fast.nn.windows import (
     Window,
     adaptive_windows,
@@ -42,7 +42,8 @@ def average_pool(module: nn.Module, input_shape: Sizes) -> LipschitzConstant:
     """Give the norm of the averaging: 1 / k for a kernel of k x k pixels with stride k."""
     assert isinstance(module, nn.AvgPool1d | nn.AvgPool2d | nn.AvgPool3d)
     sizes = _spatial(module, input_shape)
-    kernel, stride, padding = (_each(n, sizes) for n in (module.kernel_size, module.stride, module.padding))
+    kernel, padding = (each(n, len(sizes)) for n in (module.kernel_size, module.padding))
+    stride = kernel if module.stride is None else each(module.stride, len(sizes))
     override = getattr(module, "divisor_override", None)
     value = average_norm(sizes, kernel, stride, padding, module.ceil_mode, module.count_include_pad, override)
     return LipschitzConstant(value)
@@ -68,9 +69,8 @@ def max_pool(module: nn.Module, input_shape: Sizes) -> LipschitzConstant:
     assert isinstance(module, nn.MaxPool1d | nn.MaxPool2d | nn.MaxPool3d)
     _refuse_indices(module)
     sizes = _spatial(module, input_shape)
-    kernel, stride, padding, dilation = (
-        _each(n, sizes) for n in (module.kernel_size, module.stride, module.padding, module.dilation)
-    )
+    kernel, padding, dilation = (each(n, len(sizes)) for n in (module.kernel_size, module.padding, module.dilation))
+    stride = kernel if module.stride is None else each(module.stride, len(sizes))
     return LipschitzConstant(max_norm(sizes, kernel, stride, padding, dilation, module.ceil_mode))
 
 
@@ -133,12 +133,6 @@ def _spatial(module: nn.Module, input_shape: Sizes) -> Sizes:
     if len(input_shape) < dimensions:
         raise ArchitectureError(f"{module} gets inputs of shape {input_shape}; it pools {dimensions} dimensions")
     return input_shape[-dimensions:]
-
-
-def _each(setting: int | Sequence[int], sizes: Sizes) -> Sizes:
-    """Give one number a dimension."""
-    numbers = (setting,) if isinstance(setting, int) else tuple(setting)
-    return numbers * len(sizes) if len(numbers) == 1 else numbers
 
 
 def _outputs(module: nn.Module, sizes: Sizes) -> Sizes:

@@ -10,12 +10,16 @@ def cross_entropy_reference(logits: Tensor, labels: Tensor) -> Tensor:
 
     Args:
         logits: (B, m + 1) of a floating dtype, bottom last; half types are computed in float32.
-        labels: (B,) int64 in [0, m).
+        labels: (B,) int64 in [0, m), or (B, m) of a floating dtype: a weight p for each class, so that the loss is
+            sum_i p_i (LSE(f_bar) - f_i).
 
     Returns:
         (B,) losses, of the logits' dtype or float32 if that is a half type.
     """
     logits = logits if logits.itemsize >= 4 else logits.float()
+    if labels.is_floating_point():
+        weights = labels.to(logits.dtype)
+        return weights.sum(dim=1) * logits.logsumexp(dim=1) - (weights * logits[:, :-1]).sum(dim=1)
     true_logit = logits.gather(1, labels[:, None]).squeeze(1)
     return logits.logsumexp(dim=1) - true_logit
 

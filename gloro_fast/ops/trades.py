@@ -20,7 +20,8 @@ def trades_reference(logits: Tensor, labels: Tensor, lam: float, robust: str = "
 
     Args:
         logits: (B, m + 1) of a floating dtype, bottom last; half types are computed in float32.
-        labels: (B,) int64 in [0, m).
+        labels: (B,) int64 in [0, m), or (B, m) of a floating dtype: a weight p for each class, so that the loss is
+            sum_i p_i times that of label i.
         lam: weight of the robust term, >= 0.
         robust: ``"kl"`` or ``"ce"``.
 
@@ -29,13 +30,15 @@ def trades_reference(logits: Tensor, labels: Tensor, lam: float, robust: str = "
     """
     logits = logits if logits.itemsize >= 4 else logits.float()
     classes, bottom = logits[:, :-1], logits[:, -1]
-    true_logit = classes.gather(1, labels[:, None]).squeeze(1)
     lse = classes.logsumexp(dim=1)
-    gap = F.softplus(bottom - lse)
-    if robust == "kl":
-        return lse - true_logit + lam * gap
-    mean_logit = (classes.softmax(dim=1) * classes).sum(dim=1)
-    return lse - true_logit + lam * (gap + lse - mean_logit)
+    term = F.softplus(bottom - lse)
+    if robust == "ce":
+        term = term + lse - (classes.softmax(dim=1) * classes).sum(dim=1)
+    if labels.is_floating_point():
+        weights = labels.to(logits.dtype)
+        return weights.sum(dim=1) * (lse + lam * term) - (weights * classes).sum(dim=1)
+    true_logit = classes.gather(1, labels[:, None]).squeeze(1)
+    return lse - true_logit + lam * term
 
 
 def trades(logits: Tensor, labels: Tensor, lam: float, robust: str = "kl") -> Tensor:

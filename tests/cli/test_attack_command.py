@@ -36,7 +36,7 @@ def test_a_broken_certificate_ends_in_an_error_after_the_table(invoke, run, monk
         return dataclasses.replace(bound, value=bound.value / 10)
 
     monkeypatch.setitem(bounds.METHODS, "auto", too_small)
-    result = invoke("attack", run, *FEW, "--epsilon", 1.5)
+    result = invoke("attack", run, *FEW, "--epsilon", "3/2")
     assert result.exit_code == 2
     assert "broken certificates" in result.stdout
     assert result.stderr.startswith("error: certified predictions were changed")

@@ -95,6 +95,8 @@ def test_a_warning_of_every_batch_is_one_line(invoke, run, tmp_path):
         (("--epsilon", "0"), "epsilon is 0"),
         (("--epsilon", "-1"), "epsilon is -1"),
         (("--epsilon", "nan"), "epsilon is nan"),
+        (("--epsilon", "0/255"), "epsilon is 0"),
+        (("--epsilon", "36/"), "'36/' is no number; write one such as 0.3 or 36/255"),
         (("--method", "pwoer"), "did you mean 'power'?"),
         (("--split", "tets"), "did you mean 'test'?"),
         (("--out", "certificates.txt"), ".csv or .json"),

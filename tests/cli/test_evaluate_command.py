@@ -32,6 +32,13 @@ def test_radii_default_to_multiples_of_epsilon(invoke, run, tmp_path):
     assert not (run / "vra.png").exists()
 
 
+def test_radii_in_bytes(invoke, run):
+    result = invoke("evaluate", run, "--radii", "36/255,72/255")
+    assert result.exit_code == 0, result.output
+    found = json.loads((run / "vra.json").read_text())
+    assert [row["radius"] for row in found["radii"]] == [36 / 255, 72 / 255]
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -40,6 +47,7 @@ def test_radii_default_to_multiples_of_epsilon(invoke, run, tmp_path):
         (("--radii", "0.1,-0.2"), "'-0.2'"),
         (("--radii", "0"), "'0'"),
         (("--radii", "nan"), "'nan'"),
+        (("--radii", "36/255,1/0"), "'1/0'"),
         (("--out", "vra.pdf"), ".png"),
         (("--out", "."), ".png"),
         (("--method", "torsu"), "torsu"),

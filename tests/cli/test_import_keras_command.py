@@ -28,7 +28,7 @@ def file(tmp_path, layers):
 def test_an_imported_net_can_be_certified(invoke, file, layers, tmp_path):
     pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
     out = tmp_path / "run"
-    result = invoke("import-keras", file, "--recipe", "digits", "--epsilon", "0.05", "--out", out)
+    result = invoke("import-keras", file, "--recipe", "digits", "--epsilon", "1/20", "--out", out)
     assert result.exit_code == 0, result.output
     net, config = load_net(out)
     assert (config.recipe.activation, net.epsilon, config.data_note) == ("relu", 0.05, "weights imported from f.h5")

@@ -9,10 +9,10 @@ FEW = ("--images", 5, "--samples", 50)
 
 def test_numbers(invoke, run):
     pytest.importorskip("scipy", reason="intervals come from SciPy (extra smoothing)")
-    result = invoke("smooth", run, *FEW, "--noise", 0.1)
+    result = invoke("smooth", run, *FEW, "--noise", 0.1, "--epsilon", "36/255")
     assert result.exit_code == 0, result.output
     found = json.loads((run / "smoothing.json").read_text())
-    assert (found["images"], found["samples"], found["noise"]) == (5, 50, 0.1)
+    assert (found["images"], found["samples"], found["noise"], found["epsilon"]) == (5, 50, 0.1, 36 / 255)
     assert 0 <= found["vra"] <= 1
 
 

@@ -60,9 +60,27 @@ def test_every_field_of_the_recipe_reaches_the_run(invoke, tmp_path):
     assert (config["seed"], config["threads"]) == (7, 1)
 
 
+def test_radii_in_bytes(invoke, tmp_path):
+    options = (
+        "--epsilon",
+        "36/255",
+        "--epsilon-train",
+        "40/255",
+        "--epsilon-schedule",
+        "1/255,40/255,1",
+        "--epochs",
+        1,
+    )
+    result = invoke("train", *QUICK, *options, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    recipe = tomllib.loads((tmp_path / "run" / "config.toml").read_text())["recipe"]
+    assert (recipe["epsilon"], recipe["epsilon_train"]) == (36 / 255, 40 / 255)
+    assert recipe["epsilon_schedule"] == "1/255,40/255,1"
+
+
 def test_set_converts_to_the_type_of_the_field_and_the_folder_is_named_by_the_recipe(invoke, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    settings = ("epochs=1", "epsilon = 0.2", "batch-size=600", "name=mine")
+    settings = ("epochs=1", "epsilon = 51/255", "batch-size=600", "name=mine")
     result = invoke("train", *QUICK, *(part for text in settings for part in ("--set", text)))
     assert result.exit_code == 0, result.output
     recipe = tomllib.loads((tmp_path / "runs" / "mine" / "config.toml").read_text())["recipe"]

@@ -20,6 +20,7 @@ DIGITS = ("--recipe", "digits", "--threads", 1, "--device", "cpu")
         ((*DIGITS, "--epsilon", "-0.3"), "epsilon is -0.3"),
         ((*DIGITS, "--epsilon", "nan"), "epsilon is nan"),
         ((*DIGITS, "--epsilon", "inf"), "epsilon is inf"),
+        ((*DIGITS, "--epsilon", "36/x"), "'36/x' is no number; write one such as 0.3 or 36/255"),
         ((*DIGITS, "--epsilon-train", "0"), "epsilon_train is 0"),
         ((*DIGITS, "--epochs", "0"), "epochs is 0"),
         ((*DIGITS, "--loss", "trades"), "did you mean 'trades-"),

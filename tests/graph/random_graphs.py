@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import random
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,9 @@ from gloro_fast.nn import Conv2d, GroupSort, MinMax
 
 SHAPE = (2, 4, 5)
 
-ACTIVATIONS = (nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.ELU, nn.LeakyReLU, nn.Softplus, nn.Identity)
+# The graphs are tried in float64, where Softplus has a constant from this threshold on.
+Softplus = partial(nn.Softplus, threshold=37.0)
+ACTIVATIONS = (nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.ELU, nn.LeakyReLU, Softplus, nn.Identity)
 FUNCTIONS = {
     "relu": lambda x, p: F.relu(x),
     "tanh": lambda x, p: x.tanh(),

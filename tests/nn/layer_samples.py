@@ -113,6 +113,7 @@ SCALES = [
     (used(nn.BatchNorm1d(2, affine=False)), ROW),
     (used(nn.BatchNorm2d(2)), IMAGE),
     (used(nn.BatchNorm3d(2)), (2, 1, 2, 3)),
+    (used(nn.SyncBatchNorm(2)), IMAGE),
     (Normalize([0.4, 0.5], [0.2, 0.3]), IMAGE),
     (Normalize(0.1307, 0.3081), IMAGE),
     (Scale(-2.5), VECTOR),

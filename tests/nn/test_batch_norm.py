@@ -1,5 +1,7 @@
 """BatchNorm in evaluation is a diagonal map: its scale against the layer, its bound, training through it."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -11,7 +13,14 @@ from gloro_fast.losses import CrossEntropyLoss
 from gloro_fast.nn import Diagonal, MinMax
 from gloro_fast.nn.rules import lipschitz_rule
 
-LAYERS = [(nn.BatchNorm1d, (4,)), (nn.BatchNorm1d, (4, 3)), (nn.BatchNorm2d, (4, 3, 2)), (nn.BatchNorm3d, (4, 1, 2, 3))]
+LAYERS = [
+    (nn.BatchNorm1d, (4,)),
+    (nn.BatchNorm1d, (4, 3)),
+    (nn.BatchNorm2d, (4, 3, 2)),
+    (nn.BatchNorm3d, (4, 1, 2, 3)),
+    (nn.SyncBatchNorm, (4,)),
+    (nn.SyncBatchNorm, (4, 3, 2)),
+]
 
 
 def used(layer):
@@ -49,6 +58,38 @@ def test_a_scale_that_underflows_is_not_zero():
     layer.weight.data.fill_(1e-308)
     layer.running_var.fill_(1e300)
     assert diagonal_bound("bn", lipschitz_rule("bn", layer, (1,))).value >= 2.2e-308
+
+
+def test_a_negative_variance_is_not_certified():
+    # Its sum with eps cancels, and rounded to float32 it makes the layer 7 % steeper than in real arithmetic.
+    layer = used(nn.BatchNorm1d(1, affine=False))
+    layer.running_var.fill_(-9.99999838e-06)
+    layer.running_mean.zero_()
+    real = (layer.running_var.double() + layer.eps).rsqrt().item()
+    assert layer(torch.ones(1, 1)).item() > 1.05 * real
+    net = GloRoNet(nn.Sequential(layer, nn.Linear(1, 2)), 1e-9, (1,)).eval()
+    assert not net.certify(torch.ones(4, 1)).certified.any()
+
+
+def test_a_negative_eps_is_refused():
+    with pytest.raises(ArchitectureError, match=r"bn: eps is -0\.001; it must be at least 0"):
+        lipschitz_rule("bn", nn.BatchNorm1d(3, eps=-1e-3), (3,))
+
+
+@pytest.mark.parametrize("converted", [False, True])
+def test_a_synchronized_one_is_one(converted):
+    plain = nn.Sequential(nn.Conv2d(2, 4, 3), used(nn.BatchNorm2d(4)), nn.ReLU(), nn.Flatten(), nn.Linear(36, 3))
+    synchronized = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(plain)) if converted else copy.deepcopy(plain)
+    if not converted:
+        synchronized[1] = nn.SyncBatchNorm(4).eval()
+        synchronized[1].load_state_dict(plain[1].state_dict())
+    nets = [GloRoNet(module, 0.1, (2, 5, 5)).eval() for module in (plain, synchronized)]
+    assert type(synchronized[1]) is nn.SyncBatchNorm
+    assert nets[0].lipschitz == nets[1].lipschitz
+    assert nets[0].margin_form == nets[1].margin_form
+    x, y = torch.rand(8, 2, 5, 5), torch.randint(3, (8,))
+    assert torch.equal(nets[0](x), nets[1](x))
+    assert torch.equal(*(net.train()(x, y, CrossEntropyLoss()) for net in nets))
 
 
 def test_without_running_statistics_it_is_refused():

@@ -259,7 +259,7 @@ def test_a_subclass_is_unknown_for_it_may_compute_anything():
         (
             nn.Softplus(threshold=2),
             (3,),
-            "threshold is 2, where Softplus jumps and so has no Lipschitz constant; set it to 20 or more",
+            "threshold is 2, where Softplus jumps in float32 and so has no Lipschitz constant; set it to 20 or more",
         ),
         (nn.CELU(-1.0), (3,), "alpha is -1; it must be greater than 0"),
         (Normalize([0.5, 0.5], [1.0, 1.0]), (3, 4, 4), "it needs 2 channels"),
