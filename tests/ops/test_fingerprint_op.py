@@ -93,6 +93,16 @@ class TestReference:
         for half in (changes & 0xFFFFFFFF, (changes >> 32) & 0xFFFFFFFF):
             assert half.unique().numel() >= count - 1
 
+    def test_where_nothing_is_compiled_a_graph_has_it_as_one_op(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(_extension, "available", lambda: False)
+        monkeypatch.setattr(_extension, "warn_if_missing", lambda: None)
+        torch.compiler.reset()
+        memory = torch.randn(90)
+        tensors = [torch.nn.Parameter(memory), memory[1:5], memory[1:8].bfloat16(), memory[5:].view(17, 5).t()]
+        traced = torch.compile(fingerprint, fullgraph=True, backend="aot_eager")
+        assert torch.equal(traced(tensors), fingerprint_reference(tensors))
+        torch.library.opcheck(torch.ops.gloro_fast.fingerprint_reference, (tensors,))
+
     def test_no_tensors(self) -> None:
         assert fingerprint([]).shape == (0,)
         assert fingerprint([]).dtype == torch.int64
