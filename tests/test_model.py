@@ -144,7 +144,10 @@ class TestTraining:
         assert net.batch_statistics.lipschitz.dtype == torch.float32
         assert all(p.dtype == p.grad.dtype == torch.float32 for p in net.parameters())
 
-    def test_same_seed_same_bits(self):
+    @pytest.mark.parametrize("threads", [1, 2])
+    def test_same_seed_same_bits(self, threads):
+        torch.set_num_threads(threads)
+
         def run():
             torch.manual_seed(3)
             net = glorot_net()
