@@ -6,9 +6,20 @@ import pytest
 import torch
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    """The tensors are small: on a busy machine threads would spend most of the time waiting for one another.
+
+    What must give the same bits at any number of threads asks for them.
+    """
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def _repeatable():
     torch.manual_seed(0)
+    yield
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -38,7 +38,8 @@ class TestTraining:
         x, _ = batch()
         logits = net(x)
         assert logits.shape == (32, 6)
-        assert torch.equal(logits[:, :5], net.module(x))
+        # A convolution may begin its sums with the bias, which the net adds behind it.
+        torch.testing.assert_close(logits[:, :5], net.module(x))
 
     @pytest.mark.parametrize("criterion", [CrossEntropyLoss(), TradesLoss(1.5), TradesLoss(1.5, robust="ce")])
     def test_the_three_forms_of_the_loss_agree(self, criterion):
@@ -57,9 +58,10 @@ class TestTraining:
 
     def test_a_criterion_it_does_not_know_gets_the_logits(self):
         net = glorot_net()
+        twin = copy.deepcopy(net)  # a step moves the power iterates on
         x, y = batch()
         loss = net(x, y, lambda logits, labels: logits.sum() + 0 * labels.sum())
-        torch.testing.assert_close(loss, copy.deepcopy(net)(x).sum(), rtol=1e-2, atol=1e-2)
+        torch.testing.assert_close(loss, twin(x).sum())
         assert net.batch_statistics is not None
 
     def test_a_replaced_layer_is_trained(self):
@@ -142,7 +144,10 @@ class TestTraining:
         assert net.batch_statistics.lipschitz.dtype == torch.float32
         assert all(p.dtype == p.grad.dtype == torch.float32 for p in net.parameters())
 
-    def test_same_seed_same_bits(self):
+    @pytest.mark.parametrize("threads", [1, 2])
+    def test_same_seed_same_bits(self, threads):
+        torch.set_num_threads(threads)
+
         def run():
             torch.manual_seed(3)
             net = glorot_net()
@@ -221,7 +226,7 @@ class TestBadInput:
         sigma = torch.linalg.matrix_norm(shared.weight.double(), 2).item()
         assert net.lipschitz == pytest.approx(sigma**2, rel=1e-2)
         x, _ = batch()
-        assert torch.equal(net(x)[:, :3], net.module(x))
+        torch.testing.assert_close(net(x)[:, :3], net.module(x))
 
     @pytest.mark.parametrize(
         ("images", "match"),

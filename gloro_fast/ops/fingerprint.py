@@ -32,6 +32,9 @@ def fingerprint(tensors: Sequence[Tensor]) -> Tensor:
             hashes: Tensor = torch.ops.gloro_fast.fingerprint([tensor.detach() for tensor in tensors])
             return hashes
         _extension.warn_if_missing()
+    if tensors and torch.compiler.is_compiling():
+        found: Tensor = _in_a_graph([tensor.detach() for tensor in tensors])
+        return found
     return fingerprint_reference(tensors)
 
 
@@ -89,13 +92,21 @@ def _wrap(value: int) -> int:
     return (value + 2**63) % 2**64 - 2**63
 
 
-# What follows tells torch of the compiled op.
+# What follows tells torch of the compiled op, and of the reference as an op: no compiler traces it, as it asks where in
+# memory a tensor begins.
 
 
-def _fake_fingerprint(tensors: list[Tensor]) -> Tensor:
+def _fake_fingerprint(tensors: Sequence[Tensor]) -> Tensor:
     hashes: Tensor = tensors[0].new_empty([len(tensors)], dtype=torch.int64)
     return hashes
 
+
+@torch.library.custom_op("gloro_fast::fingerprint_reference", mutates_args=())
+def _in_a_graph(tensors: Sequence[Tensor]) -> Tensor:
+    return fingerprint_reference(tensors)
+
+
+_in_a_graph.register_fake(_fake_fingerprint)
 
 if _extension.available():
     torch.library.register_fake("gloro_fast::fingerprint", _fake_fingerprint)

@@ -5,7 +5,6 @@ import json
 import shutil
 
 import pytest
-import torch
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -26,9 +25,7 @@ def _needed() -> None:
 def made(_needed, tmp_path_factory):
     """Reports and runs after a whole reproduction of the digits in a few epochs; do not write to it."""
     folder = tmp_path_factory.mktemp("reproduced")
-    threads = torch.get_num_threads()
     result = CliRunner().invoke(app, ["reproduce", "digits", "--epochs", "2", *common(folder)])
-    torch.set_num_threads(threads)
     assert result.exit_code == 0, result.output
     return folder
 

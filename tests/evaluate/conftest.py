@@ -20,8 +20,6 @@ def digits() -> data.DataSet:
 @pytest.fixture(scope="session")
 def net(digits: data.DataSet) -> GloRoNet:
     """A dense net trained for a second; about three quarters of the digits are certified at 0.3."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     torch.manual_seed(0)
     module = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), MinMax(), nn.Linear(32, 10))
     for layer in module:
@@ -36,5 +34,4 @@ def net(digits: data.DataSet) -> GloRoNet:
             net(images, labels, criterion).backward()
             optimizer.step()
     optimizer.zero_grad()
-    torch.set_num_threads(threads)
     return net.eval()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -30,7 +32,10 @@ def _source(module: str) -> str:
 
 
 def _load(module: str, source: str) -> ModuleType:
-    path = Path(tempfile.mkdtemp(prefix="gloro-planted-")) / f"{module}.py"  # Triton reads the source from the file
+    # Triton reads the source from the file, its interpreter not before a kernel is launched.
+    folder = Path(tempfile.mkdtemp(prefix="gloro-planted-"))
+    atexit.register(shutil.rmtree, folder)
+    path = folder / f"{module}.py"
     path.write_text(source)
     name = f"gloro_fast.kernels.planted_{module}"
     spec = importlib.util.spec_from_file_location(name, path)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import platform
+from functools import partial
 from pathlib import Path
 
 import pytest
-from test_sanitized import CPU, FLAGS, HERE, SANITIZERS, compiler, run, subprocess
+from test_sanitized import CPU, FLAGS, HERE, SANITIZERS, compiler, run, side_by_side, subprocess
 
 __all__ = ["compiler"]  # a fixture
 
@@ -35,7 +36,8 @@ def compile_object(compiler: list[str], source: Path, folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def objects(compiler: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("objects")
-    return {source.name: compile_object(compiler, source, folder) for source in SOURCES}
+    built = side_by_side(partial(compile_object, compiler, folder=folder), SOURCES)
+    return {source.name: path for source, path in zip(SOURCES, built, strict=True)}
 
 
 def test_power_iteration(compiler: list[str], objects: dict[str, Path], tmp_path: Path) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
-from test_sanitized import CPU, FLAGS, HERE, SANITIZERS, compiler, run
+from test_sanitized import CPU, FLAGS, HERE, SANITIZERS, compiler, run, side_by_side
 
 __all__ = ["compiler"]  # a fixture
 
@@ -30,7 +31,8 @@ def compile_object(compiler: list[str], source: Path, folder: Path) -> Path:
 def objects(compiler: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("objects")
     sources = [HERE / "rows_sanitized.cpp", *(CPU / name for name in KERNELS)]
-    return {source.name: compile_object(compiler, source, folder) for source in sources}
+    built = side_by_side(partial(compile_object, compiler, folder=folder), sources)
+    return {source.name: path for source, path in zip(sources, built, strict=True)}
 
 
 def test_rows(compiler: list[str], objects: dict[str, Path], tmp_path: Path) -> None:

@@ -10,6 +10,9 @@ import platform
 import shlex
 import shutil
 import subprocess
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -53,6 +56,12 @@ def compile_object(compiler: list[str], source: Path, folder: Path) -> Path:
     return target
 
 
+def side_by_side(compile_one: Callable[[Path], Path], sources: list[Path]) -> list[Path]:
+    """Compile each source, as many at a time as there are processors."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(compile_one, sources))
+
+
 def run(compiler: list[str], objects: list[Path], folder: Path) -> subprocess.CompletedProcess[str]:
     program = folder / "program"
     subprocess.run([*compiler, *SANITIZERS, *map(str, objects), "-o", str(program)], check=True)
@@ -67,7 +76,7 @@ def minmax(compiler: list[str], tmp_path_factory: pytest.TempPathFactory) -> dic
     """The objects by name: the kernels' and the harness's."""
     folder = tmp_path_factory.mktemp("minmax")
     sources = [HERE / "minmax_sanitized.cpp", *(CPU / f"{name}.cpp" for name in MINMAX)]
-    return {source.stem: compile_object(compiler, source, folder) for source in sources}
+    return {path.stem: path for path in side_by_side(partial(compile_object, compiler, folder=folder), sources)}
 
 
 @pytest.fixture(scope="module")

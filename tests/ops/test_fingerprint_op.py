@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -24,11 +22,8 @@ def _simd(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.fixture
-def _two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
+def _two_threads() -> None:
     torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 def hash_of(tensor: Tensor) -> int:
@@ -93,6 +88,16 @@ class TestReference:
         for half in (changes & 0xFFFFFFFF, (changes >> 32) & 0xFFFFFFFF):
             assert half.unique().numel() >= count - 1
 
+    def test_where_nothing_is_compiled_a_graph_has_it_as_one_op(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(_extension, "available", lambda: False)
+        monkeypatch.setattr(_extension, "warn_if_missing", lambda: None)
+        torch.compiler.reset()
+        memory = torch.randn(90)
+        tensors = [torch.nn.Parameter(memory), memory[1:5], memory[1:8].bfloat16(), memory[5:].view(17, 5).t()]
+        traced = torch.compile(fingerprint, fullgraph=True, backend="aot_eager")
+        assert torch.equal(traced(tensors), fingerprint_reference(tensors))
+        torch.library.opcheck(torch.ops.gloro_fast.fingerprint_reference, (tensors,))
+
     def test_no_tensors(self) -> None:
         assert fingerprint([]).shape == (0,)
         assert fingerprint([]).dtype == torch.int64
@@ -132,10 +137,8 @@ class TestCompiled:
 @compiled
 def test_same_value_at_every_number_of_threads() -> None:
     tensors = [torch.randn(100_003), torch.randn(17)]
-    before = torch.get_num_threads()
     values = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
         values.append(fingerprint(tensors))
-    torch.set_num_threads(before)
     assert torch.equal(*values)

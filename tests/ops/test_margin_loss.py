@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -65,13 +65,6 @@ def gradients(
     value = function(*leaves, *rest)[0]
     weights = torch.randn(value.shape, generator=torch.Generator().manual_seed(1)).to(value.dtype)
     return torch.autograd.grad(value, leaves, weights)
-
-
-@pytest.fixture
-def threads() -> Iterator[Callable[[int], None]]:
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
 
 
 def test_the_reference_is_the_criterion_over_all_logits() -> None:
@@ -311,13 +304,11 @@ class TestMarginLoss:
 
     @pytest.mark.parametrize("criterion", CRITERIA)
     @pytest.mark.parametrize("classes", [10, 300])
-    def test_same_bits_at_every_number_of_threads(
-        self, threads: Callable[[int], None], classes: int, criterion: str
-    ) -> None:
+    def test_same_bits_at_every_number_of_threads(self, classes: int, criterion: str) -> None:
         logits, differences, lipschitz, labels = problem(1500, classes, torch.float32)
         results = []
         for count in (1, 2):
-            threads(count)
+            torch.set_num_threads(count)
             rest = (EPSILON, labels, criterion, 1.5)
             results.append(
                 [

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import product
 from typing import Any
 
@@ -68,13 +68,6 @@ def assert_same_bits(actual: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(actual, expected, rtol=0, atol=0, equal_nan=True)
     nan = expected.isnan()
     assert torch.equal(actual.signbit() | nan, expected.signbit() | nan)
-
-
-@pytest.fixture
-def threads() -> Iterator[Callable[[int], None]]:
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
 
 
 class TestReference:
@@ -203,13 +196,13 @@ class TestCompiled:
     @pytest.mark.parametrize("to_format", [as_is, channels_last])
     @pytest.mark.parametrize("shape", [(64, 16, 14, 14), (3000, 64)])
     def test_same_bits_at_every_thread_count(
-        self, shape: tuple[int, ...], to_format: Callable[[Tensor], Tensor], threads: Callable[[int], None]
+        self, shape: tuple[int, ...], to_format: Callable[[Tensor], Tensor]
     ) -> None:
         x, bias = to_format(torch.randn(shape)).requires_grad_(), torch.randn(shape[1], requires_grad=True)
         grad_y = torch.randn_like(x)
         results = []
         for count in (1, 2, 3):
-            threads(count)
+            torch.set_num_threads(count)
             y, mask = minmax(x, bias)
             results.append((y, mask, *torch.autograd.grad(y, (x, bias), grad_y)))
         for other in results[1:]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import power_iteration_layers
 import pytest
@@ -61,15 +61,6 @@ def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
     return str(request.param)
 
 
-@pytest.fixture(autouse=True)
-def threads() -> Iterator[Callable[[int], None]]:
-    """One thread, and the means to ask for more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("first", range(0, len(CONVOLUTIONS), 12))
 def test_convolutions_agree_with_the_float64_reference(first: int, level: str) -> None:
     assert_agrees(CONVOLUTIONS[first : first + 12])  # twelve layers in one call
@@ -111,12 +102,12 @@ def test_memory_formats(level: str) -> None:
     assert gradient.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_same_bits_at_every_thread_count(threads: Callable[[int], None], level: str) -> None:
+def test_same_bits_at_every_thread_count(level: str) -> None:
     layers = [conv((32, 32), (24, 32), 3, padding=(1, 1)), dense(200, 1500), *MIXED, *list(SPECIAL.values())[:8]]
     weights, v, geometries = draw(layers)
     results = []
     for count in (1, 2, 3, 2):
-        threads(count)
+        torch.set_num_threads(count)
         results.append(with_gradients(power_iteration, weights, v, geometries, 3))
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))

@@ -5,18 +5,9 @@ from pathlib import Path
 
 import pytest
 import tiny_run
-import torch
 
 import gloro_fast
 from gloro_fast.train.observers import curves
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +19,6 @@ def _no_drawing(monkeypatch):
 @pytest.fixture(scope="session")
 def unbroken(tmp_path_factory):
     """The folder of a run of everything that was never interrupted."""
-    torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("unbroken") / "run"
     tiny_run.Trainer(tiny_run.tiny_recipe(**tiny_run.EVERYTHING), tiny_run.tiny_data(), out).fit()
     return out

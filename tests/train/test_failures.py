@@ -124,7 +124,6 @@ def test_nan_reaches_no_checkpoint_through_a_signal(tmp_path):
 
 @pytest.fixture(scope="module")
 def stopped_once(tmp_path_factory):
-    torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("stopped") / "run"
     with pytest.raises(Interrupted):
         Trainer(tiny_recipe(), tiny_data(), out, observers=[SignalAt(signal.SIGTERM, 2, 2)]).fit()

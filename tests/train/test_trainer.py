@@ -17,6 +17,7 @@ from gloro_fast.losses import CrossEntropyLoss, EmmaLoss, TradesLoss
 from gloro_fast.run_folder import RunFolder, load_net
 from gloro_fast.train import Interrupted, Observer, Trainer
 from gloro_fast.train import validation as validation_module
+from gloro_fast.train.build import memory_format
 
 
 class Watch(Observer):
@@ -100,16 +101,20 @@ def test_warmup_is_plain_cross_entropy_and_the_optimizer_starts_anew(tmp_path):
     (moments, *_) = watch.trainer.state.optimizer.state.values()
     assert moments["step"] == 5
 
-    # Warm-up by hand, in stock PyTorch, with the same order.
+    # Warm-up by hand, in stock PyTorch, with the same order. Where weights and images also lie in memory as they do in
+    # the trainer, every operation gets what it got there, and so gives the same bits; for another layout oneDNN may
+    # have another kernel, which adds up in another order.
     module = watch.trainer.net.module
     after = {name.removeprefix("module."): t for name, t in watch.epochs[1].items() if name.startswith("module.")}
-    module.load_state_dict(by_hand)
+    layout = memory_format(net, torch.device("cpu"))
+    module.to(memory_format=layout).load_state_dict(by_hand)
     module.train()
     adam = torch.optim.Adam(module.parameters(), lr=1e-3, eps=1e-7, fused=True)
     for _ in range(2):
         order = torch.randperm(len(data.train), generator=order_generator)
         for chosen in order.split(recipe.batch_size):
-            loss = functional.cross_entropy(module(data.train.images[chosen].float() / 255), data.train.labels[chosen])
+            images = (data.train.images[chosen].float() / 255).contiguous(memory_format=layout)
+            loss = functional.cross_entropy(module(images), data.train.labels[chosen])
             adam.zero_grad()
             loss.backward()
             adam.step()
