@@ -138,6 +138,11 @@ def check_slopes(net, case, outcome):
         norms = direction.flatten(1).norm(dim=1).clamp_min(1e-6).view(-1, *[1] * (points.ndim - 1))
         for distance in (1e-3, 1e-2, 1e-1, 1.0, 4.0):
             check_pairs(net, case, outcome, bounds, points, points + distance * direction / norms)
+        # What is made of the batch size has other slopes in other batches.
+        for count in (1, 3, 60):
+            x = points.repeat(3, *[1] * len(case.shape))[:count]
+            step = (direction / norms).repeat(3, *[1] * len(case.shape))[:count]
+            check_pairs(net, case, outcome, bounds, x, x + step)
     check_pairs(net, case, outcome, bounds, points, points.flip(0).roll(1, 0))
 
 

@@ -4,6 +4,7 @@
 """
 
 import functools
+import os
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from random_modules import case_of, random_case
 
 from gloro_fast import GloRoNet
 
-MODULES = 60
+MODULES = int(os.environ.get("GLORO_FAST_FUZZ_MODULES", "60"))
 
 
 @pytest.fixture(autouse=True)

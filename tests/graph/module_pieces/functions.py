@@ -6,7 +6,7 @@ import operator
 import torch
 import torch.nn.functional as F
 
-from module_pieces.registry import BOTH, each
+from module_pieces.registry import BOTH, VECTORS, each
 
 ANYWHERE = {
     "F.relu": F.relu,
@@ -22,7 +22,6 @@ ANYWHERE = {
     "x.clamp_min": lambda x: x.clamp(min=0.1),
     "torch.abs": torch.abs,
     "torch.sin": torch.sin,
-    "softmax": lambda x: torch.softmax(x, dim=1),
     "shifted and scaled": lambda x: 1 - (2 * x + 0.5) / 4,
     "x.mul and x.sub": lambda x: x.mul(0.5).sub(0.25),
     "torch.add with alpha": lambda x: torch.add(x, x.tanh(), alpha=0.7),
@@ -97,6 +96,7 @@ RARE = {
     "rfft": lambda x: torch.fft.rfft(x, norm="ortho").abs(),
 }
 RARE_OF_IMAGES = {
+    "softmax over channels": lambda x: torch.softmax(x, dim=1),
     "unfold": lambda x: F.unfold(x, 2).unsqueeze(1),
     "rot90": lambda x: torch.rot90(x, 1, (2, 3)),
     "movedim": lambda x: x.movedim(1, -1),
@@ -106,5 +106,6 @@ RARE_OF_IMAGES = {
 
 each(__name__, ANYWHERE, ranks=BOTH)
 each(__name__, IMAGES)
+each(__name__, {"softmax": lambda x: torch.softmax(x, dim=1)}, ranks=VECTORS)
 each(__name__, RARE, legal=False, ranks=BOTH)
 each(__name__, RARE_OF_IMAGES, legal=False)

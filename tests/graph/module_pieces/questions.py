@@ -58,11 +58,6 @@ TYPES = {
     "x = [x] if it is a Tensor": _as_list,
     "raise TypeError unless it is a Tensor": _known_answer,
     "torch.is_tensor(x)": lambda x: only_if(torch.is_tensor(x), x),
-    "type(x) is torch.Tensor": lambda x: only_if(type(x) is torch.Tensor, x),
-    "type(x) == Tensor": lambda x: only_if(type(x) == Tensor, x),  # noqa: E721
-    "type(x) in a tuple": lambda x: only_if(type(x) in (torch.Tensor, nn.Parameter), x),
-    "x.__class__ is Tensor": lambda x: only_if(x.__class__ is Tensor, x),
-    "type(x).__name__": lambda x: only_if(type(x).__name__ == "Tensor", x),
     "isinstance(x, (list, tuple))": lambda x: only_if(not isinstance(x, list | tuple), x),
     "isinstance(x, nn.Parameter)": lambda x: only_if(not isinstance(x, nn.Parameter), x),
     "isinstance(x, np.ndarray)": lambda x: only_if(not isinstance(x, np.ndarray), x),
@@ -102,7 +97,14 @@ TYPES = {
     "torch.compiler.is_compiling()": lambda x: only_if(not torch.compiler.is_compiling(), x),
     "torch.jit.is_scripting()": lambda x: only_if(not torch.jit.is_scripting(), x),
     "torch.jit.is_tracing()": lambda x: only_if(not torch.jit.is_tracing(), x),
-    "torch.overrides.has_torch_function": lambda x: only_if(not torch.overrides.has_torch_function((x,)), x),
+}
+# What runs a forward on anything but plain tensors cannot answer these, and should say so.
+EXACT_TYPES = {
+    "type(x) is torch.Tensor": lambda x: only_if(type(x) is torch.Tensor, x),
+    "type(x) == Tensor": lambda x: only_if(type(x) == Tensor, x),  # noqa: E721
+    "type(x) in a tuple": lambda x: only_if(type(x) in (torch.Tensor, nn.Parameter), x),
+    "x.__class__ is Tensor": lambda x: only_if(x.__class__ is Tensor, x),
+    "type(x).__name__": lambda x: only_if(type(x).__name__ == "Tensor", x),
 }
 # These may differ from call to call.
 DOUBTFUL = {
@@ -125,6 +127,7 @@ def _asserted(x):
 
 each(__name__, TYPES, ranks=BOTH)
 each(__name__, IMAGES_ONLY, ranks=IMAGES)
+each(__name__, EXACT_TYPES, ranks=BOTH, legal=False)
 each(__name__, DOUBTFUL, ranks=BOTH, legal=False)
 
 

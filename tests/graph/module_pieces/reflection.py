@@ -6,6 +6,7 @@ from module_pieces.questions import only_if
 from module_pieces.registry import BOTH, each
 
 QUESTIONS = {
+    "torch.overrides.has_torch_function": lambda x: only_if(not torch.overrides.has_torch_function((x,)), x),
     "torch.fx's is_fx_tracing()": lambda x: only_if(not torch.fx._symbolic_trace.is_fx_tracing(), x),
     "torch.is_grad_enabled()": lambda x: only_if(torch.is_grad_enabled(), x),
     "x.requires_grad": lambda x: only_if(x.requires_grad, x),

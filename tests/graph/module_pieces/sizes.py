@@ -124,6 +124,11 @@ IMAGES = {
 # Numbers made of the batch size, and images that are moved through the batch dimension.
 DOUBTFUL = {
     "x / (1 + x.shape[0] // 4)": lambda x: x / (1 + x.shape[0] // 4),
+    "x * (1 + x.shape[0] // 4)": lambda x: x * (1 + x.shape[0] // 4),
+    "x * (x.shape[0] > 30)": lambda x: x * (1.0 + 4.0 * (x.shape[0] > 30)),
+    "x / (1 / len(x))": lambda x: x / (1 / len(x)),
+    "x * 2 ** -len(x)": lambda x: x * 2.0 ** -x.shape[0],
+    "more channels for more images": lambda x: F.pad(x, (0, 0) * (x.ndim - 2) + (0, x.shape[0] % 2)),
     "min(1, 2 / len(x))": lambda x: x * min(1, 2 / len(x)),
     "if len(x) > 4": lambda x: x * 0.5 if len(x) > 4 else x,
     "if x.shape[0] == 1": lambda x: x * 0.5 if x.shape[0] == 1 else x,
