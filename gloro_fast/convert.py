@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
-from gloro_fast.errors import ArchitectureError, ConfigError, GloroFastError, nearest
+from gloro_fast.errors import ConfigError, nearest
+from gloro_fast.nn import pairwise_minmax as rectified
 from gloro_fast.nn.integrity import check_calls
 from gloro_fast.nn.pairwise_minmax import PairwiseMinMax
 from gloro_fast.nn.rules import has_rule
@@ -15,6 +21,14 @@ from gloro_fast.nn.rules import has_rule
 ACTIVATIONS = ("minmax", "keep")
 RECTIFIERS = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.Hardswish,
+)  # fmt: skip
+# The functions that compute the same; those that are others under two names are there once.
+_FUNCTIONS = frozenset(
+    (
+        F.relu, F.relu_, torch.relu, torch.relu_, torch.Tensor.relu, torch.Tensor.relu_, F.relu6,
+        F.leaky_relu, F.leaky_relu_, F.elu, F.elu_, F.celu, F.celu_, torch.celu, torch.celu_,
+        F.selu, F.selu_, torch.selu, torch.selu_, F.gelu, F.silu, F.mish, F.softplus, F.hardswish,
+    )
 )  # fmt: skip
 
 
@@ -24,7 +38,8 @@ def convert(model: nn.Module, activation: str = "minmax", *, inplace: bool = Fal
     Convolutions and dense layers stay: ``GloRoNet`` runs and bounds those of PyTorch as fast as its own. With
     ``activation="minmax"`` the rectifiers (ReLU, LeakyReLU, ELU, GELU, SiLU and the like, but not PReLU, which has
     weights) become ``gloro_fast.nn.PairwiseMinMax``, which keeps the norm of gradients; of an odd number of channels
-    the last goes through as it is. Layers within a layer that has a rule of its own stay as they are.
+    the last goes through as it is. So do those that a ``forward`` calls as functions (``F.relu(x)``, ``x.relu_()``).
+    Layers within a layer that has a rule of its own stay as they are.
 
     Args:
         model: any module.
@@ -36,7 +51,7 @@ def convert(model: nn.Module, activation: str = "minmax", *, inplace: bool = Fal
 
     Raises:
         ConfigError: there is no such activation.
-        ArchitectureError: an activation has hooks, or is called as a function, which nobody can swap.
+        ArchitectureError: an activation has a forward of its own, or its weights in a hook.
     """
     if activation not in ACTIVATIONS:
         raise ConfigError(f"there is no activation {activation!r} to convert to{nearest(activation, ACTIVATIONS)}")
@@ -47,6 +62,8 @@ def convert(model: nn.Module, activation: str = "minmax", *, inplace: bool = Fal
 
     def swap(name: str, layer: nn.Module) -> nn.Module:
         if type(layer) not in RECTIFIERS:
+            if not has_rule(layer) and not type(layer).__module__.startswith("torch.nn."):
+                layer.__class__ = _converted_class(type(layer))
             return layer
         check_calls(name, layer)
         # A layer that is used twice is one layer afterwards too.
@@ -67,10 +84,52 @@ def revert(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     """
 
     def back(name: str, layer: nn.Module) -> nn.Module:
+        if isinstance(layer, _Converted):
+            layer.__class__ = type(layer)._original
         original: nn.Module | None = layer.__dict__.get("original") if type(layer) is PairwiseMinMax else None
         return layer if original is None else original.train(layer.training)
 
     return _swap(model if inplace else _sharing_copy(model), back)
+
+
+class _SwappedFunctions(TorchFunctionMode):
+    """Calls MinMax where a rectifier is called as a function."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func not in _FUNCTIONS:
+            return func(*args, **kwargs)
+        x = args[0] if args else kwargs["input"]
+        in_place = kwargs.get("inplace", False) or func.__name__.endswith("_") or args[-1] is True
+        return rectified.pairwise_minmax_(x) if in_place else rectified.pairwise_minmax(x)
+
+
+class _Converted:
+    """Marks a class made by :func:`_converted_class`."""
+
+    _original: type[nn.Module]
+
+
+@cache
+def _converted_class(kind: type[nn.Module]) -> type[nn.Module]:
+    """Make a subclass whose forward calls MinMax where that of ``kind`` calls a rectifier."""
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with _SwappedFunctions():
+            return kind.forward(self, *args, **kwargs)
+
+    def reduce(self: nn.Module, protocol: int) -> Any:
+        return _made_again, (kind,), self.__getstate__()
+
+    members = {"forward": forward, "__reduce_ex__": reduce, "_original": kind, "__doc__": kind.__doc__}
+    return type(kind.__name__, (_Converted, kind), {**members, "__module__": kind.__module__})
+
+
+def _made_again(kind: type[nn.Module]) -> nn.Module:
+    made: nn.Module = _converted_class(kind).__new__(_converted_class(kind))
+    return made
 
 
 def _sharing_copy(model: nn.Module) -> nn.Module:

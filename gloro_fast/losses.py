@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gloro_fast.errors import ConfigError, DataError
-from gloro_fast.labels import check_labels as check_labels
+from gloro_fast.ops.labels import check_labels as check_labels
 from gloro_fast.ops.cross_entropy import cross_entropy
 from gloro_fast.ops.emma import emma
 from gloro_fast.ops.margin import margin

@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable
 
 from gloro_fast.errors import ConfigError
-from gloro_fast.numbers import read_number
 
 Schedule = Callable[[int], float]
 
@@ -97,3 +96,18 @@ def _numbers(text: str, what: str, words: str = "") -> list[float]:
     if len(numbers) not in (1, 3) or not all(math.isfinite(n) and n >= 0 for n in numbers):
         raise ConfigError(f"{what} is {text!r}; write {words}'x' or 'x,y,e' with numbers >= 0")
     return numbers
+
+
+def read_number(text: str) -> float:
+    """Return the number that ``text`` says, or the quotient of two, as people write radii of images in bytes: 36/255.
+
+    Raises:
+        ValueError: it is neither, or a quotient by 0.
+    """
+    numerator, slash, denominator = text.partition("/")
+    if not slash:
+        return float(text)
+    try:
+        return float(numerator) / float(denominator)
+    except ZeroDivisionError:
+        raise ValueError(f"{text!r} divides by 0") from None

@@ -145,27 +145,58 @@ def test_a_layer_with_a_rule_of_its_own_is_left_alone(monkeypatch):
 
 
 class Functional(nn.Module):
-    def __init__(self, function):
+    """As most code for CIFAR-10 has its activations."""
+
+    def __init__(self, function, channels=4):
         super().__init__()
-        self.function = function
+        self.function, self.conv = function, nn.Conv2d(3, channels, 3)
+        self.head = nn.Linear(channels * 14 * 14, 3)
 
     def forward(self, x):
-        return self.function(x).flatten(1)
+        return self.head(self.function(self.conv(x)).flatten(1))
 
 
-def test_functions_cannot_be_swapped():
-    model = nn.Sequential(Functional(F.relu), nn.Linear(768, 3))
-    with pytest.raises(ArchitectureError) as caught:
-        convert(model)
-    assert str(caught.value) == "0 calls relu(), a function that cannot be swapped; make it an nn.ReLU()"
-    convert(model, "keep")
-    convert(Functional(torch.tanh))
+FUNCTIONS = {
+    "F.relu": F.relu,
+    "in place": lambda x: F.relu(x, inplace=True),
+    "F.relu_": F.relu_,
+    "torch.relu": torch.relu,
+    "x.relu": torch.Tensor.relu,
+    "x.relu_": torch.Tensor.relu_,
+    "F.gelu": F.gelu,
+    "F.leaky_relu": lambda x: F.leaky_relu(x, 0.1, True),
+    "F.silu": lambda x: F.silu(input=x),
+}
 
 
-def test_hooks_and_unknown_names_are_refused():
+@pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
+@pytest.mark.parametrize("channels", [4, 5])
+def test_activations_that_are_called_as_functions_are_swapped(function, channels):
+    model = Functional(function, channels)
+    converted = convert(model)
+    x = torch.randn(2, *SHAPE)
+    wanted = model.head(PairwiseMinMax()(model.conv(x)).flatten(1))
+    torch.testing.assert_close(converted(x), wanted)
+    assert list(converted.state_dict()) == list(model.state_dict())
+    net = GloRoNet(converted, 0.1, SHAPE).eval()
+    torch.testing.assert_close(net(x)[:, :3], wanted)
+    assert torch.equal(revert(converted)(x), model(x))
+    assert not torch.allclose(model(x), wanted)
+    for twin in (copy.deepcopy(converted), pickle.loads(pickle.dumps(convert(ResNet18())))):
+        assert convert(twin).state_dict().keys() == twin.state_dict().keys()
+    assert torch.equal(copy.deepcopy(converted)(x), converted(x))
+
+
+def test_a_function_that_is_no_rectifier_stays():
+    model = Functional(torch.tanh)
+    x = torch.randn(2, *SHAPE)
+    assert torch.equal(convert(model)(x), model(x))
+
+
+def test_layers_with_a_forward_of_their_own_and_unknown_names_are_refused():
     model = nn.Sequential(nn.ReLU())
     with pytest.raises(ConfigError, match="'minmax'"):
         convert(model, "minimax")
-    model[0].register_forward_hook(lambda module, args, output: output)
-    with pytest.raises(ArchitectureError, match=r"0 \(ReLU\) has a forward hook"):
+    model[0].forward = torch.relu
+    with pytest.raises(ArchitectureError, match=r"0 \(ReLU\) has its own forward"):
         convert(model)

@@ -9,7 +9,7 @@ from typing import Any
 
 from gloro_fast import data
 from gloro_fast.errors import ConfigError, nearest
-from gloro_fast.numbers import read_number
+from gloro_fast.schedules import read_number
 from gloro_fast.recipes import FIELDS, Recipe
 
 

@@ -158,7 +158,7 @@ def node_of_whole(where: str, whole: Whole, x: Operand, shape: tuple[int, ...]) 
         raise unknown from None
     if isinstance(known, nn.Module):
         # What the rule says is known is what is executed.
-        layer = Layer(where, known.eval(), x.shape)
+        layer = Layer(where, known.eval(), x.shape, x.value.dtype)
         layer.rule()
         return Node(where, layer.module, (x.index,), layer, shape, whole.overwrites, whole.shares)
     if not isinstance(known, LipschitzConstant | Diagonal):
@@ -194,7 +194,7 @@ def _by_layer(call: Call, kind: type[nn.Module]) -> Node:
 
 
 def _layer(call: Call, layer: nn.Module) -> Node:
-    transfer = Layer(call.where, layer.eval(), call.input.shape)
+    transfer = Layer(call.where, layer.eval(), call.input.shape, call.input.value.dtype)
     transfer.rule()
     return call.of_one(transfer)
 

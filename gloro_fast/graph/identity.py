@@ -30,7 +30,7 @@ def _same_node(one: Node, other: Node) -> bool:
 
 def _same_transfer(one: Mapping | _Joining | None, other: Mapping | _Joining | None) -> bool:
     if isinstance(one, Layer) and isinstance(other, Layer):
-        return one.input_shape == other.input_shape and _same_operation(one.module, other.module)
+        return (one.input_shape, one.dtype) == (other.input_shape, other.dtype) and _same_operation(one.module, other.module)
     if type(one) is not type(other):
         return False
     if one is None or other is None:

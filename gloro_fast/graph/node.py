@@ -8,7 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from gloro_fast.errors import ArchitectureError
 from gloro_fast.graph.operations import Attribute, Literal, Operation, Within
+from gloro_fast.nn.activation_rules import check_dtype
+from gloro_fast.nn.batch_norm import channel_scale
 from gloro_fast.nn.real import require_floating, require_real
 from gloro_fast.nn.rules import Diagonal, Knowledge, LinearMap, LipschitzConstant, lipschitz_rule
 from gloro_fast.ops.geometry import Geometry
@@ -22,14 +25,24 @@ class Layer:
         name: its qualified name in the module.
         module: the layer itself.
         input_shape: shape of its input without the batch.
+        dtype: of its input.
     """
 
     name: str
     module: nn.Module
     input_shape: tuple[int, ...]
+    dtype: torch.dtype
 
     def rule(self) -> Knowledge:
-        """Give what is known of the layer with its present weights and in its present mode."""
+        """Return what is known of the layer with its present weights and in its present mode.
+
+        Raises:
+            ArchitectureError: the rule does not hold for inputs of that dtype.
+        """
+        try:
+            check_dtype(self.module, self.dtype)
+        except ArchitectureError as error:
+            raise ArchitectureError(f"{self.name or 'the module'}: {error}") from None
         return lipschitz_rule(self.name, self.module, self.input_shape)
 
 
@@ -118,10 +131,7 @@ class Normalized:
 
     def rule(self) -> Knowledge:
         """Return the numbers that the channels are multiplied by."""
-        # Sum, root and quotient are rounded once each, well within the 2^-50 that Diagonal allows.
-        scale = (require_floating(f"the variance of {self.name}", self.variance.value()).double() + self.eps).rsqrt()
-        if self.gain is not None:
-            scale = require_floating(f"the weight of {self.name}", self.gain.value()).double() * scale
+        scale = channel_scale(self.variance.value(), self.eps, None if self.gain is None else self.gain.value())
         return Diagonal(scale.reshape(-1, *[1] * (self.dimensions - 1)))
 
 

@@ -183,7 +183,7 @@ class _Reader:
         where = f"{name or 'the module'} ({type(module).__name__})"
         if x.constant:
             raise ArchitectureError(f"{where} is not called with one tensor of the network, which is all its rule knows")
-        layer = Layer(name, module, x.shape)
+        layer = Layer(name, module, x.shape, x.value.dtype)
         with _in_one_line(f"{where} does not take its input of shape {x.shape}"):
             check_weight(name, layer.rule())
         shape = shape_of_images(where, result)

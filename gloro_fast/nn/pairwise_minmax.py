@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from gloro_fast.nn.functions import register_lipschitz_function
 from gloro_fast.nn.rules import LipschitzConstant, register_lipschitz_rule
 from gloro_fast.ops.minmax import minmax
 
@@ -25,13 +26,36 @@ class PairwiseMinMax(nn.Module):
         self.__dict__["original"] = original
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give the sorted pairs of ``x``."""
+        """Return the sorted pairs of ``x``."""
         if x.shape[1] % 2 == 0:
             return minmax(x)[0]
         return torch.cat([minmax(x[:, :-1])[0], x[:, -1:]], dim=1)
 
 
+_LAYER = PairwiseMinMax()
+
+
+def pairwise_minmax(x: Tensor) -> Tensor:
+    """Return what :class:`PairwiseMinMax` gives, where an activation was called as a function."""
+    return _LAYER.forward(x)
+
+
+def pairwise_minmax_(x: Tensor) -> Tensor:
+    """Write that over ``x``, where an activation was called in place."""
+    return x.copy_(_LAYER.forward(x))
+
+
 @register_lipschitz_rule(PairwiseMinMax)
 def _pairwise_minmax(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     # It permutes its input.
+    return LipschitzConstant(1.0)
+
+
+@register_lipschitz_function(pairwise_minmax)
+def _function(input_shape: tuple[int, ...]) -> nn.Module:
+    return PairwiseMinMax()
+
+
+@register_lipschitz_function(pairwise_minmax_)
+def _function_in_place(input_shape: tuple[int, ...]) -> LipschitzConstant:
     return LipschitzConstant(1.0)
