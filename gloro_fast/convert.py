@@ -84,8 +84,7 @@ def revert(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     """
 
     def back(name: str, layer: nn.Module) -> nn.Module:
-        if isinstance(layer, _Converted):
-            layer.__class__ = type(layer)._original
+        layer.__class__ = vars(type(layer)).get("_original", type(layer))
         original: nn.Module | None = layer.__dict__.get("original") if type(layer) is PairwiseMinMax else None
         return layer if original is None else original.train(layer.training)
 
@@ -106,12 +105,6 @@ class _SwappedFunctions(TorchFunctionMode):
         return rectified.pairwise_minmax_(x) if in_place else rectified.pairwise_minmax(x)
 
 
-class _Converted:
-    """Marks a class made by :func:`_converted_class`."""
-
-    _original: type[nn.Module]
-
-
 @cache
 def _converted_class(kind: type[nn.Module]) -> type[nn.Module]:
     """Make a subclass whose forward calls MinMax where that of ``kind`` calls a rectifier."""
@@ -123,8 +116,8 @@ def _converted_class(kind: type[nn.Module]) -> type[nn.Module]:
     def reduce(self: nn.Module, protocol: int) -> Any:
         return _made_again, (kind,), self.__getstate__()
 
-    members = {"forward": forward, "__reduce_ex__": reduce, "_original": kind, "__doc__": kind.__doc__}
-    return type(kind.__name__, (_Converted, kind), {**members, "__module__": kind.__module__})
+    members = {"forward": forward, "__reduce_ex__": reduce, "_original": kind, "__module__": kind.__module__}
+    return type(kind.__name__, (kind,), members)
 
 
 def _made_again(kind: type[nn.Module]) -> nn.Module:

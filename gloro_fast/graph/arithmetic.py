@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gloro_fast.errors import ArchitectureError
+from gloro_fast.graph.batch import is_batch_size
 from gloro_fast.graph.call import Call, Number, Operand
 from gloro_fast.graph.node import Fixed, Joining, Node, Scaled, Times, constants
 from gloro_fast.graph.operations import Function, Slot
@@ -79,7 +80,7 @@ def _scale(call: Call, nodes: list[Node], x: Any, factor: Any, reciprocal: bool)
             "register a rule for a layer that does it on bounded values"
         )
     _expansion(call, factor)
-    if call.shape != x.shape:
+    if call.shape != x.shape or (factor.value.ndim == call.output.ndim and factor.value.shape[0] != 1):
         raise call.unknown()
     return call.node(Scaled(call.where, constants(nodes, factor.index), reciprocal, x.shape))
 
@@ -120,15 +121,14 @@ def concatenate(call: Call, nodes: list[Node]) -> Node:
     if isinstance(tensors, Operand) and not tensors.constant:
         # A tuple of parts, as of chunk: it has the norm of all of them already.
         return call.node(Fixed(call.where, LipschitzConstant(1.0)))
-    # A constant among them would need as many rows as there are images.
-    if not all(isinstance(t, Operand) and not t.constant for t in tensors):
+    if not all(isinstance(t, Operand) for t in tensors):
         raise call.unknown()
     whole = _parts_of_one(tensors, nodes)
     if whole is not None:
         source, order = whole
         join = Function(_laid, (torch.stack if call.packet == "stack" else torch.cat, Slot(0), order, dim))
         return call.node(Fixed(call.where, LipschitzConstant(1.0)), join, (source,))
-    return call.node(Joining(call.where, (1.0,) * len(call.inputs), True))
+    return call.node(Joining(call.where, (1.0,) * sum(not t.constant for t in tensors), True))
 
 
 def _laid(function: Callable[..., Tensor], parts: Sequence[Tensor], order: tuple[int, ...], dim: int) -> Tensor:
@@ -165,16 +165,20 @@ def _operands(call: Call) -> tuple[Any, Any]:
 
 
 def _number(call: Call, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not isinstance(value, int | float):
         raise call.unknown()
     return float(value)
 
 
 def _expansion(call: Call, side: Operand) -> float:
-    """Return how much longer broadcasting makes a vector, rounded up; refuse one that reaches the batch."""
+    """Return how much longer broadcasting makes a vector, rounded up; refuse one that reaches the batch.
+
+    A constant with a row for each image has the same in all of them: see ``functions.constant_node``.
+    """
     rank = call.output.ndim
     images = side.value.shape[0] if side.value.ndim == rank else 1
-    if side.value.ndim > rank or (side.constant and images != 1) or (not side.constant and side.value.ndim != rank):
+    same = side.constant and (images == 1 or is_batch_size(images))
+    if side.value.ndim > rank or (side.constant and not same) or (not side.constant and side.value.ndim != rank):
         raise call.mixes()
     if side.constant:
         return 1.0

@@ -38,6 +38,7 @@ _INCLUDED, _EXCLUDED = torch._C._dispatch_tls_local_include_set(), torch._C._dis
 _ONE_AT_A_TIME = threading.RLock()
 _TORCH = str(Path(torch.__file__).parent)
 _VALUES = ("data", "real", "imag")
+_OF_AUTOGRAD = ("requires_grad", "grad_fn", "is_leaf")
 _FAILURES = (RuntimeError, ValueError, IndexError, TypeError, AssertionError, AttributeError, ArithmeticError)
 
 
@@ -224,7 +225,8 @@ class _Watcher(TorchFunctionMode):
             self.wholes.append(Whole(name, m))
             return torch.ops.gloro_fast.parametrized(len(self.wholes) - 1)
         if has_rule(m):
-            if kwargs or len(args) != 1 or not self._is_fake(args[0]):
+            args = (*args, *kwargs.values())
+            if len(args) != 1 or not self._is_fake(args[0]):
                 raise self._refused(
                     f"{name or 'the module'} ({type(m).__name__}) is not called with one tensor of the network, which "
                     "is all its rule knows"
@@ -318,6 +320,12 @@ class _Watcher(TorchFunctionMode):
             raise self._refused(
                 f"{where} reads the values of a tensor by {name}(), which no graph can hold; compute with the tensor"
             )
+        if name == "__get__" and func.__self__.__name__ in _OF_AUTOGRAD and self._is_fake(args[0]):
+            if _by_user(sys._getframe(2)):
+                raise self._refused(
+                    f"{where} asks for the .{func.__self__.__name__} of a tensor, which a graph does not know; compute the "
+                    "same either way"
+                )
         if name == "__set__" and func.__self__.__name__ in _VALUES:
             raise self._refused(
                 f"the forward sets the .{func.__self__.__name__} of a tensor, unseen by a graph; compute a new one"

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from gloro_fast.errors import ConfigError
 from gloro_fast.graph import arithmetic, reductions, views, weighted
-from gloro_fast.graph.call import Call, Operand, flat
+from gloro_fast.graph.call import Call, Number, Operand, flat
 from gloro_fast.graph.capture import Whole
-from gloro_fast.graph.node import Diagonals, Fixed, Layer, Node, Times
+from gloro_fast.graph.node import Diagonals, Fixed, Layer, Node, Sloped, Times, constants
 from gloro_fast.graph.operations import Function, Slot
 from gloro_fast.nn.functions import registered_function
 from gloro_fast.nn.rules import Diagonal, LipschitzConstant
@@ -97,6 +97,9 @@ _LAYERS: dict[str, type[nn.Module]] = {
     },
 }
 _UPSAMPLING = {"upsample_nearest": "nearest", "_upsample_nearest_exact": "nearest-exact"}
+# Where the number of images is among their sizes, each image gets the same.
+_THE_SAME_FOR_ALL_IMAGES = ("zeros", "ones", "full", "new_zeros", "new_ones", "new_full", "expand")
+_LIKE = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
 _UNSOUND_ON_PARAMETERS = (
     torch.Tag.nondeterministic_seeded, torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape
 )  # fmt: skip
@@ -107,10 +110,15 @@ def is_known(call: Call) -> bool:
     name = call.packet
     return (
         any(key in table for table in (_ONE_TENSOR, _SEVERAL_TENSORS, _LAYERS) for key in (name, _with_overload(call)))
-        or name in (*_ONES, "neg", "elu", "elu_")
+        or name in (*_ONES, *_LIKE, "neg", "elu", "prelu")
         or name.startswith(tuple(_UPSAMPLING))
         or call.is_explained
     )
+
+
+def is_constant(call: Call) -> bool:
+    """Whether an operation takes no more of a tensor of the network than its shape and type."""
+    return call.packet in _LIKE
 
 
 def node_of(call: Call, nodes: list[Node]) -> Node:
@@ -132,6 +140,8 @@ def node_of(call: Call, nodes: list[Node]) -> Node:
         return call.node(Fixed(call.where, LipschitzConstant(1.0, per_element=True)))
     if call.packet == "neg":
         return call.node(Times(call.where, -1.0))
+    if call.packet == "prelu" and call.given["weight"].constant:
+        return call.node(Sloped(call.where, constants(nodes, call.given["weight"].index)))
     if call.packet == "elu" and (call.given["scale"], call.given["input_scale"]) == (1, 1):
         return _layer(call, nn.ELU(call.given["alpha"]))
     for name, mode in _UPSAMPLING.items():
@@ -176,7 +186,11 @@ def constant_node(call: Call) -> Node:
     """
     if set(_UNSOUND_ON_PARAMETERS) & set(getattr(call.operation, "tags", ())):
         raise call.unknown()
-    if not all(_is_plain(value) or isinstance(value, Operand) for value in flat(list(call.given.values()))):
+    values = flat(list(call.given.values()))
+    numbers = [value for value in values if isinstance(value, Number)]
+    if not all(_is_plain(value) or isinstance(value, Operand | Number) for value in values):
+        raise call.unknown()
+    if numbers and call.packet not in _THE_SAME_FOR_ALL_IMAGES:
         raise call.mixes()
     shape = tuple(call.output.shape) if isinstance(call.output, Tensor) else ()
     return Node(call.where, call.function, call.inputs, shape=shape)

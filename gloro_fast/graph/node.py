@@ -136,6 +136,18 @@ class Normalized:
 
 
 @dataclass(frozen=True)
+class Sloped:
+    """``F.prelu`` with learned slopes."""
+
+    name: str
+    slopes: Constants
+
+    def rule(self) -> Knowledge:
+        """Return max(1, |a|) over all slopes a; training differentiates it."""
+        return LipschitzConstant(self.slopes.value().abs().amax().clamp_min(1.0), per_element=True)
+
+
+@dataclass(frozen=True)
 class Weighted:
     """A dense layer or a convolution whose weight is a tensor of parameters; transposed, the adjoint of that."""
 
@@ -150,7 +162,7 @@ class Weighted:
         return LinearMap(weight, self.geometry, self.transposed)
 
 
-Mapping = Layer | Times | Fixed | Diagonals | Scaled | Normalized | Weighted
+Mapping = Layer | Times | Fixed | Diagonals | Scaled | Normalized | Sloped | Weighted
 
 
 @dataclass(frozen=True)
@@ -212,7 +224,10 @@ def constants(nodes: Sequence[Node], index: int) -> Constants:
     operations = []
     for place in order:
         operation = nodes[place].operation
-        assert operation is not None
+        if operation is None:
+            raise ArchitectureError(
+                f"{nodes[index].name} makes a weight of the number of images; make it of parameters alone"
+            )
         operations.append((operation, tuple(where[i] for i in nodes[place].inputs)))
     return Constants(tuple(operations))
 

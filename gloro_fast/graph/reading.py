@@ -16,7 +16,7 @@ from gloro_fast.errors import ArchitectureError, GloroFastError
 from gloro_fast.graph.batch import is_batch_size, shape_of_images
 from gloro_fast.graph.call import Call, Number, Operand, flat
 from gloro_fast.graph.capture import Capture, Whole, capture, scope_of
-from gloro_fast.graph.functions import constant_node, is_known, node_of, node_of_whole
+from gloro_fast.graph.functions import constant_node, is_constant, is_known, node_of, node_of_whole
 from gloro_fast.graph.node import Layer, Node
 from gloro_fast.graph.operations import Attribute, Function, Literal, Operation, Slot, Within
 from gloro_fast.nn.integrity import check_weight
@@ -195,7 +195,7 @@ class _Reader:
         output = traced.meta["val"]
         call = Call(where, target, self._given(traced), output, self.training, inputs, function)
         operands = [value for value in flat(list(call.given.values())) if isinstance(value, Operand)]
-        constant = all(operand.constant for operand in operands)
+        constant = is_constant(call) or all(operand.constant for operand in operands)
         written = _written(traced)
         if written is not None and constant:
             self._add_effect(traced, call, written)

@@ -13,7 +13,6 @@ from torch import nn
 from gloro_fast import GloRoNet
 from gloro_fast.errors import ArchitectureError
 from gloro_fast.nn.activation_rules import check_dtype, softplus_threshold
-from gloro_fast.nn.functions import function_rule
 from gloro_fast.nn.rules import LipschitzConstant, lipschitz_rule
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
@@ -121,9 +120,7 @@ def test_an_activation_that_is_accepted_does_not_jump(layer, dtype, device):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_a_function_does_not_jump(function, dtype, device):
-    rule = function_rule(function)((6,))
-    assert isinstance(rule, LipschitzConstant)
-    assert excess(function, rule.value, dtype, inputs(None, dtype), device) <= ROUNDING
+    assert excess(function, 1.0, dtype, inputs(None, dtype), device) <= ROUNDING
 
 
 @pytest.mark.parametrize(
