@@ -105,6 +105,7 @@ def capture(module: nn.Module, x: Tensor, decomposed: frozenset[Any] = frozenset
         images = fakes.from_tensor(torch.zeros(1, device="cpu").expand(BATCH_HINT), symbolic_context=context).shape[0]
         with fakes:
             batch = torch.empty(images, *x.shape[1:], dtype=x.dtype, device=x.device)
+        fakes.cache_enabled = False  # A new symbol each time, so that what it keeps is never found again.
         watcher = _Watcher(module, fakes)
         tracer = make_fx(
             lambda images: watcher.run(images),  # The tracer counts the arguments of a plain function.
