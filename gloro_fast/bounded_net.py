@@ -16,9 +16,8 @@ from torch._compile import _disable_dynamo
 
 from gloro_fast.bounds import DEFAULT_METHOD, NetworkBound, bound_work, check_method
 from gloro_fast.certify import Certificate, certify_logits, check_images
-from gloro_fast.errors import ConfigError, FrozenError, GloroFastError, StaleBoundError
+from gloro_fast.errors import ConfigError, FrozenError, StaleBoundError
 from gloro_fast.executed import ExecutedNet, check_settings
-from gloro_fast.fingerprint import Fingerprint
 from gloro_fast.graph.identity import difference
 from gloro_fast.graph.node import Layer
 from gloro_fast.graph.reads import Reads

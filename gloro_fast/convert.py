@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from functools import cache
 from typing import Any
 
 import torch
@@ -105,19 +104,24 @@ class _SwappedFunctions(TorchFunctionMode):
         return rectified.pairwise_minmax_(x) if in_place else rectified.pairwise_minmax(x)
 
 
-@cache
+_CONVERTED: dict[type[nn.Module], type[nn.Module]] = {}
+
+
 def _converted_class(kind: type[nn.Module]) -> type[nn.Module]:
-    """Make a subclass whose forward calls MinMax where that of ``kind`` calls a rectifier."""
+    """Return the subclass whose forward calls MinMax where that of ``kind`` calls a rectifier: always the same one."""
+    if kind in _CONVERTED:
+        return _CONVERTED[kind]
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         with _SwappedFunctions():
             return kind.forward(self, *args, **kwargs)
 
     def reduce(self: nn.Module, protocol: int) -> Any:
-        return _made_again, (kind,), self.__getstate__()
+        return _made_again, (kind,), self.__getstate__()  # type: ignore[no-untyped-call]
 
     members = {"forward": forward, "__reduce_ex__": reduce, "_original": kind, "__module__": kind.__module__}
-    return type(kind.__name__, (kind,), members)
+    _CONVERTED[kind] = type(kind.__name__, (kind,), members)
+    return _CONVERTED[kind]
 
 
 def _made_again(kind: type[nn.Module]) -> nn.Module:

@@ -110,9 +110,7 @@ def program(nodes: Sequence[Node], output: int, fuse: bool = True) -> Program:
     return Program(chain, tuple(steps), slots, slot_of[output])
 
 
-def _fuse(
-    nodes: Sequence[Node], output: int, fuse: bool
-) -> dict[int, tuple[Callable[..., Any], tuple[int, ...]]]:
+def _fuse(nodes: Sequence[Node], output: int, fuse: bool) -> dict[int, tuple[Callable[..., Any], tuple[int, ...]]]:
     """Give the operation and inputs of each node that is needed, two nodes as one step where that may be."""
     needed = {output, *(index for index, node in enumerate(nodes) if node.is_effect)}
     for index in range(len(nodes) - 1, 0, -1):
@@ -167,7 +165,8 @@ def _without_hooks(operation: Callable[..., Any]) -> Callable[..., Any]:
     Layers without are called as modules, so that their backward hooks fire.
     """
     if isinstance(operation, Within):
-        return dataclasses.replace(operation, operation=_without_hooks(operation.operation))
+        inner: Any = _without_hooks(operation.operation)
+        return dataclasses.replace(operation, operation=inner)
     everywhere = torch.nn.modules.module
     if isinstance(operation, nn.Module) and (
         operation._forward_hooks

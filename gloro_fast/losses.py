@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from gloro_fast.errors import ConfigError, DataError
-from gloro_fast.ops.labels import check_labels as check_labels
 from gloro_fast.ops.cross_entropy import cross_entropy
 from gloro_fast.ops.emma import emma
+from gloro_fast.ops.labels import check_labels as check_labels
 from gloro_fast.ops.margin import margin
 from gloro_fast.ops.margin_loss import margin_loss
 from gloro_fast.ops.trades import trades

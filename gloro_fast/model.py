@@ -18,10 +18,10 @@ from gloro_fast.bounds import general_difference_bounds
 from gloro_fast.certify import check_batch
 from gloro_fast.errors import ConfigError
 from gloro_fast.iterates import Iterates
-from gloro_fast.ops.labels import check_labels, class_indices, with_bottom
 from gloro_fast.lmt_loss import LmtLoss
 from gloro_fast.losses import AllMarginsLoss, CrossEntropyLoss, EmmaLoss, MarginCriterion, TradesLoss
 from gloro_fast.nn.rules import Diagonal, LinearMap
+from gloro_fast.ops.labels import check_labels, class_indices, with_bottom
 from gloro_fast.plan import Margins, floating_dtype, make_plan
 
 Criterion = Callable[[Tensor, Tensor], Tensor]

@@ -26,7 +26,6 @@ from gloro_fast.nn.rules import Knowledge, LinearMap, has_rule
 Margins = Literal["rows", "whole"]
 
 
-
 @dataclass(frozen=True)
 class Plan:
     """A graph, how it is executed, and how its constant is composed.

@@ -20,8 +20,8 @@ from gloro_fast.fingerprint import (
     structural_difference,
     watched,
 )
-from gloro_fast.graph.capture import undisturbed
 from gloro_fast.graph.merging import Merged
+from gloro_fast.graph.undisturbed import undisturbed
 from gloro_fast.nn.rules import KINDS
 from gloro_fast.plan import Plan, check_integrity, evaluation_mode
 from gloro_fast.snapshot import Snapshot

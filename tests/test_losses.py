@@ -9,10 +9,10 @@ from torch import nn
 
 from gloro_fast import GloRoNet
 from gloro_fast.errors import ConfigError, DataError
-from gloro_fast.ops.labels import check_labels, class_indices, with_bottom
 from gloro_fast.lmt_loss import LmtLoss
 from gloro_fast.losses import CrossEntropyLoss, EmmaLoss, TradesLoss
 from gloro_fast.ops import head_differences, margin
+from gloro_fast.ops.labels import check_labels, class_indices, with_bottom
 
 ROWS, CLASSES, LAM = 12, 4, 1.5
 WEIGHT = torch.tensor([0.5, 2.0, 0.0, 3.0], dtype=torch.float64)

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from gloro_fast.errors import ArchitectureError, GloroFastError
-from gloro_fast.graph.capture import undisturbed
 from gloro_fast.graph.node import Layer, Node
 from gloro_fast.graph.operations import Within
 from gloro_fast.graph.restoring import restored
+from gloro_fast.graph.undisturbed import undisturbed
 from gloro_fast.nn.rules import LinearMap, known_type
 
 SIZES = (1, 2, 3, 8)
@@ -28,7 +28,12 @@ _TOLERANCE_OF_HALF = 0.05
 
 
 def check_agreement(
-    module: nn.Module, nodes: Sequence[Node], output: int, execute: Callable[[Tensor], Tensor], image: Tensor, training: bool
+    module: nn.Module,
+    nodes: Sequence[Node],
+    output: int,
+    execute: Callable[[Tensor], Tensor],
+    image: Tensor,
+    training: bool,
 ) -> None:
     """Run module and graph on random batches, in the mode in which the module is, and refuse what differs.
 
@@ -56,22 +61,23 @@ def check_agreement(
                 continue  # BatchNorm in training, or squeeze(), which takes the batch away.
             got, complaint = _run(module, execute, x, training)
             if got is None:
-                raise ArchitectureError(f"the graph of the module fails on {count} images, the module does not: {complaint}")
+                raise ArchitectureError(
+                    f"the graph of the module fails on {count} images, the module does not: {complaint}"
+                )
             if not _agree(got, wanted):
                 _refuse_hooks(module)
                 raise ArchitectureError(
                     f"the graph of the module computes something else than the module for {count} images, "
-                    f"{_first_difference(module, nodes, x)}: its forward asks for something that a batch without values "
-                    "answers otherwise, such as type(x) or the number of images; write it without, or register a rule"
+                    f"{_first_difference(module, nodes, x)}: its forward asks for something that a batch without "
+                    "values answers otherwise, such as type(x) or the number of images; write it without, or register "
+                    "a rule"
                 )
         if not training:
             for node in nodes:
                 _check_linear(node, image, numbers)
 
 
-def _run(
-    module: nn.Module, call: Callable[[Tensor], Any], x: Tensor, training: bool
-) -> tuple[Tensor | None, str]:
+def _run(module: nn.Module, call: Callable[[Tensor], Any], x: Tensor, training: bool) -> tuple[Tensor | None, str]:
     """Return what ``call`` gives, or why it fails; buffers and generators are put back."""
     buffers = [(name, buffer, buffer.clone()) for name, buffer in module.named_buffers()]
     before = _state(x.device)
@@ -92,7 +98,9 @@ def _run(
             "must be the same each time"
         )
     if not training and moved:
-        raise ArchitectureError(f"the module changes its buffer {moved[0]} in evaluation; change buffers in training only")
+        raise ArchitectureError(
+            f"the module changes its buffer {moved[0]} in evaluation; change buffers in training only"
+        )
     return result, ""
 
 
@@ -142,12 +150,14 @@ def _refuse_hooks(module: nn.Module) -> None:
     for name, child in module.named_modules():
         if child._forward_hooks or child._forward_pre_hooks:
             raise ArchitectureError(
-                f"{name or 'the module'} ({type(child).__name__}) has a forward hook that changes values, and a net calls "
-                "no hooks; remove it"
+                f"{name or 'the module'} ({type(child).__name__}) has a forward hook that changes values, and a net "
+                "calls no hooks; remove it"
             )
     everywhere = torch.nn.modules.module
     if everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks:
-        raise ArchitectureError("all modules have a forward hook that changes values, and a net calls no hooks; remove it")
+        raise ArchitectureError(
+            "all modules have a forward hook that changes values, and a net calls no hooks; remove it"
+        )
 
 
 def _check_linear(node: Node, image: Tensor, numbers: torch.Generator) -> None:
@@ -176,8 +186,8 @@ def _check_linear(node: Node, image: Tensor, numbers: torch.Generator) -> None:
         told = None
     if told is None or not _fits(moved, still, told):
         raise ArchitectureError(
-            f"{node.name or 'the module'} ({type(layer.module).__name__}) computes something else than its settings and "
-            "weight say; were they edited after it was made? Make a new layer with these settings"
+            f"{node.name or 'the module'} ({type(layer.module).__name__}) computes something else than its settings "
+            "and weight say; were they edited after it was made? Make a new layer with these settings"
         )
 
 
@@ -211,8 +221,8 @@ def _generators(device: torch.device) -> Iterator[torch.Generator]:
 
 def _state(device: torch.device) -> tuple[Any, ...]:
     own = torch.cuda.get_rng_state(device).numpy().tobytes() if device.type == "cuda" else b""
-    kind, keys, *rest = np.random.get_state()  # noqa: NPY002
-    return torch.get_rng_state().numpy().tobytes(), own, random.getstate(), (kind, keys.tobytes(), *rest)
+    kind, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002
+    return torch.get_rng_state().numpy().tobytes(), own, random.getstate(), (kind, np.asarray(keys).tobytes(), *rest)
 
 
 def _set_state(state: tuple[Any, ...], device: torch.device) -> None:

@@ -92,14 +92,15 @@ def _largest(call: Call, number: Number, reciprocal: bool) -> float:
     expression = number.value.node.expr
     # Every number of images counts, also those that the capture found to lie outside of its ranges.
     ranges = {symbol: ValueRanges(1, 2**62) for symbol in expression.free_symbols}
-    found = bound_sympy(expression, ranges)  # type: ignore[arg-type]
+    found = bound_sympy(expression, ranges)
     low, high = float(found.lower), float(found.upper)
     if reciprocal:
         low, high = (math.inf, math.inf) if low <= 0 <= high else (1 / low, 1 / high)
     largest = max(abs(low), abs(high))
     if not largest < 2**31:
         raise ArchitectureError(
-            f"{call.where} scales by a number that has no limit as the number of images grows; leave the batch out of it"
+            f"{call.where} scales by a number that has no limit as the number of images grows; leave the batch out of "
+            "it"
         )
     return math.nextafter(largest, math.inf)
 

@@ -34,7 +34,9 @@ def shape_of_images(where: str, result: Tensor) -> tuple[int, ...]:
         ArchitectureError: it is not made image by image.
     """
     if result.ndim == 0 or not is_batch_size(result.shape[0]):
-        count = "one number for all images" if result.ndim == 0 else f"{shown_size(result.shape[0])} images of a batch of B"
+        count = (
+            "one number for all images" if result.ndim == 0 else f"{shown_size(result.shape[0])} images of a batch of B"
+        )
         raise ArchitectureError(f"{where} makes {count}; leave the batch as it is")
     if not all(type(size) is int for size in result.shape[1:]):
         raise ArchitectureError(f"{where} gives images of a shape that depends on the batch; leave the batch alone")

@@ -1,4 +1,4 @@
-"""A call in a captured graph with everything known of it but the tensors' values: what rules of operations are given."""
+"""A call in a captured graph with all that is known of it but the values of tensors: what rules of operations get."""
 
 from __future__ import annotations
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from gloro_fast.errors import ConfigError
 from gloro_fast.graph import arithmetic, reductions, views, weighted
 from gloro_fast.graph.call import Call, Number, Operand, flat
-from gloro_fast.graph.capture import Whole
 from gloro_fast.graph.node import Diagonals, Fixed, Layer, Node, Sloped, Times, constants
 from gloro_fast.graph.operations import Function, Slot
+from gloro_fast.graph.watcher import Whole
 from gloro_fast.nn.functions import registered_function
 from gloro_fast.nn.rules import Diagonal, LipschitzConstant
 
@@ -22,9 +22,7 @@ _OfSeveral = Callable[[Call, list[Node]], Node]
 
 # Keys are names of operations, whether in place or not, with the overload where it matters.
 _ONE_TENSOR: dict[str, _OfOne] = {
-    **dict.fromkeys(
-        ("view", "reshape", "_unsafe_view", "flatten", "squeeze", "unsqueeze", "unflatten"), views.reshape
-    ),
+    **dict.fromkeys(("view", "reshape", "_unsafe_view", "flatten", "squeeze", "unsqueeze", "unflatten"), views.reshape),
     **dict.fromkeys(("clone", "contiguous", "detach", "alias", "positive"), views.one),
     **dict.fromkeys(("to", "_to_copy", "type_as"), views.wider),
     "transpose": views.swap,
@@ -39,7 +37,15 @@ _ONE_TENSOR: dict[str, _OfOne] = {
     **dict.fromkeys(("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"), views.dropout),
     **dict.fromkeys(
         (
-            "mean", "sum", "amax", "amin", "max.dim", "min.dim", "max.default", "min.default", "logsumexp",
+            "mean",
+            "sum",
+            "amax",
+            "amin",
+            "max.dim",
+            "min.dim",
+            "max.default",
+            "min.default",
+            "logsumexp",
             "linalg_vector_norm",
         ),
         reductions.reduce,

@@ -30,7 +30,9 @@ def _same_node(one: Node, other: Node) -> bool:
 
 def _same_transfer(one: Mapping | _Joining | None, other: Mapping | _Joining | None) -> bool:
     if isinstance(one, Layer) and isinstance(other, Layer):
-        return (one.input_shape, one.dtype) == (other.input_shape, other.dtype) and _same_operation(one.module, other.module)
+        return (one.input_shape, one.dtype) == (other.input_shape, other.dtype) and _same_operation(
+            one.module, other.module
+        )
     if type(one) is not type(other):
         return False
     if one is None or other is None:
@@ -52,9 +54,10 @@ def _same_operation(one: Operation | None, other: Operation | None) -> bool:
     if one is other:
         return True
     if isinstance(one, Within) and isinstance(other, Within):
-        return _same_operation(one.operation, other.operation) and dataclasses.replace(
-            one, operation=other.operation
-        ) == other
+        return (
+            _same_operation(one.operation, other.operation)
+            and dataclasses.replace(one, operation=other.operation) == other
+        )
     if isinstance(one, Literal) and isinstance(other, Literal):
         mine, its = one.value, other.value
         return mine.dtype == its.dtype and mine.shape == its.shape and torch.equal(mine.cpu(), its.cpu())

@@ -46,7 +46,7 @@ class Function:
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle an operation of PyTorch by its name, which it cannot do itself."""
         function = self.function
-        named = (function.name(),) if isinstance(function, OpOverload) else function
+        named = (str(function.name()),) if isinstance(function, OpOverload) else function  # type: ignore[no-untyped-call]
         return _made, (named, self.args, self.keywords)
 
 

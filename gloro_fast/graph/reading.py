@@ -15,10 +15,11 @@ from torch._ops import OpOverload
 from gloro_fast.errors import ArchitectureError, GloroFastError
 from gloro_fast.graph.batch import is_batch_size, shape_of_images
 from gloro_fast.graph.call import Call, Number, Operand, flat
-from gloro_fast.graph.capture import Capture, Whole, capture, scope_of
+from gloro_fast.graph.capture import Capture, capture, scope_of
 from gloro_fast.graph.functions import constant_node, is_constant, is_known, node_of, node_of_whole
 from gloro_fast.graph.node import Layer, Node
 from gloro_fast.graph.operations import Attribute, Function, Literal, Operation, Slot, Within
+from gloro_fast.graph.watcher import Whole
 from gloro_fast.nn.integrity import check_weight
 from gloro_fast.nn.real import require_floating, require_real
 
@@ -182,7 +183,9 @@ class _Reader:
         name, module = whole.name, whole.called
         where = f"{name or 'the module'} ({type(module).__name__})"
         if x.constant:
-            raise ArchitectureError(f"{where} is not called with one tensor of the network, which is all its rule knows")
+            raise ArchitectureError(
+                f"{where} is not called with one tensor of the network, which is all its rule knows"
+            )
         layer = Layer(name, module, x.shape, x.value.dtype)
         with _in_one_line(f"{where} does not take its input of shape {x.shape}"):
             check_weight(name, layer.rule())
@@ -262,13 +265,16 @@ class _Reader:
 
         args = fx.node.map_arg(traced.args, slot)
         keywords = fx.node.map_arg(traced.kwargs, slot)
-        function = Function(target, tuple(_plain(argument) for argument in args), tuple(
-            (key, _plain(value)) for key, value in keywords.items()
-        ))
+        function = Function(
+            target,
+            tuple(_plain(argument) for argument in args),
+            tuple((key, _plain(value)) for key, value in keywords.items()),
+        )
         return tuple(places), function
 
     def _given(self, traced: fx.Node) -> dict[str, Any]:
         """Return the arguments of a call by name, those left out by default."""
+
         def value(source: fx.Node) -> Any:
             return self.values[source]
 
@@ -315,9 +321,9 @@ def _written(node: fx.Node) -> fx.Node | None:
 def _refuse_chance(graph: fx.Graph) -> None:
     for node in graph.nodes:
         target = node.target
-        if isinstance(target, OpOverload) and torch.Tag.nondeterministic_seeded in target.tags:
-            if target.overloadpacket not in _DROPOUT:
-                raise ArchitectureError("the module draws random numbers in its forward; use nn.Dropout or none at all")
+        draws = isinstance(target, OpOverload) and torch.Tag.nondeterministic_seeded in target.tags
+        if draws and target.overloadpacket not in _DROPOUT:
+            raise ArchitectureError("the module draws random numbers in its forward; use nn.Dropout or none at all")
 
 
 def _owners(module: nn.Module) -> dict[int, tuple[nn.Module, str, str]]:
@@ -345,11 +351,7 @@ def _share(x: Any, y: Any) -> bool:
         return any(_share(x, part) for part in y)
     if isinstance(x, tuple | list):
         return any(_share(part, y) for part in x)
-    return (
-        isinstance(x, Tensor)
-        and isinstance(y, Tensor)
-        and x.untyped_storage()._cdata == y.untyped_storage()._cdata
-    )
+    return isinstance(x, Tensor) and isinstance(y, Tensor) and x.untyped_storage()._cdata == y.untyped_storage()._cdata
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """What a ``forward`` may read besides tensors: numbers and functions that a graph keeps as they were.
 
-Attributes of modules and objects, what is in containers, closures, and the globals that code names. Objects are compared
-by their identity, numbers and names by value; nothing is shown or hashed, so that a look takes microseconds a module.
+Attributes of modules and objects, what is in containers, closures, and the globals that code names. Objects are
+compared by their identity, numbers and names by value; nothing is shown or hashed, so that a look takes microseconds a
+module.
 """
 
 from __future__ import annotations
@@ -260,8 +261,8 @@ def _same(one: object, other: object) -> bool:
         return True
     if type(one) is not type(other):
         return False
-    if isinstance(one, tuple):
-        return len(one) == len(other) and all(map(_same, one, other))  # type: ignore[arg-type]
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
     return isinstance(one, _PLAIN) and bool(one == other)
 
 

@@ -67,7 +67,7 @@ def permute(call: Call) -> Node:
 
 
 def along_dims(call: Call) -> Node:
-    """Read what moves elements along dimensions of the images, or cuts them: flip, roll, chunk, split, unbind, select."""
+    """Read what moves elements along dimensions of the images, or cuts them there, such as flip, roll and chunk."""
     dims = call.given["dims"] if "dims" in call.given else call.given["dim"]
     if dims in (None, [], ()):
         raise call.mixes()

@@ -105,9 +105,7 @@ def _weight(call: Call, weight: Any, rank: int) -> int:
     return weight.index
 
 
-def _node(
-    call: Call, nodes: list[Node], weight: int, geometry: Geometry, bias: Any, transposed: bool = False
-) -> Node:
+def _node(call: Call, nodes: list[Node], weight: int, geometry: Geometry, bias: Any, transposed: bool = False) -> Node:
     if bias is not None and not bias.constant:
         raise call.unknown()
     return call.node(Weighted(call.where, constants(nodes, weight), geometry, transposed))
@@ -116,4 +114,3 @@ def _node(
 def _per_axis(value: int | list[int], axes: int) -> tuple[int, ...]:
     sizes = (value,) if isinstance(value, int) else tuple(value)
     return sizes * axes if len(sizes) == 1 else sizes
-

@@ -1,4 +1,4 @@
-"""Rules for functions that a ``forward`` calls as one operation, though it consists of several: a user's own, mostly."""
+"""Rules for functions that are one operation of a graph though they consist of several: a user's own, mostly."""
 
 from __future__ import annotations
 

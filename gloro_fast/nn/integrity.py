@@ -12,6 +12,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from gloro_fast.errors import ArchitectureError, ConfigError
 from gloro_fast.nn.rules import Diagonal, Knowledge, LinearMap, has_rule, known_type, unknown
 
+
 def check_module(name: str, module: nn.Module) -> None:
     """Refuse a layer that is unknown or whose values something else may change.
 

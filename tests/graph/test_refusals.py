@@ -305,7 +305,9 @@ def test_forward_hooks_that_change_values_are_refused(place):
     net.certify(x)
     hooked = module.get_submodule(place)
     hooked.register_forward_hook(lambda layer, given, result: 2 * result)
-    words = f"{place} ({type(hooked).__name__}) has a forward hook that changes values, and a net calls no hooks; remove it"
+    words = (
+        f"{place} ({type(hooked).__name__}) has a forward hook that changes values, and a net calls no hooks; remove it"
+    )
     for call in (lambda: GloRoNet(module, 0.1, SHAPE), lambda: net(x), lambda: net.certify(x), lambda: net.train()(x)):
         with pytest.raises(ArchitectureError) as caught:
             call()
@@ -331,7 +333,7 @@ def test_a_hook_on_all_modules_may_look_alone(value, fails):
     )
     try:
         if fails:
-            with pytest.raises(ArchitectureError, match="^all modules have a forward hook that changes values"):
+            with pytest.raises(ArchitectureError, match=r"^all modules have a forward hook that changes values"):
                 GloRoNet(module, 0.1, SHAPE)
         else:
             net = GloRoNet(module, 0.1, SHAPE).eval()

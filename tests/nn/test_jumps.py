@@ -13,7 +13,7 @@ from torch import nn
 from gloro_fast import GloRoNet
 from gloro_fast.errors import ArchitectureError
 from gloro_fast.nn.activation_rules import check_dtype, softplus_threshold
-from gloro_fast.nn.rules import LipschitzConstant, lipschitz_rule
+from gloro_fast.nn.rules import lipschitz_rule
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
