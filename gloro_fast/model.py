@@ -161,7 +161,9 @@ class GloRoNet(BoundedNet):
         """Give the class logits (B, m), the estimate of K and the head's differences (m, m), all differentiable."""
         plan = self._training_plan
         # What a forward reads cannot be listed by a compiler, which looks at the attributes that it used itself.
-        if not (plan.fits_modules(self.module) and (torch.compiler.is_compiling() or plan.fits(self.module))):
+        compiling = torch.compiler.is_compiling()
+        fits = plan.fits_modules(self.module) if compiling else plan.fits(self.module) and plan.fits_modes()
+        if not fits:
             self._replan_training()
         logits = self._training_plan.run(x)
         with torch.autocast(x.device.type, enabled=False):

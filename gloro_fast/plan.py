@@ -102,6 +102,10 @@ class Plan:
         """List the tensors that the graph reads and that are neither parameters nor buffers."""
         return unregistered(self.nodes)
 
+    def fits_modes(self) -> bool:
+        """Whether all modules are in the modes in which they were."""
+        return all(child.training == training for child, training in self.modes)
+
     def fits_modules(self, module: nn.Module) -> bool:
         """Whether ``module`` consists of the same modules, in the modes in which they were."""
         now = list(module.modules())
