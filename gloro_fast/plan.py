@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gloro_fast.errors import ArchitectureError
 from gloro_fast.execution import Program, program
-from gloro_fast.graph.agreement import check_agreement
+from gloro_fast.graph.agreement import check_agreement, kept_buffers
 from gloro_fast.graph.aliasing import check_overwriting
 from gloro_fast.graph.composition import Composition, compose
 from gloro_fast.graph.head import Head, find_head
@@ -151,7 +151,8 @@ def make_plan(
     if training:
         captured = capture_known(module, image)
     reads = Reads.of(module)
-    with evaluation_mode(module):
+    # Rules read weights, which a parametrization may change a buffer for.
+    with evaluation_mode(module), kept_buffers(module):
         if not training:
             _refuse_training(module)
             captured = capture_known(module, image)

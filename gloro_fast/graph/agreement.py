@@ -79,17 +79,13 @@ def check_agreement(
 
 def _run(module: nn.Module, call: Callable[[Tensor], Any], x: Tensor, training: bool) -> tuple[Tensor | None, str]:
     """Return what ``call`` gives, or why it fails; buffers and generators are put back."""
-    buffers = [(name, buffer, buffer.clone()) for name, buffer in module.named_buffers()]
     before = _state(x.device)
     try:
-        result = call(x.clone())
+        with kept_buffers(module) as moved:
+            result = call(x.clone())
     except Exception as error:
         return None, str(error).splitlines()[0] if str(error) else type(error).__name__
     finally:
-        moved = [name for name, buffer, kept in buffers if not _equal(buffer, kept)]
-        for _, buffer, kept in buffers:
-            if not _equal(buffer, kept):
-                buffer.copy_(kept)
         drew = _state(x.device) != before
         _set_state(before, x.device)
     if not training and drew:
@@ -207,6 +203,21 @@ def _fits(moved: Tensor, still: Tensor, told: Tensor) -> bool:
 
 def _equal(one: Tensor, other: Tensor) -> bool:
     return torch.equal(one, other) or bool(((one == other) | (one.isnan() & other.isnan())).all())
+
+
+@contextmanager
+def kept_buffers(module: nn.Module) -> Iterator[list[str]]:
+    """Put the values of buffers back afterwards; the list given has then the names of those that had changed."""
+    buffers = [(name, buffer, buffer.clone()) for name, buffer in module.named_buffers() if not buffer.is_meta]
+    changed: list[str] = []
+    try:
+        yield changed
+    finally:
+        with torch.no_grad():
+            for name, buffer, kept in buffers:
+                if not _equal(buffer, kept):
+                    changed.append(name)
+                    buffer.copy_(kept)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
@@ -45,6 +46,8 @@ def check_calls(name: str, module: nn.Module) -> None:
         raise ConfigError(f"{name or 'the module'} is {module!r:.40}; give an nn.Module from images to logits")
     kind: type = type(module)
     where = f"{name or 'the module'} ({kind.__name__})"
+    if isinstance(module, torch.jit.ScriptModule):
+        raise ArchitectureError(f"{where} is a compiled script; pass the module as it was before torch.jit")
     if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():
         raise ArchitectureError(f"{where} has no weights yet; run one batch through the model first")
     # By name: importing the compiler takes seconds.

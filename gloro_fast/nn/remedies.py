@@ -15,7 +15,11 @@ _PRODUCTS = (
 _JUMPS = "which jumps and so has no Lipschitz constant; replace it by ReLU or MinMax"
 _GATED = "which multiplies its inputs by each other and has no Lipschitz constant; replace it by MinMax"
 
+_WRAPPERS = "which spreads a batch over devices; pass the module that it wraps, and wrap the GloRoNet"
+
 REMEDIES: dict[type[nn.Module], str] = {
+    nn.DataParallel: _WRAPPERS,
+    nn.parallel.DistributedDataParallel: _WRAPPERS,
     nn.LayerNorm: _ROW_STATISTICS,
     nn.GroupNorm: _ROW_STATISTICS,
     nn.RMSNorm: _ROW_STATISTICS,
