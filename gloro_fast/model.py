@@ -60,8 +60,8 @@ class GloRoNet(BoundedNet):
     explicitly, refused.
 
     Args:
-        module: anything that ``torch.fx`` can trace into layers and functions with Lipschitz rules, from
-            (B, *input_shape) to logits (B, m), without a softmax. The traced graph is what is executed and bounded.
+        module: anything that consists of layers and operations with Lipschitz rules, from (B, *input_shape) to logits
+            (B, m), without a softmax. Its ``forward`` is captured as a graph, which is what is executed and bounded.
         epsilon: l2 radius >= 0 to certify, in units of the input.
         input_shape: shape of one input, such as (1, 28, 28).
         power_iterations: power iterations a training step.
