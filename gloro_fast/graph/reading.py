@@ -25,6 +25,7 @@ from gloro_fast.nn.real import require_floating, require_real
 
 _aten, _own = torch.ops.aten, torch.ops.gloro_fast
 _DROPOUT = (_aten.dropout, _aten.feature_dropout, _aten.alpha_dropout, _aten.feature_alpha_dropout)
+_SIZES = (_aten.sym_size.int, _aten.sym_numel.default, _aten.sym_stride.int)
 _FRESH = (_aten.lift_fresh_copy.default, _aten.lift_fresh.default, _aten.detach_.default)
 _ENTER, _EXIT = torch.amp.autocast_mode._enter_autocast, torch.amp.autocast_mode._exit_autocast
 _FAILURES = (RuntimeError, ValueError, IndexError, TypeError, AssertionError, AttributeError, ArithmeticError)
@@ -157,10 +158,8 @@ class _Reader:
         if isinstance(value, bool | int | float) and not is_batch_size(value):
             self.values[traced] = value
             return
-        inputs = [self.values[node] for node in traced.all_input_nodes]
-        if not isinstance(value, SymInt | torch.SymFloat | int) or any(
-            isinstance(v, Operand) and v.index != 0 and not is_batch_size(value) for v in inputs
-        ):
+        of_tensor = any(isinstance(self.values[node], Operand) for node in traced.all_input_nodes)
+        if not isinstance(value, SymInt | torch.SymFloat | int) or (of_tensor and traced.target not in _SIZES):
             raise ArchitectureError(
                 f"{self._where(traced)} takes a number from the values of a tensor; compute with the tensor instead"
             )
