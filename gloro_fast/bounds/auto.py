@@ -33,7 +33,7 @@ def auto(name: str, layer: LinearMap) -> LayerBound:
         found = cholesky(name, layer, _EXCESS)
         if found.value < math.inf:
             return found
-    return min(torus(name, layer, _EXCESS), trivial(name, layer), key=lambda bound: bound.value)
+    return min(torus(name, layer), trivial(name, layer), key=lambda bound: bound.value)
 
 
 def work(layer: LinearMap) -> float:

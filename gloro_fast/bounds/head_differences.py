@@ -46,7 +46,7 @@ def head_difference_bounds(weight: Tensor) -> Tensor:
     # Row after row of the upper triangle, by differences: products w_i . w_j would cancel.
     pairs = torch.nn.functional.pdist(rows)
     some_near = bool((pairs < _SAFE_DISTANCE).any())
-    for index, distance in enumerate(pairs.split(list(range(count - 1, 0, -1)))):
+    for index, distance in enumerate(torch.split(pairs, list(range(count - 1, 0, -1)))):
         bound = positive_up(distance * enlarge + flushed)
         if some_near:
             near = (distance < _SAFE_DISTANCE).nonzero()[:, 0]
