@@ -8,10 +8,8 @@ import torch
 from torch import Tensor
 
 from gloro_fast.bounds.lanczos import largest_ritz_values
-from gloro_fast.bounds.rounding import add_up, gamma, norm_up
-
-# Columns of the residual that are formed at once: L is lower triangular, so that a quarter of the products is enough.
-_COLUMNS = 8
+from gloro_fast.bounds.residual import largest_norm, residual_norm
+from gloro_fast.bounds.rounding import add_up, gamma
 
 
 def largest_eigenvalue(matrices: Tensor, excess: float, floor: float = 0.0, ceiling: float = math.inf) -> float:
@@ -73,36 +71,6 @@ def _bound(shift: float, matrices: Tensor, shifted: Tensor, factor: Tensor) -> f
     growth = gamma(2 * matrices.shape[-1] + 2)
     if growth > 0.5:
         return math.inf
-    size, square = _largest_norm(matrices), _largest_norm(factor) ** 2 * (1 + 2.0**-50)
+    size, square = largest_norm(matrices), largest_norm(factor) ** 2 * (1 + 2.0**-50)
     unmeasured = growth * (1 + 2.0**-40) * add_up(shift, 2 * size, 2 * square)
-    return add_up(shift, 2 * _residual(shifted, factor), unmeasured)
-
-
-def _residual(shifted: Tensor, factor: Tensor) -> float:
-    """Give a float >= the Frobenius norms of the lower triangles of M."""
-    order = factor.shape[-1]
-    step = max(64, -(-order // _COLUMNS))
-    real = factor.real.contiguous()
-    imag = factor.imag.contiguous() if factor.is_complex() else None
-    squares = real.new_zeros(len(factor))
-    for start in range(0, order, step):
-        stop = min(start + step, order)
-        below, beside = (slice(None), slice(start, None), slice(stop)), (slice(None), slice(start, stop), slice(stop))
-        stored = shifted[:, start:, start:stop]
-        rest = torch.baddbmm(stored.real, real[below], real[beside].mT, alpha=-1)
-        if imag is not None:
-            rest.baddbmm_(imag[below], imag[beside].mT, alpha=-1)
-            across = torch.baddbmm(stored.imag, imag[below], real[beside].mT, alpha=-1)
-            across.baddbmm_(real[below], imag[beside].mT)
-            squares += norm_up(across.tril_(-1), 2).square()
-        squares += norm_up(rest.tril_(), 2).square()
-    # Sums of at most 2 * 8 numbers, and the rounding of squares and root.
-    largest = float(squares.max().sqrt()) * (1 + gamma(4 * _COLUMNS))
-    return largest if largest < math.inf else math.inf
-
-
-def _largest_norm(matrices: Tensor) -> float:
-    """Give a float >= the Frobenius norms; inf for NaN."""
-    parts = torch.view_as_real(matrices).flatten(2) if matrices.is_complex() else matrices
-    largest = float(norm_up(parts, 2).max())
-    return largest if largest < math.inf else math.inf
+    return add_up(shift, 2 * residual_norm(shifted, factor), unmeasured)

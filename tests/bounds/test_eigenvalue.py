@@ -91,7 +91,7 @@ def test_the_residual_is_that_of_the_lower_triangle():
         factor = torch.linalg.cholesky(matrices) + 0.01 * torch.rand(150, 150).tril()
         lower = (matrices - factor @ factor.mH).tril()
         expected = torch.linalg.matrix_norm(lower).max().item()
-        assert module._residual(matrices, factor) == pytest.approx(expected, rel=1e-9)
+        assert module.residual_norm(matrices, factor) == pytest.approx(expected, rel=1e-9)
 
 
 def test_values_that_hid_from_the_first_start_are_found(monkeypatch):
