@@ -14,7 +14,7 @@ from gloro_fast.bounds.dense import work as dense_work
 from gloro_fast.bounds.lanczos import lanczos
 from gloro_fast.bounds.layer import LayerBound
 from gloro_fast.bounds.residual import pieces, residual_norm, subtract_product
-from gloro_fast.bounds.rounding import UNIT_ROUNDOFF, add_up, gamma, sqrt_up
+from gloro_fast.bounds.rounding import UNIT_ROUNDOFF, add_up, gamma, product_up, sqrt_up
 from gloro_fast.bounds.row_blocks import RowBlocks
 from gloro_fast.bounds.scaling import ScaledWeight, scale
 from gloro_fast.bounds.torus import torus
@@ -192,7 +192,7 @@ def _residual(blocks: RowBlocks, square: float) -> float:
         if y + band + 1 < rows and not _enter(window, blocks, y + band + 1, y + 1, square):
             return math.inf
     # Of a diagonal block only the lower triangle was measured: twice that is more than the whole.
-    return (2 + 2 * band) * measured
+    return product_up([2.0 + 2 * band, measured])
 
 
 def _enter(window: Tensor, blocks: RowBlocks, y: int, first: int, square: float) -> bool:

@@ -85,6 +85,22 @@ def test_nothing_is_asked_of_the_library(monkeypatch):
         assert found > float(exact) * (1 + 2e-4)
 
 
+def test_the_residual_of_those_that_are_verified_first_counts(monkeypatch):
+    factor, calls = torch.linalg.cholesky_ex, []
+
+    def rough_at_first(matrices):
+        calls.append(len(matrices))
+        found, info = factor(matrices)
+        return (found * 0.95, torch.tensor([0, 1])) if len(calls) == 1 else (found, info)
+
+    monkeypatch.setattr(torch.linalg, "cholesky_ex", rough_at_first)
+    matrices = hermitian(2, 40, "complex", torch.Generator().manual_seed(1))
+    exact = torch.linalg.eigvalsh(matrices).max().item()
+    found = largest_eigenvalue(matrices, 1e-6)
+    assert calls == [2, 1]
+    assert found > exact * 1.05
+
+
 def test_the_residual_is_that_of_the_lower_triangle():
     for kind in ("real", "complex"):
         matrices = hermitian(2, 150, kind, torch.Generator().manual_seed(2))

@@ -83,8 +83,11 @@ def test_a_dilated_layer_is_a_sum_of_undilated_ones():
     assert torus("a", dilated).value == torus("b", LinearMap(weight, same(2, (4,), 3))).value
 
 
-def test_grids_that_are_evaluated_in_parts(monkeypatch):
-    layer = LinearMap(torch.randn(3, 2, 3, 3), same(2, (6, 7), 3))
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_grids_that_are_evaluated_in_parts(sign, monkeypatch):
+    # The largest symbol is that of frequency 0, in the first part, or of pi, in the last.
+    signs = sign ** torch.arange(3)
+    layer = LinearMap(torch.randn(3, 2, 3, 3).abs() * signs[:, None] * signs, same(2, (6, 7), 3))
     whole = torus("layer", layer).value
     monkeypatch.setattr(module, "_CHUNK", 100)
     assert torus("layer", layer).value == pytest.approx(whole, rel=1e-6)
