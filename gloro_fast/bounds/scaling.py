@@ -44,12 +44,17 @@ class ScaledWeight:
     def scaled(self, part: Tensor) -> Tensor:
         """Scale a part of ``source``, so that a large one need not be in memory twice."""
         values, exponent = _exact_double(part), self.exponent
-        bits = values.view(torch.int64) & _SIGNLESS
-        half = -exponent // 2
-        scaled = values * 2.0**half * 2.0 ** (-exponent - half)
-        subnormal = (bits >> 52 == 0) & (bits > 0)
-        if bool(subnormal.any()):
-            scaled = torch.where(subnormal, _signed(bits, values) * 2.0 ** (-1074 - exponent), scaled)
+        if abs(exponent) < 1000:
+            scaled = values * 2.0**-exponent
+        else:
+            half = -exponent // 2
+            scaled = values * 2.0**half * 2.0 ** (-exponent - half)
+        # Only those of float64: what is subnormal in a narrower type is not as a float64.
+        if part.dtype == torch.float64:
+            bits = values.view(torch.int64) & _SIGNLESS
+            subnormal = (bits >> 52 == 0) & (bits > 0)
+            if bool(subnormal.any()):
+                scaled = torch.where(subnormal, _signed(bits, values) * 2.0 ** (-1074 - exponent), scaled)
         return scaled.contiguous()
 
     def unscale_up(self, bound: float) -> float:
