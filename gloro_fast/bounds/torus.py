@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from gloro_fast.bounds.axis import Axis, axes, output_size, padding_copies
+from gloro_fast.bounds.axis import Axis, axes, output_size, padding_copies, without_idle_taps
 from gloro_fast.bounds.dense import dense_norm
 from gloro_fast.bounds.dense import work as dense_work
 from gloro_fast.bounds.eigenvalue import largest_eigenvalue
@@ -36,10 +36,10 @@ def torus(name: str, layer: LinearMap, excess: float = _EXCESS) -> LayerBound:
 
     A dense layer is left to :func:`gloro_fast.bounds.dense.dense_norm`. A convolution:
 
-    *Polyphase.* Dilation splits off (:func:`gloro_fast.bounds.axis.axes`), and a stride becomes channels
-    (:class:`gloro_fast.bounds.symbol.Symbol`); both exact. What is left along an axis maps cells Y to outputs y by the
-    taps q = Y - y in [0, Q), where y is in [0, m) and Y in [Y_lo, Y_hi]. Where kernel <= stride, Q = 1 and the norm is
-    that of one matrix.
+    *Polyphase.* Taps that meet only padding are left out. Dilation splits off (:func:`gloro_fast.bounds.axis.axes`), and
+    a stride becomes channels (:class:`gloro_fast.bounds.symbol.SquaredSymbol`); all exact. What is left along an axis
+    maps cells Y to outputs y by the taps q = Y - y in [0, Q), where y is in [0, m) and Y in [Y_lo, Y_hi]. Where
+    kernel <= stride, Q = 1 and the norm is that of one matrix.
 
     *Torus.* Let C be the circular convolution of side N whose entries that wrap around the end carry the phase
     exp(i theta) more. If every D in [Y_lo - (m - 1), Y_hi] that is congruent to a tap modulo N is that very tap,
@@ -76,9 +76,9 @@ def torus(name: str, layer: LinearMap, excess: float = _EXCESS) -> LayerBound:
 
 def work(layer: LinearMap) -> float:
     """Give about as many floating-point operations as ``torus`` takes; the values of the weight do not matter."""
-    weight, geometry = layer.weight.detach(), layer.geometry
-    if geometry.is_dense:
-        return dense_work(min(weight.shape), max(weight.shape))
+    if layer.geometry.is_dense:
+        return dense_work(min(layer.weight.shape), max(layer.weight.shape))
+    weight, geometry = without_idle_taps(layer.weight.detach(), layer.geometry)
     kernel = weight.reshape(geometry.groups, -1, *weight.shape[1:])
     _, extents = _strides(kernel, geometry)
     # Two multiplications and additions for half of the pairs of taps.
@@ -88,6 +88,7 @@ def work(layer: LinearMap) -> float:
 
 
 def _bound(weight: Tensor, geometry: Geometry, excess: float) -> float:
+    weight, geometry = without_idle_taps(weight, geometry)
     kernel = weight.reshape(geometry.groups, -1, *weight.shape[1:])
     if geometry.padding_mode == "circular":
         return _circular(kernel, geometry, excess)
