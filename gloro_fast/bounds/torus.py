@@ -36,9 +36,9 @@ def torus(name: str, layer: LinearMap, excess: float = _EXCESS) -> LayerBound:
 
     A dense layer is left to :func:`gloro_fast.bounds.dense.dense_norm`. A convolution:
 
-    *Polyphase.* Taps that meet only padding are left out. Dilation splits off (:func:`gloro_fast.bounds.axis.axes`), and
-    a stride becomes channels (:class:`gloro_fast.bounds.symbol.SquaredSymbol`); all exact. What is left along an axis
-    maps cells Y to outputs y by the taps q = Y - y in [0, Q), where y is in [0, m) and Y in [Y_lo, Y_hi]. Where
+    *Polyphase.* Taps that meet only padding are left out. Dilation splits off (:func:`gloro_fast.bounds.axis.axes`),
+    and a stride becomes channels (:class:`gloro_fast.bounds.symbol.SquaredSymbol`); all exact. What is left along an
+    axis maps cells Y to outputs y by the taps q = Y - y in [0, Q), where y is in [0, m) and Y in [Y_lo, Y_hi]. Where
     kernel <= stride, Q = 1 and the norm is that of one matrix.
 
     *Torus.* Let C be the circular convolution of side N whose entries that wrap around the end carry the phase
