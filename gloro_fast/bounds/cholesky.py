@@ -81,7 +81,8 @@ def cholesky(name: str, layer: LinearMap, excess: float = _TIGHT) -> LayerBound:
     problems = _problems(weight, geometry)
     if problems is None:
         return torus(name, layer)
-    return LayerBound(name, scaled.unscale_up(_search(weight, geometry, problems, excess)), "cholesky", "upper bound")
+    bound = _search(weight.contiguous(), geometry, problems, excess)
+    return LayerBound(name, scaled.unscale_up(bound), "cholesky", "upper bound")
 
 
 def work(layer: LinearMap) -> float:
