@@ -59,6 +59,7 @@ def bound_network(
     layers: Iterable[tuple[str, Knowledge]],
     method: str,
     compose: Callable[[Sequence[float]], float] = product_up,
+    progress: Callable[[int, int, str], None] | None = None,
 ) -> NetworkBound:
     """Bound layers one by one, and what they make together (Leino et al. 2021, Equation 2).
 
@@ -67,6 +68,7 @@ def bound_network(
         method: a name in ``METHODS``, used for the linear layers.
         compose: gives the constant of the whole, rounded up, from those of the layers; by default their product,
             as for a sequence.
+        progress: called after each layer with how many are done, how many there are, and its name.
 
     Returns:
         The constant of the whole, rounded up. It is a bound only as far as every layer's constant is: ``kind`` tells.
@@ -75,9 +77,14 @@ def bound_network(
         ConfigError: there is no such method.
     """
     check_method(method)
-    found = tuple(_bound_layer(name, layer, method) for name, layer in layers)
+    layers = list(layers)
+    found: list[LayerBound] = []
+    for done, (name, layer) in enumerate(layers, start=1):
+        found.append(_bound_layer(name, layer, method))
+        if progress is not None:
+            progress(done, len(layers), name)
     kind = max((layer.kind for layer in found), key=KINDS.index, default="exact")
-    return NetworkBound(compose([layer.value for layer in found]), method, kind, found)
+    return NetworkBound(compose([layer.value for layer in found]), method, kind, tuple(found))
 
 
 def _bound_layer(name: str, layer: Knowledge, method: str) -> LayerBound:

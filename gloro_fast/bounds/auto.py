@@ -22,24 +22,24 @@ _EXCESS = 1e-6
 def auto(name: str, layer: LinearMap) -> LayerBound:
     """Give a float >= the spectral norm of the real-arithmetic layer with these weights as the values they are.
 
-    ``cholesky`` where its factorisation takes under a second, within some 1e-6 of the norm; elsewhere the smaller
-    of ``torus`` and ``trivial``. The result names the method that found it.
+    ``cholesky`` for dense layers and wherever its factorisation takes under a second, within some 1e-6 of the norm;
+    elsewhere the smaller of ``torus`` and ``trivial``. The result names the method that found it.
 
     Args:
         name: the layer's name, for the result.
         layer: weight of any floating dtype.
     """
-    if cholesky_work(layer) <= _UNDER_A_SECOND:
+    if layer.geometry.is_dense or cholesky_work(layer) <= _UNDER_A_SECOND:
         found = cholesky(name, layer, _EXCESS)
         if found.value < math.inf:
             return found
-    return min(torus(name, layer, _EXCESS), trivial(name, layer), key=lambda bound: bound.value)
+    return min(torus(name, layer), trivial(name, layer), key=lambda bound: bound.value)
 
 
 def work(layer: LinearMap) -> float:
     """Give about as many floating-point operations as ``auto`` takes; the values of the weight do not matter."""
     factorisation = cholesky_work(layer)
-    return factorisation if factorisation <= _UNDER_A_SECOND else torus_work(layer)
+    return factorisation if layer.geometry.is_dense or factorisation <= _UNDER_A_SECOND else torus_work(layer)
 
 
 def tight(name: str, layer: LinearMap) -> LayerBound:
@@ -51,7 +51,7 @@ def tight(name: str, layer: LinearMap) -> LayerBound:
         name: the layer's name, for the result.
         layer: weight of any floating dtype.
     """
-    if cholesky_work(layer) <= _MINUTES:
+    if layer.geometry.is_dense or cholesky_work(layer) <= _MINUTES:
         found = cholesky(name, layer)
         if found.value < math.inf:
             return found

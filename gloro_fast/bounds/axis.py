@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
+
+from torch import Tensor
 
 from gloro_fast.ops.geometry import Geometry
 
@@ -46,6 +49,31 @@ def output_size(geometry: Geometry, taps: int, dim: int) -> int:
     """Give the outputs of a convolution along spatial dimension ``dim``."""
     padded = geometry.input_shape[1 + dim] + sum(geometry.padding[dim])
     return (padded - geometry.dilation[dim] * (taps - 1) - 1) // geometry.stride[dim] + 1
+
+
+def without_idle_taps(weight: Tensor, geometry: Geometry) -> tuple[Tensor, Geometry]:
+    """Leave out taps at the ends of the kernel that meet nothing but zero padding, with the padding that they met.
+
+    It is the same map. Of 3 x 3 taps on a single pixel, one is left.
+
+    Args:
+        weight: (out, in / groups, *taps).
+        geometry: of a convolution; one with dilation or circular padding is given back as it is.
+    """
+    if geometry.padding_mode != "zeros" or any(gap > 1 for gap in geometry.dilation):
+        return weight, geometry
+    padding = []
+    for dim, (before, after) in enumerate(geometry.padding):
+        taps, size = weight.shape[2 + dim], geometry.input_shape[1 + dim]
+        outputs = output_size(geometry, taps, dim)
+        # Tap u of output y reads input s y + u - before.
+        first = max(0, before - geometry.stride[dim] * (outputs - 1))
+        last = min(taps - 1, size - 1 + before)
+        if first > last:
+            return weight, geometry
+        weight = weight.narrow(2 + dim, first, last - first + 1)
+        padding.append((before - first, after - (taps - 1 - last)))
+    return weight, dataclasses.replace(geometry, padding=tuple(padding))
 
 
 def axes(geometry: Geometry, taps: int, dim: int) -> list[Axis]:

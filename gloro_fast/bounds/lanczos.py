@@ -10,6 +10,9 @@ from torch import Tensor
 from gloro_fast.ops.geometry import Geometry
 
 _BETWEEN_CHECKS = 8
+# Up to this order all eigenvalues are found sooner.
+_DIRECT = 32
+_TINY = 1e-300
 
 
 def lanczos(weight: Tensor, geometry: Geometry, tolerance: float, seed: int = 0, max_steps: int = 1000) -> float:
@@ -55,3 +58,61 @@ def _tridiagonal(diagonal: list[float], beside: list[float]) -> Tensor:
     matrix = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
     off = torch.diag(torch.tensor(beside[: len(diagonal) - 1], dtype=torch.float64), 1)
     return matrix + off + off.mT
+
+
+def largest_ritz_values(
+    matrices: Tensor, tolerance: float, floor: float = 0.0, seed: int = 0, max_steps: int = 1000
+) -> Tensor:
+    """Give ESTIMATES <= the largest eigenvalues of Hermitian matrices, up to rounding, from a Krylov space of each.
+
+    Only the largest of them is wanted: those that are left behind are not followed further.
+
+    Args:
+        matrices: (B, n, n) float64 or complex128, of moderate size.
+        tolerance: as for :func:`lanczos`.
+        floor: values below are not wanted either.
+        seed: of the random vectors.
+        max_steps: at most.
+
+    Returns:
+        (B,) float64.
+    """
+    count, order, _ = matrices.shape
+    if order <= _DIRECT:
+        values: Tensor = torch.linalg.eigvalsh(matrices)
+        return values[:, -1]
+    generator = torch.Generator().manual_seed(seed)
+    vector = torch.randn(order, 2, generator=generator, dtype=torch.float64).to(matrices.device)
+    vector = torch.view_as_complex(vector) if matrices.is_complex() else vector[:, 0]
+    vector = (vector / torch.linalg.vector_norm(vector)).expand(count, -1)
+    found = torch.zeros(count, dtype=torch.float64, device=matrices.device)
+    active = torch.arange(count, device=matrices.device)
+    before = torch.zeros_like(vector)
+    diagonal = found.new_zeros(count, 0)
+    beside = found.new_zeros(count, 0)
+    check = _BETWEEN_CHECKS
+    for step in range(1, max_steps + 1):
+        image = (matrices @ vector[:, :, None])[:, :, 0]
+        alpha = torch.linalg.vecdot(vector, image).real
+        image = image - alpha[:, None] * vector
+        if step > 1:
+            image = image - beside[:, -1:] * before
+        norm = torch.linalg.vector_norm(image, dim=1)
+        diagonal, beside = torch.cat([diagonal, alpha[:, None]], dim=1), torch.cat([beside, norm[:, None]], dim=1)
+        if step >= check or step == max_steps:
+            check = step + max(_BETWEEN_CHECKS, step // 8)
+            off = torch.diag_embed(beside[:, :-1], 1)
+            values, vectors = torch.linalg.eigh(torch.diag_embed(diagonal) + off + off.mT)
+            ritz, residual = values[:, -1], norm * vectors[:, -1, -1].abs()
+            found[active] = torch.maximum(found[active], ritz)
+            largest = max(floor, float(found.max()))
+            follow = (residual > tolerance * ritz) & (ritz + residual > largest)
+            if not bool(follow.any()):
+                break
+            if not bool(follow.all()):
+                active, matrices = active[follow], matrices[follow]
+                vector, image, norm = vector[follow], image[follow], norm[follow]
+                diagonal, beside = diagonal[follow], beside[follow]
+        # Not by 0, where the space is exhausted: then nothing follows.
+        before, vector = vector, image / norm[:, None].clamp_min(_TINY)
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -19,17 +20,42 @@ _SIGNLESS = 0x7FFF_FFFF_FFFF_FFFF
 _INFINITE = 0x7FF0_0000_0000_0000
 
 
+# So many numbers are converted at a time where the result is not kept: 32 MB of float64.
+_PART = 1 << 22
+
+
 @dataclass(frozen=True)
 class ScaledWeight:
     """A non-zero finite weight divided by a power of two, which is exact but for what ``SLACK`` covers.
 
     Attributes:
-        weight: float64, contiguous, its largest absolute value in [1/2, 1), so that its norm is at least 1/2.
+        source: the weight, of any floating dtype.
         exponent: what the power of two is.
     """
 
-    weight: Tensor
+    source: Tensor
     exponent: int
+
+    @cached_property
+    def weight(self) -> Tensor:
+        """All of it: float64, contiguous, its largest absolute value in [1/2, 1), so that its norm is at least 1/2."""
+        return self.scaled(self.source)
+
+    def scaled(self, part: Tensor) -> Tensor:
+        """Scale a part of ``source``, so that a large one need not be in memory twice."""
+        values, exponent = _exact_double(part), self.exponent
+        if abs(exponent) < 1000:
+            scaled = values * 2.0**-exponent
+        else:
+            half = -exponent // 2
+            scaled = values * 2.0**half * 2.0 ** (-exponent - half)
+        # Only those of float64: what is subnormal in a narrower type is not as a float64.
+        if part.dtype == torch.float64:
+            bits = values.view(torch.int64) & _SIGNLESS
+            subnormal = (bits >> 52 == 0) & (bits > 0)
+            if bool(subnormal.any()):
+                scaled = torch.where(subnormal, _signed(bits, values) * 2.0 ** (-1074 - exponent), scaled)
+        return scaled.contiguous()
 
     def unscale_up(self, bound: float) -> float:
         """Give a normal float >= the real ``bound * 2^exponent``; inf for NaN and beyond the largest float."""
@@ -51,21 +77,17 @@ def scale(weight: Tensor) -> ScaledWeight | float:
     Raises:
         ArchitectureError: the weight is not real floating point.
     """
-    values = _exact_double(require_floating("the weight", weight).detach())
-    bits = values.view(torch.int64) & _SIGNLESS
-    largest = int(bits.max()) if bits.numel() else 0
+    weight = require_floating("the weight", weight).detach()
+    parts = torch.split(weight.reshape(-1), _PART)
+    largest = max(
+        (int((_exact_double(part).view(torch.int64) & _SIGNLESS).max()) for part in parts if len(part)), default=0
+    )
     if largest == 0:
         return 0.0
     if largest >= _INFINITE:
         return math.inf
     # A normal number with exponent field E is in [1/2, 1) * 2^(E - 1022), a subnormal one its bits times 2^-1074.
-    exponent = (largest >> 52) - 1022 if largest >> 52 else largest.bit_length() - 1074
-    half = -exponent // 2
-    scaled = values * 2.0**half * 2.0 ** (-exponent - half)
-    subnormal = (bits >> 52 == 0) & (bits > 0)
-    if bool(subnormal.any()):
-        scaled = torch.where(subnormal, _signed(bits, values) * 2.0 ** (-1074 - exponent), scaled)
-    return ScaledWeight(scaled.contiguous(), exponent)
+    return ScaledWeight(weight, (largest >> 52) - 1022 if largest >> 52 else largest.bit_length() - 1074)
 
 
 def _exact_double(weight: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The Fourier symbol of a convolution: one small matrix a frequency."""
+"""The squared Fourier symbol of a convolution: one small Hermitian matrix a frequency."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gloro_fast.bounds.rounding import UNIT_ROUNDOFF, add_up, gamma, norm_up
+from gloro_fast.bounds.rounding import UNIT_ROUNDOFF, add_up, gamma, norm_up, product_up
 
 
 @dataclass(frozen=True)
@@ -31,69 +31,101 @@ class Frequencies:
 
 
 @dataclass(frozen=True)
-class Symbol:
-    """K'(omega) = sum over taps q of K'_q exp(i omega . q), of G groups.
+class SquaredSymbol:
+    """H(omega) = K'(omega) K'(omega)^H, with K'(omega) = sum over taps q of K'_q exp(i omega . q), of G groups.
+
+    With A_d = sum_q K'_(q+d) K'_q^T, the autocorrelation, whose A_(-d) is A_d^T,
+
+        H(omega) = A_0 + sum over d > 0 of (A_d + A_d^T) cos(omega . d) + i (A_d - A_d^T) sin(omega . d).
+
+    The products of matrices are done once, whatever the number of frequencies.
 
     Attributes:
-        taps: (q_1 ... q_d, G, rows, columns) float64, one matrix a tap.
-        error: what to add to the norm of a computed symbol for that of the real one.
+        offsets: d >= 0 in lexicographic order, the first of them 0.
+        even, odd: (offsets, G, n, n) float64, what the cosines and the sines multiply.
+        error: what to add to the largest eigenvalue of a computed H for that of the real one.
     """
 
-    taps: Tensor
+    offsets: list[tuple[int, ...]]
+    even: Tensor
+    odd: Tensor
     error: float
 
     @classmethod
-    def of(cls, kernel: Tensor, positions: list[list[int]], strides: list[int]) -> Symbol:
-        """Gather the taps by phase ("polyphase"): a strided convolution is one of stride 1 on the input's cells.
+    def of(cls, kernel: Tensor, positions: list[list[int]], strides: list[int]) -> SquaredSymbol:
+        """Square the symbol of a convolution, or that of its transpose where those matrices are smaller.
 
-        Tap u at position t_u = s q + rho (0 <= rho < s) acts on component rho of the cell that is q further, a cell
-        being s neighbouring inputs along every axis. That only renames the inputs.
-
-        The error: with phases known to delta and T taps, real and imaginary part of an entry are each within
-        (delta + gamma_T (1 + delta)) sum_q |K'_q| of the real ones, so that the matrix is within
-        2 (delta + gamma_(T+1)) || sum_q |K'_q| ||_F, twice being more than the root of 2.
+        The error: let Z = sum_q |K'_q| have c columns, T be the number of taps, m that of offsets, and phases be known
+        to delta. An entry of A_d is a sum of at most T c products, so that real and imaginary part of an entry of H are
+        each within (delta + gamma_(T c + m + 1) (1 + delta)) (Z Z^T) of the real ones. As a matrix H is within
+        2 (delta + gamma_(T c + m + 2)) ||Z||_F^2, twice being more than the root of 2.
 
         Args:
             kernel: (G, rows, columns, *taps) float64.
             positions: where each tap lies, >= 0, for every axis.
             strides: s for every axis.
         """
-        groups, rows, columns, *sizes = kernel.shape
-        extents = [max(where) // step + 1 for where, step in zip(positions, strides, strict=True)]
-        cells = kernel.new_zeros(*extents, groups, rows, columns, *strides)
-        matrices = (slice(None),) * 3
-        for tap in itertools.product(*(range(size) for size in sizes)):
-            place = [where[index] for where, index in zip(positions, tap, strict=True)]
-            quotient = tuple(at // step for at, step in zip(place, strides, strict=True))
-            phase = tuple(at % step for at, step in zip(place, strides, strict=True))
-            to: tuple[slice | int, ...] = (*quotient, *matrices, *phase)
-            source: tuple[slice | int, ...] = (*matrices, *tap)
-            cells[to] = kernel[source]
-        taps = cells.reshape(*extents, groups, rows, columns * math.prod(strides))
-        count = math.prod(extents)
-        sums = taps.reshape(count, groups, -1).abs().sum(dim=0)
-        largest = float(norm_up(sums, 1).max()) * (1 + gamma(count + 8))
-        factor = 2 * add_up(_phase_error(len(extents)), gamma(count + 1))
-        # The phase of a single tap is 1.
-        return cls(taps, largest * factor if count > 1 else 0.0)
+        taps = _by_phase(kernel, positions, strides)
+        if taps.shape[-1] < taps.shape[-2]:
+            taps = taps.mT
+        spatial = taps.ndim - 3
+        extents = taps.shape[:spatial]
+        offsets = [
+            d for d in itertools.product(*(range(1 - extent, extent) for extent in extents)) if d >= (0,) * spatial
+        ]
+        products = [_correlation(taps, d) for d in offsets]
+        even = torch.stack(
+            [product + product.mT if any(d) else product for d, product in zip(offsets, products, strict=True)]
+        )
+        odd = torch.stack([product - product.mT for product in products])
+        count, terms = math.prod(extents), math.prod(extents) * taps.shape[-1]
+        sums = taps.flatten(0, spatial - 1).abs().sum(dim=0)
+        largest = float(norm_up(sums, 2).max()) * (1 + gamma(count + 8))
+        factor = 2 * add_up(_phase_error(spatial), gamma(terms + len(offsets) + 2))
+        return cls(offsets, even, odd, product_up([largest, largest, factor]))
 
-    @property
-    def spatial(self) -> int:
-        """How many axes there are."""
-        return self.taps.ndim - 3
-
-    def at(self, frequencies: list[Frequencies]) -> tuple[Tensor, Tensor | None]:
+    def at(self, frequencies: list[Frequencies]) -> Tensor:
         """Evaluate by explicit sums at the grid of the frequencies of every axis.
 
         Returns:
-            real and imaginary parts, each (frequencies * G, rows, columns); of a single tap the real part alone.
+            (frequencies * G, n, n) complex128; of a single tap float64.
         """
-        if math.prod(self.taps.shape[: self.spatial]) == 1:
-            return self.taps.flatten(0, self.spatial), None
-        cosine, sine = _phases(frequencies, self.taps.shape[: self.spatial], self.taps.device)
-        shape = (-1, *self.taps.shape[-2:])
-        flat = self.taps.reshape(cosine.shape[1], -1)
-        return (cosine @ flat).reshape(shape), (sine @ flat).reshape(shape)
+        if len(self.offsets) == 1:
+            return self.even[0]
+        cosine, sine = _phases(frequencies, self.offsets, self.even.device)
+        shape = (-1, *self.even.shape[-2:])
+        return torch.complex(cosine @ self.even.flatten(1), sine @ self.odd.flatten(1)).reshape(shape)
+
+
+def _by_phase(kernel: Tensor, positions: list[list[int]], strides: list[int]) -> Tensor:
+    """Gather the taps by phase ("polyphase"): a strided convolution is one of stride 1 on the input's cells.
+
+    Tap u at position t_u = s q + rho (0 <= rho < s) acts on component rho of the cell that is q further, a cell
+    being s neighbouring inputs along every axis. That only renames the inputs.
+
+    Returns:
+        (q_1 ... q_d, G, rows, columns), one matrix a tap.
+    """
+    groups, rows, columns, *sizes = kernel.shape
+    extents = [max(where) // step + 1 for where, step in zip(positions, strides, strict=True)]
+    cells = kernel.new_zeros(*extents, groups, rows, columns, *strides)
+    matrices = (slice(None),) * 3
+    for tap in itertools.product(*(range(size) for size in sizes)):
+        place = [where[index] for where, index in zip(positions, tap, strict=True)]
+        quotient = tuple(at // step for at, step in zip(place, strides, strict=True))
+        phase = tuple(at % step for at, step in zip(place, strides, strict=True))
+        to: tuple[slice | int, ...] = (*quotient, *matrices, *phase)
+        source: tuple[slice | int, ...] = (*matrices, *tap)
+        cells[to] = kernel[source]
+    return cells.reshape(*extents, groups, rows, columns * math.prod(strides))
+
+
+def _correlation(taps: Tensor, offset: tuple[int, ...]) -> Tensor:
+    """Give A_d for one d: (G, n, n)."""
+    ahead = taps[tuple(slice(max(d, 0), extent + min(d, 0)) for d, extent in zip(offset, taps.shape, strict=False))]
+    behind = taps[tuple(slice(max(-d, 0), extent - max(d, 0)) for d, extent in zip(offset, taps.shape, strict=False))]
+    left, right = (part.flatten(0, len(offset) - 1).permute(1, 2, 0, 3).flatten(2) for part in (ahead, behind))
+    return left @ right.mT
 
 
 def _phase_error(spatial: int) -> float:
@@ -106,13 +138,19 @@ def _phase_error(spatial: int) -> float:
     return 16 * spatial * UNIT_ROUNDOFF
 
 
-def _phases(frequencies: list[Frequencies], extents: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Give cosine and sine of omega . q, (frequencies, taps) each."""
-    cosine, sine = torch.ones(1, 1, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64)
-    for axis, extent in zip(frequencies, extents, strict=True):
-        table = [[cosine_sine(a * q, axis.side) for q in range(extent)] for a in axis.multiples]
-        c, s = torch.tensor(table, dtype=torch.float64).unbind(dim=-1)
-        cosine, sine = torch.kron(cosine, c) - torch.kron(sine, s), torch.kron(cosine, s) + torch.kron(sine, c)
+def _phases(
+    frequencies: list[Frequencies], offsets: list[tuple[int, ...]], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Give cosine and sine of omega . d, (frequencies, offsets) each."""
+    cosine = torch.ones(1, len(offsets), dtype=torch.float64)
+    sine = torch.zeros(1, len(offsets), dtype=torch.float64)
+    for axis, along in zip(frequencies, zip(*offsets, strict=True), strict=True):
+        distinct = sorted(set(along))
+        table = [[cosine_sine(a * d, axis.side) for d in distinct] for a in axis.multiples]
+        columns = [distinct.index(d) for d in along]
+        c, s = torch.tensor(table, dtype=torch.float64)[:, columns].unbind(dim=-1)
+        cosine, sine = cosine[:, None] * c - sine[:, None] * s, cosine[:, None] * s + sine[:, None] * c
+        cosine, sine = cosine.flatten(0, 1), sine.flatten(0, 1)
     return cosine.to(device), sine.to(device)
 
 

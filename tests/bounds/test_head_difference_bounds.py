@@ -1,11 +1,15 @@
 """Distances of scaled rows, contained strictly: against rational numbers, without a tolerance."""
 
+import importlib
 from fractions import Fraction
 
 import pytest
 import torch
 
 from gloro_fast.bounds.head_differences import head_difference_bounds, scaled_difference_bounds
+
+# For what it holds beside its functions.
+module = importlib.import_module("gloro_fast.bounds.head_differences")
 
 
 def exact_square(weight, factors, i, j, sign):
@@ -58,3 +62,28 @@ def test_products_that_vanish_on_the_way_certify_nothing():
     assert scaled_difference_bounds(weight, [tiny, huge, tiny], True)[off].isfinite().all()
     nan = torch.full((3,), float("nan"), dtype=torch.float64)
     assert scaled_difference_bounds(weight, [nan], True)[off].isnan().all()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 40])
+def test_every_pair_of_more_rows_than_are_mirrored_at_once(count, monkeypatch):
+    monkeypatch.setattr(module, "_TILE", 7)
+    weight = torch.randn(count, 5)
+    weight[count // 2 :: 3] = weight[0].clone()
+    weight[-1] += 1e-30
+    found = head_difference_bounds(weight)
+    assert torch.equal(found, found.T)
+    for i in range(count):
+        for j in range(count):
+            square = exact_square(weight, [], i, j, 1)
+            assert (found[i, j] == 0) == (square == 0)
+            assert square <= Fraction(float(found[i, j])) ** 2 <= square * (1 + Fraction(1, 10**12))
+
+
+def test_distances_whose_squares_underflow_beside_others_that_do_not():
+    weight = torch.randn(6, 5, dtype=torch.float64)
+    weight[2:5] = 1e-170 * torch.randn(3, 5, dtype=torch.float64)
+    found = head_difference_bounds(weight)
+    for i in range(6):
+        for j in range(i):
+            square = exact_square(weight, [], i, j, 1)
+            assert square <= Fraction(float(found[i, j])) ** 2 <= square * 5
