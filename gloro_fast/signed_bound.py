@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gloro_fast import ops
 from gloro_fast.bounds import NetworkBound, bound_network, general_difference_bounds
+from gloro_fast.bounds.progress import Progress
 from gloro_fast.fingerprint import (
     Fingerprint,
     constants_are_signed,
@@ -63,7 +64,8 @@ def sign(module: nn.Module, plan: Plan, method: str) -> SignedBound:
     """
     with as_evaluated(module, plan.device):
         parts = [(part.name, part.certified_rule() if isinstance(part, Merged) else part.rule()) for part in plan.parts]
-        network = bound_network(parts, method, plan.composition.bound)
+        with Progress() as progress:
+            network = bound_network(parts, method, plan.composition.bound, progress)
         if plan.head is not None:
             differences = plan.head.difference_bounds()
             kind = max(network.kind, plan.head.kind(), key=KINDS.index)

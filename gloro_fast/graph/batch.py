@@ -41,5 +41,7 @@ def shape_of_images(where: str, result: Tensor) -> tuple[int, ...]:
     if not all(type(size) is int for size in result.shape[1:]):
         raise ArchitectureError(f"{where} gives images of a shape that depends on the batch; leave the batch alone")
     if 0 in result.shape[1:]:
-        raise ArchitectureError(f"{where} makes images of shape {tuple(result.shape[1:])}, which are empty; leave it out")
+        raise ArchitectureError(
+            f"{where} makes images of shape {tuple(result.shape[1:])}, which are empty; leave it out"
+        )
     return tuple(result.shape[1:])
