@@ -48,7 +48,12 @@ def test_nothing_stays_behind_an_error(monkeypatch):
     stream = Stream(True)
     monkeypatch.setattr(progress, "time", Clock(3))
     monkeypatch.setattr(sys, "stderr", stream)
-    with pytest.raises(RuntimeError), progress.Progress() as tell:
-        tell(1, 2, "0")
-        raise RuntimeError
+
+    def interrupted():
+        with progress.Progress() as tell:
+            tell(1, 2, "0")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        interrupted()
     assert stream.getvalue().endswith("\r")
