@@ -163,7 +163,7 @@ def make_plan(
         whole, output = output, _without_log_softmax(nodes, output)
         head = find_head(nodes, output) if margins == "rows" else None
         kinds = [None if not isinstance(node.transfer, Mapping) else node.transfer.rule() for node in nodes]
-        target = output if head is None else nodes[head.node].inputs[0]
+        target = output if head is None else next(i for i in nodes[head.node].inputs if not nodes[i].is_constant)
         composition = compose(nodes, mergeable(nodes, kinds), target)
     if not image.is_meta and training:
         check_agreement(module, nodes, whole, program(nodes, whole, fuse=False), image, training)

@@ -229,9 +229,9 @@ class _Reader:
         value = traced.meta.get("val")
         if traced.op == "get_attr":
             value = self.captured.tensors[str(traced.target)]
-        for tensor in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(tensor, Tensor) and (constant or traced.op != "call_function" or not _is_index(tensor)):
-                (require_real if constant else require_floating)(node.name, tensor)
+        # Of a tuple, such as values with their places, each part that is used is a node of its own.
+        if isinstance(value, Tensor):
+            (require_real if constant else require_floating)(node.name, value)
         if node.operation is not None:
             node = dataclasses.replace(node, operation=self._within(node.operation))
         self.values[traced] = Operand(len(self.nodes), constant, value)
@@ -338,10 +338,6 @@ def _owners(module: nn.Module) -> dict[int, tuple[nn.Module, str, str]]:
 
 def _tensors(value: Any) -> bool:
     return isinstance(value, Tensor) or (isinstance(value, tuple | list) and any(map(_tensors, value)))
-
-
-def _is_index(tensor: Tensor) -> bool:
-    return tensor.dtype == torch.int64
 
 
 def _share(x: Any, y: Any) -> bool:
