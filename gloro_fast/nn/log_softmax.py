@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import math
+from fractions import Fraction
 
 from torch import nn
 
 from gloro_fast.errors import ArchitectureError
 from gloro_fast.nn.rules import LipschitzConstant, register_lipschitz_rule
+from gloro_fast.nn.windows import root_up
 
 
 @register_lipschitz_rule(nn.LogSoftmax)
 def log_softmax(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
-    """Return 1 + sqrt(m): the Jacobian I - 1 p^T has at most the norm 1 + ||1|| ||p||, and ||p||_2 <= 1.
+    """Return sqrt(m), rounded up: the Jacobian is I - P with the projection P = 1 p^T, since p sums to 1.
+
+    A projection and its complement have the same norm, here ||1|| ||p|| <= sqrt(m), nearly attained where p is nearly 1.
 
     At the end of a net it is left out instead, since it moves no difference of logits.
 
@@ -22,4 +25,4 @@ def log_softmax(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzCon
     assert isinstance(module, nn.LogSoftmax)
     if len(input_shape) != 1 or module.dim not in (1, -1):
         raise ArchitectureError(f"{module} must act on the last dimension of (B, m); set dim=1")
-    return LipschitzConstant(math.nextafter(1 + math.sqrt(input_shape[0]), math.inf), kind="upper bound")
+    return LipschitzConstant(root_up(Fraction(input_shape[0])))

@@ -188,7 +188,7 @@ SORTS = [
     (angled(Householder(2)), IMAGE),
 ]
 
-SOFTMAX = [(nn.Softmax(dim=1), (4,))]
+SOFTMAX = [(nn.Softmax(dim=1), (4,)), (nn.LogSoftmax(dim=1), (4,))]
 
 LINEAR = [*MAPS, *COPYING, *SHAPES, *SCALES, *AVERAGES]
 NONLINEAR = [*MAXIMA, *SLOPES, *SORTS, *SOFTMAX]

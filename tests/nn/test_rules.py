@@ -140,6 +140,17 @@ def test_sorting_and_reflecting_keep_lengths(layer, shape):
     assert ratios(layer, x, torch.randn_like(x) * 1e-6).max() == pytest.approx(1.0, abs=1e-7)
 
 
+def test_log_softmax_reaches_its_bound_where_one_class_is_nearly_sure():
+    x = torch.tensor([[30.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
+    step = torch.tensor([[1e-4, 0.0, 0.0, 0.0]], dtype=torch.float64)
+    step[0, 0] *= -1
+    step[0, 1:] += 1e-4 / 3
+    found = lipschitz_rule("layer", nn.LogSoftmax(dim=1), (4,))
+    assert found.value == 2.0
+    # It is attained: the quotient of differences is off by its rounding.
+    assert 1.99 < ratios(nn.LogSoftmax(dim=1), x, step).item() <= found.value * (1 + 1e-9)
+
+
 def test_softmax_reaches_its_bound_between_two_classes():
     x = torch.tensor([[9.0, 9.0, -9.0, -9.0]], dtype=torch.float64)
     step = torch.tensor([[1e-4, -1e-4, 0.0, 0.0]], dtype=torch.float64)
