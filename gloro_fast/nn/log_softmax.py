@@ -15,7 +15,7 @@ from gloro_fast.nn.windows import root_up
 def log_softmax(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     """Return sqrt(m), rounded up: the Jacobian is I - P with the projection P = 1 p^T, since p sums to 1.
 
-    A projection and its complement have the same norm, here ||1|| ||p|| <= sqrt(m), nearly attained where p is nearly 1.
+    A projection and its complement have the same norm, here ||1|| ||p|| <= sqrt(m), attained in the limit of one class.
 
     At the end of a net it is left out instead, since it moves no difference of logits.
 
