@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gloro_fast.errors import ArchitectureError
 from gloro_fast.execution import Program, program
-from gloro_fast.graph.agreement import check_agreement, kept_buffers
+from gloro_fast.graph.agreement import check_agreement, kept, run_once
 from gloro_fast.graph.aliasing import check_overwriting
 from gloro_fast.graph.composition import Composition, compose
 from gloro_fast.graph.head import Head, find_head
@@ -148,11 +148,13 @@ def make_plan(
     # In inference mode tensors do not tell whether they were written over.
     with torch.inference_mode(False):
         image = torch.zeros(1, *input_shape, device=_device(module), dtype=floating_dtype(module))
+    if not image.is_meta:
+        run_once(module, image)
     if training:
         captured = capture_known(module, image)
     reads = Reads.of(module)
     # Rules read weights, which a parametrization may change a buffer for.
-    with evaluation_mode(module), kept_buffers(module):
+    with evaluation_mode(module), kept(list(module.named_buffers())):
         if not training:
             _refuse_training(module)
             captured = capture_known(module, image)

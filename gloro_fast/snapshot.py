@@ -17,6 +17,7 @@ from torch.nn.utils import parametrize
 
 from gloro_fast import ops
 from gloro_fast.graph.reads import Reads
+from gloro_fast.nn.integrity import calls_are_torchs
 from gloro_fast.nn.rules import Rule, known_type, registered_rule
 
 
@@ -85,7 +86,7 @@ class Snapshot:
 
     def structure_holds(self, module: nn.Module) -> bool:
         """Whether it is, but for the bits of its tensors, which are not read."""
-        if not self.modules or module is not self.modules[0] or not self.reads.hold():
+        if not self.modules or module is not self.modules[0] or not calls_are_torchs() or not self.reads.hold():
             return False
         if not all(registered_rule(kind) is rule for kind, rule in self.rules):
             return False

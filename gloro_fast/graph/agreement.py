@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gloro_fast.errors import ArchitectureError, GloroFastError
 from gloro_fast.graph.node import Layer, Node
@@ -22,6 +21,10 @@ from gloro_fast.nn.rules import LinearMap, known_type
 SIZES = (1, 2, 3, 8)
 """The numbers of images that are tried."""
 
+_CHANCE = (
+    "the module draws random numbers in evaluation, in its forward or in a parametrization; what is certified must be "
+    "the same each time"
+)
 # Both run the same operations on the same numbers: what is left are kernels that sum in another order.
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 _TOLERANCE_OF_HALF = 0.05
@@ -51,7 +54,10 @@ def check_agreement(
         ArchitectureError: outputs differ by more than rounding, or, in evaluation, the module draws random numbers or
             changes its buffers; a layer is another linear map than its settings say.
     """
-    with restored(module), undisturbed(image.device), torch.no_grad(), _generators(image.device) as numbers:
+    numbers = torch.Generator().manual_seed(0)
+    with restored(module), undisturbed(image.device), torch.no_grad():
+        if not training:
+            _check_repeats(module, image, numbers)
         for count in SIZES:
             x = torch.rand(count, *image.shape[1:], generator=numbers).to(image) * 2 - 0.5
             wanted, complaint = _run(module, module, x, training)
@@ -73,26 +79,47 @@ def check_agreement(
                     "a rule"
                 )
         if not training:
+            assert got is not None
+            _check_each_image(module, execute, x, got)
             for node in nodes:
                 _check_linear(node, image, numbers)
 
 
+def run_once(module: nn.Module, image: Tensor) -> None:
+    """Run a module on two images, so that what it computes once and keeps is there before it is captured.
+
+    Such as a table of positions behind ``functools.cache``, which would keep a tensor without values else.
+    """
+    with restored(module), undisturbed(image.device), torch.no_grad(), kept(list(module.named_parameters())):
+        _run(module, module, image.new_zeros(2, *image.shape[1:]), True)
+
+
+def _check_repeats(module: nn.Module, image: Tensor, numbers: torch.Generator) -> None:
+    """Refuse a module that gives other logits each time: Python's and NumPy's random numbers are seen by that alone."""
+    x = torch.rand(2, *image.shape[1:], generator=numbers).to(image)
+    first, second = (_run(module, module, x, False)[0] for _ in range(2))
+    if isinstance(first, Tensor) and not _agree(first, second):
+        raise ArchitectureError(_CHANCE)
+
+
+def _check_each_image(module: nn.Module, execute: Callable[[Tensor], Tensor], x: Tensor, wanted: Tensor) -> None:
+    """Refuse a net in which an image's logits depend on its place in the batch."""
+    turned, _ = _run(module, execute, x.flip(0), False)
+    if turned is None or not _agree(turned.flip(0), wanted):
+        raise ArchitectureError(
+            "the logits of an image depend on its place in the batch; compute the same for every image"
+        )
+
+
 def _run(module: nn.Module, call: Callable[[Tensor], Any], x: Tensor, training: bool) -> tuple[Tensor | None, str]:
     """Return what ``call`` gives, or why it fails; buffers and generators are put back."""
-    before = _state(x.device)
     try:
-        with kept_buffers(module) as moved:
+        with kept(list(module.named_buffers())) as moved, _watched_draws(x.device) as draws:
             result = call(x.clone())
     except Exception as error:
         return None, str(error).splitlines()[0] if str(error) else type(error).__name__
-    finally:
-        drew = _state(x.device) != before
-        _set_state(before, x.device)
-    if not training and drew:
-        raise ArchitectureError(
-            "the module draws random numbers in evaluation, in its forward or in a parametrization; what is certified "
-            "must be the same each time"
-        )
+    if not training and draws.drew:
+        raise ArchitectureError(_CHANCE)
     if not training and moved:
         raise ArchitectureError(
             f"the module changes its buffer {moved[0]} in evaluation; change buffers in training only"
@@ -206,42 +233,41 @@ def _equal(one: Tensor, other: Tensor) -> bool:
 
 
 @contextmanager
-def kept_buffers(module: nn.Module) -> Iterator[list[str]]:
-    """Put the values of buffers back afterwards; the list given has then the names of those that had changed."""
-    buffers = [(name, buffer, buffer.clone()) for name, buffer in module.named_buffers() if not buffer.is_meta]
+def kept(tensors: Sequence[tuple[str, Tensor]]) -> Iterator[list[str]]:
+    """Put the values of tensors back afterwards; the list given has then the names of those that had changed."""
+    before = [(name, tensor, tensor.detach().clone()) for name, tensor in tensors if not tensor.is_meta]
     changed: list[str] = []
     try:
         yield changed
     finally:
         with torch.no_grad():
-            for name, buffer, kept in buffers:
-                if not _equal(buffer, kept):
+            for name, tensor, values in before:
+                if not _equal(tensor, values):
                     changed.append(name)
-                    buffer.copy_(kept)
+                    tensor.copy_(values)
+
+
+class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Sees whether this thread draws random numbers; others may draw meanwhile, from the same generator."""
+
+    drew = False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.drew |= torch.Tag.nondeterministic_seeded in getattr(func, "tags", ())
+        return func(*args, **(kwargs or {}))
 
 
 @contextmanager
-def _generators(device: torch.device) -> Iterator[torch.Generator]:
-    """Put the generators back afterwards, and give one of our own."""
-    before = _state(device)
-    try:
-        yield torch.Generator().manual_seed(0)
-    finally:
-        _set_state(before, device)
-
-
-def _state(device: torch.device) -> tuple[Any, ...]:
-    own = torch.cuda.get_rng_state(device).numpy().tobytes() if device.type == "cuda" else b""
-    kind, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002
-    return torch.get_rng_state().numpy().tobytes(), own, random.getstate(), (kind, np.asarray(keys).tobytes(), *rest)
-
-
-def _set_state(state: tuple[Any, ...], device: torch.device) -> None:
-    if _state(device) == state:
-        return
-    everyone, own, python, (kind, keys, *rest) = state
-    torch.set_rng_state(torch.frombuffer(bytearray(everyone), dtype=torch.uint8))
-    if own:
-        torch.cuda.set_rng_state(torch.frombuffer(bytearray(own), dtype=torch.uint8), device)
-    random.setstate(python)
-    np.random.set_state((kind, np.frombuffer(keys, dtype=np.uint32), *rest))  # noqa: NPY002
+def _watched_draws(device: torch.device) -> Iterator[_Draws]:
+    """Tell whether random numbers were drawn, and put the generators back if they were."""
+    kept = torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    with _Draws() as draws:  # type: ignore[no-untyped-call]
+        try:
+            yield draws
+        finally:
+            if draws.drew:
+                torch.set_rng_state(kept[0])
+                if kept[1] is not None:
+                    torch.cuda.set_rng_state(kept[1], device)

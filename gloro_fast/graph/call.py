@@ -38,6 +38,12 @@ class Operand:
     value: Any
 
     @property
+    def is_of_images(self) -> bool:
+        """Whether it is a constant that has a row for each image, the same in all."""
+        value = self.value
+        return self.constant and isinstance(value, Tensor) and value.ndim > 0 and is_batch_size(value.shape[0])
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Its shape without the batch; of a constant, the whole; () for a tuple."""
         if not isinstance(self.value, Tensor):

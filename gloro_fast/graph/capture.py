@@ -9,7 +9,10 @@ and takes seconds to import.
 
 from __future__ import annotations
 
+import logging
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,8 +65,10 @@ def capture(module: nn.Module, x: Tensor, decomposed: frozenset[Any] = frozenset
     from torch.fx.experimental.proxy_tensor import make_fx
     from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
-    with _ONE_AT_A_TIME, restored(module), undisturbed(x.device):
-        fakes = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+    with _ONE_AT_A_TIME, restored(module), undisturbed(x.device), _quiet():
+        # What depends on values is an error right where it is asked for.
+        shapes = ShapeEnv(allow_scalar_outputs=False, allow_dynamic_output_shape_ops=False)
+        fakes = FakeTensorMode(shape_env=shapes, allow_non_fake_inputs=True)
         # Of one number, whose only size is the symbol, so that no batch of that many images takes memory.
         context: Any = StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DYNAMIC])
         images = fakes.from_tensor(torch.zeros(1, device="cpu").expand(BATCH_HINT), symbolic_context=context).shape[0]
@@ -89,6 +94,18 @@ def capture(module: nn.Module, x: Tensor, decomposed: frozenset[Any] = frozenset
             raise watcher.refusal  # The forward went on without minding it.
         names = {str(node.target) for node in made.graph.nodes if node.op == "get_attr"}
         return Capture(made.graph, tuple(watcher.wholes), {name: watcher.real(getattr(made, name)) for name in names})
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep tracebacks off the error stream that PyTorch logs for shapes which do not fit, beside raising them."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def scope_of(node: fx.Node) -> str:

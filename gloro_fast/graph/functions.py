@@ -103,9 +103,11 @@ _LAYERS: dict[str, type[nn.Module]] = {
     },
 }
 _UPSAMPLING = {"upsample_nearest": "nearest", "_upsample_nearest_exact": "nearest-exact"}
+_LIKE = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
 # Where the number of images is among their sizes, each image gets the same.
 _THE_SAME_FOR_ALL_IMAGES = ("zeros", "ones", "full", "new_zeros", "new_ones", "new_full", "expand")
-_LIKE = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
+# What may be done with such a constant: nothing along its images.
+_ELEMENTWISE = ("add", "sub", "mul", "div", "neg", "to", "_to_copy", "clone", "detach", *_LIKE)
 _UNSOUND_ON_PARAMETERS = (
     torch.Tag.nondeterministic_seeded, torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape
 )  # fmt: skip
@@ -141,7 +143,9 @@ def node_of(call: Call, nodes: list[Node]) -> Node:
         if name in _LAYERS:
             return _by_layer(call, _LAYERS[name])
     if call.packet in _ONES:
-        if any(isinstance(value, Operand) and not value.constant for value in list(call.given.values())[1:]):
+        # A bound of more dimensions than the images would repeat them.
+        bounds = [value for value in list(call.given.values())[1:] if isinstance(value, Operand)]
+        if call.shape != call.input.shape or not all(value.constant for value in bounds):
             raise call.unknown()
         return call.node(Fixed(call.where, LipschitzConstant(1.0, per_element=True)))
     if call.packet == "neg":
@@ -151,7 +155,7 @@ def node_of(call: Call, nodes: list[Node]) -> Node:
     if call.packet == "elu" and (call.given["scale"], call.given["input_scale"]) == (1, 1):
         return _layer(call, nn.ELU(call.given["alpha"]))
     for name, mode in _UPSAMPLING.items():
-        if call.packet.startswith(name) and "output_size" in call.given:
+        if call.packet.startswith(name) and "scale_factors" in call.given:
             size, factor = call.given["output_size"], call.given["scale_factors"]
             return _layer(call, nn.Upsample(_tuple(size), _tuple(factor), mode))
     raise call.unknown()
@@ -197,6 +201,8 @@ def constant_node(call: Call) -> Node:
     if not all(_is_plain(value) or isinstance(value, Operand | Number) for value in values):
         raise call.unknown()
     if numbers and call.packet not in _THE_SAME_FOR_ALL_IMAGES:
+        raise call.mixes()
+    if any(isinstance(value, Operand) and value.is_of_images for value in values) and call.packet not in _ELEMENTWISE:
         raise call.mixes()
     shape = tuple(call.output.shape) if isinstance(call.output, Tensor) else ()
     return Node(call.where, call.function, call.inputs, shape=shape)

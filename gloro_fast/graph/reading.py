@@ -18,7 +18,15 @@ from gloro_fast.graph.call import Call, Number, Operand, flat
 from gloro_fast.graph.capture import Capture, capture, scope_of
 from gloro_fast.graph.functions import constant_node, is_constant, is_known, node_of, node_of_whole
 from gloro_fast.graph.node import Layer, Node
-from gloro_fast.graph.operations import Attribute, Function, Literal, Operation, Slot, Within
+from gloro_fast.graph.operations import (
+    Attribute,
+    Function,
+    Literal,
+    Operation,
+    Slot,
+    Within,
+    is_order_preserving,
+)
 from gloro_fast.graph.watcher import Whole
 from gloro_fast.nn.integrity import check_weight
 from gloro_fast.nn.real import require_floating, require_real
@@ -130,6 +138,11 @@ class _Reader:
     def _read_attribute(self, traced: fx.Node) -> None:
         tensor = self.captured.tensors[str(traced.target)]
         owner = self.owners.get(id(tensor))
+        if owner is None and tensor.requires_grad:
+            raise ArchitectureError(
+                f"{scope_of(traced) or 'the module'} uses a parameter that is no attribute of a module, so that "
+                "nothing trains it; make it one, or put it into an nn.ParameterList"
+            )
         if owner is None:
             name, operation = f"{scope_of(traced)}.a tensor".removeprefix("."), Literal(tensor.detach())
             self._add(traced, Node(name, operation, shape=tuple(tensor.shape)), constant=True)
@@ -189,7 +202,8 @@ class _Reader:
         with _in_one_line(f"{where} does not take its input of shape {x.shape}"):
             check_weight(name, layer.rule())
         shape = shape_of_images(where, result)
-        self._add(traced, Node(name, module, (x.index,), layer, shape, whole.overwrites, whole.shares))
+        shares = whole.shares or is_order_preserving(module)
+        self._add(traced, Node(name, module, (x.index,), layer, shape, whole.overwrites, shares))
 
     def _read_operation(self, traced: fx.Node) -> None:
         where, target = self._where(traced), traced.target
@@ -213,7 +227,9 @@ class _Reader:
                 f"{where} writes over {self.nodes[node.inputs[0]].name}; compute a new tensor instead"
             )
         first = [source for source in traced.all_input_nodes if self._index(source) == node.inputs[0]]
-        shares = written is not None or any(_share(source.meta.get("val"), output) for source in first)
+        # What may be a view is taken for one: whether it is depends on the memory format of the images.
+        view = isinstance(target, OpOverload) and any(result.alias_info for result in target._schema.returns)
+        shares = written is not None or view or any(_share(source.meta.get("val"), output) for source in first)
         self._add(traced, dataclasses.replace(node, overwrites=written is not None, shares=shares))
 
     def _add_effect(self, traced: fx.Node, call: Call, written: fx.Node) -> None:

@@ -25,6 +25,8 @@ _LEAVES = (*_PLAIN, Tensor, BuiltinFunctionType, torch.memory_format, torch.Size
 # Code of theirs is not followed: it changes with their versions alone.
 _LIBRARIES = frozenset(("torch", "gloro_fast", "numpy", "torchvision", "timm", *sys.stdlib_module_names)) - {"__main__"}
 _MISSING = object()
+# By these code reads attributes whose names do not stand in it.
+_REFLECTION = {"getattr", "vars", "__dict__", "locals", "eval", "exec", "dir", "attrgetter"}
 # What torch keeps in every module: the mode, hooks, and tensors and modules, which are looked at by their names.
 _APART = frozenset(vars(nn.Module()))
 
@@ -63,11 +65,11 @@ class HeldModule(Held):
     exact: tuple[tuple[dict[str, object], tuple[str, ...], tuple[object, ...]], ...]
 
     @classmethod
-    def of(cls, module: nn.Module) -> HeldModule:
-        """Look at a module."""
+    def of(cls, module: nn.Module, names: set[str] | None) -> HeldModule:
+        """Look at a module, at its attributes with these names."""
         held: list[Any] = [vars(module), module._parameters, module._buffers, module._modules]
         held += [module._forward_hooks, module._forward_pre_hooks]
-        look = _OfModule(module)
+        look = _OfModule(module, names)
         return cls(look, look(), module, tuple((part, tuple(part), tuple(part.values())) for part in held if part))
 
     def holds(self) -> bool:
@@ -100,10 +102,15 @@ class Reads:
     @classmethod
     def of(cls, *modules: nn.Module) -> Reads:
         """Look at modules and all that can be reached from them."""
-        walker = _Walker()
+        names = _Walker(None)
+        for module in modules:
+            names.walk(module)
+        walker = _Walker(names.names if not _REFLECTION & names.names else None)
         everywhere = torch.nn.modules.module
         for hooks in (everywhere._global_forward_hooks, everywhere._global_forward_pre_hooks):
             walker.hold(hooks)
+        tied = _Ties(tuple(modules))
+        walker.held.append(Held(tied, tied()))
         for module in modules:
             walker.walk(module)
         return cls(tuple(walker.held), walker.tensors)
@@ -121,7 +128,19 @@ class Reads:
 
 
 class _Walker:
-    def __init__(self) -> None:
+    """Goes through all that can be reached.
+
+    Args:
+        names: the names in the code of forwards, so that attributes of users' modules with other names are left out;
+            None for all of them.
+
+    Attributes:
+        names: the names in the code that was met.
+    """
+
+    def __init__(self, names: set[str] | None) -> None:
+        self.names: set[str] = set()
+        self._read = names
         self.held: list[Held] = []
         self.tensors = False
         self._seen: set[int] = set()
@@ -146,7 +165,7 @@ class _Walker:
     def _look_at(self, value: Any) -> Sequence[object]:
         """Note what ``value`` keeps, and return what there is to be looked at in it."""
         if isinstance(value, nn.Module):
-            held = HeldModule.of(value)
+            held = HeldModule.of(value, None if _is_of_library(type(value)) else self._read)
             self.held.append(held)
             return [*held.objects, *value._modules.values(), type(value)]
         if isinstance(value, dict):
@@ -178,21 +197,31 @@ class _Walker:
         if _is_of_library(function):
             return []
         found = list(self._hold(_Function(function)))
-        names = tuple(sorted(_names(function.__code__)))
+        if vars(function):
+            found += self._hold(_Items(vars(function)))
+        names = tuple(sorted(set(_names(function.__code__))))
+        self.names.update(names)
         found += self._hold(_Named(function.__globals__, names))
-        for module in [value for value in found if isinstance(value, ModuleType)]:
-            # Such as ``settings.temperature``.
-            if module.__name__.partition(".")[0] not in _LIBRARIES:
-                found += self._hold(_Named(vars(module), names))
+        modules, seen = [value for value in found if isinstance(value, ModuleType)], set()
+        while modules:
+            # Such as ``settings.training.temperature``.
+            module = modules.pop()
+            if module.__name__.partition(".")[0] not in _LIBRARIES and module.__name__ not in seen:
+                seen.add(module.__name__)
+                held = self._hold(_Named(vars(module), names))
+                found += held
+                modules += [value for value in held if isinstance(value, ModuleType)]
         return found
 
     def _class(self, kind: type) -> Sequence[object]:
         if kind in (object, nn.Module):
             return []
         if _is_of_library(kind):
-            return [*self._hold(_Named(kind.__dict__, ("forward", "__call__"))), *kind.__bases__]
+            methods = tuple(name for name, value in vars(kind).items() if isinstance(value, FunctionType))
+            return [*self._hold(_Named(kind.__dict__, methods)), *kind.__bases__]
         own = self._hold(_Items(kind.__dict__))
-        return [*own, *(getattr(part, "fget", None) for part in own), *kind.__bases__]
+        inner = [getattr(part, name, None) for part in own for name in ("fget", "__func__", "func", "dispatcher")]
+        return [*own, *inner, *kind.__bases__]
 
     def _object(self, value: Any) -> Sequence[object]:
         found: list[object] = []
@@ -202,7 +231,11 @@ class _Walker:
             return []  # A trainer or logger, say, with data sets behind it.
         slots = [name for kind in type(value).__mro__ for name in _listed(getattr(kind, "__slots__", ()))]
         if slots and not _is_of_library(type(value)):
-            found += self._hold(_Slots(value, tuple(slots)))
+            hidden = f"_{type(value).__name__.lstrip('_')}"
+            mangled = (
+                f"{hidden}{name}" if name.startswith("__") and not name.endswith("__") else name for name in slots
+            )
+            found += self._hold(_Slots(value, tuple(mangled)))
         return [*found, type(value)] if not _is_of_library(type(value)) else found
 
 
@@ -216,13 +249,37 @@ class _Attributes:
 
 
 @dataclass(frozen=True)
+class _Ties:
+    """Which parameters and buffers are one and the same: a graph reads a tied one by one of its names."""
+
+    modules: tuple[nn.Module, ...]
+
+    def __call__(self) -> tuple[object, ...]:
+        first: dict[int, int] = {}
+        tensors = [
+            tensor
+            for root in self.modules
+            for module in root.modules()
+            for held in (module._parameters, module._buffers)
+            for tensor in held.values()
+            if tensor is not None
+        ]
+        return tuple(first.setdefault(id(tensor), place) for place, tensor in enumerate(tensors))
+
+
+@dataclass(frozen=True)
 class _OfModule:
     owner: nn.Module
+    names: set[str] | None
 
     def __call__(self) -> tuple[object, ...]:
         # The mode is looked at elsewhere: a net in training is certified as it is in evaluation. Tensors are read anew
         # by their names; which there are counts, and of what kind.
-        attributes = {key: value for key, value in vars(self.owner).items() if key not in _APART}
+        attributes = {
+            key: value
+            for key, value in vars(self.owner).items()
+            if key not in _APART and (self.names is None or key in self.names)
+        }
         tensors = (
             (name, None) if tensor is None else (name, tuple(tensor.shape), tensor.dtype)
             for held in (self.owner._parameters, self.owner._buffers)
@@ -303,8 +360,9 @@ def _same(one: object, other: object) -> bool:
 
 
 def _names(code: CodeType) -> Iterator[str]:
-    """List the names of globals and attributes in code, functions within it included."""
+    """List the names of globals and attributes in code, those in strings and in functions within it included."""
     yield from code.co_names
+    yield from (constant for constant in code.co_consts if isinstance(constant, str) and constant.isidentifier())
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from _names(constant)

@@ -149,11 +149,13 @@ class Watcher(TorchFunctionMode):
         whole = self.wholes[which]
         version = x._version
         self._trying = True
+        really = (False, False)
         try:
             with self, self._fakes:
                 y = _function(whole.called)(x, *whole.args, **dict(whole.keywords))
         except Exception:
-            y = self._really(whole, x)
+            y, shared, written = self._really(whole, x)
+            really = (shared, written)
         finally:
             self._trying = False
         if not isinstance(y, Tensor) or y.ndim == 0:
@@ -163,10 +165,10 @@ class Watcher(TorchFunctionMode):
                 f"{_of(whole)} makes {shown_size(y.shape[0])} images of a batch of B; leave the batch as it is"
             )
         # In evaluation mode dropout gives its input itself.
-        shares = y.untyped_storage()._cdata == x.untyped_storage()._cdata
-        overwrites = getattr(whole.called, "inplace", False) is True or x._version != version
+        shares = really[0] or y.untyped_storage()._cdata == x.untyped_storage()._cdata
+        overwrites = really[1] or getattr(whole.called, "inplace", False) is True or x._version != version
         self.wholes[which] = dataclasses.replace(whole, shares=shares or overwrites, overwrites=overwrites)
-        return torch.empty_like(y) if shares else y
+        return torch.empty_like(y) if shares and not really[0] else y
 
     def try_parametrized(self, which: int) -> Tensor:
         """Return a tensor like the one that the parametrizations give."""
@@ -178,8 +180,13 @@ class Watcher(TorchFunctionMode):
         finally:
             self._trying = False
 
-    def _really(self, whole: Whole, x: Tensor) -> Tensor:
-        """Run a layer that does not take fake tensors on two and on three images of zeros, a copy of it."""
+    def _really(self, whole: Whole, x: Tensor) -> tuple[Tensor, bool, bool]:
+        """Run a layer that does not take fake tensors on two and on three images of zeros, a copy of it.
+
+        Returns:
+            What it would give, and whether that lies in the memory of its input, and is written over it.
+        """
+        shares = overwrites = False
         complaint = f"{_of(whole)} does not take its input of shape {tuple(x.shape[1:])}"
         results = []
         called = copy.deepcopy(whole.called)
@@ -188,8 +195,12 @@ class Watcher(TorchFunctionMode):
         with _disable_current_modes(), torch._C.DisableTorchFunctionSubclass(), torch.no_grad():
             for images in (2, 3):
                 zeros = torch.zeros(images, *map(int, x.shape[1:]), dtype=x.dtype, device=x.device)
+                version = zeros._version
                 try:
                     results.append(_function(called)(zeros, *whole.args, **dict(whole.keywords)))
+                    overwrites |= zeros._version != version
+                    given = results[-1]
+                    shares |= isinstance(given, Tensor) and given.data_ptr() == zeros.data_ptr() and zeros.numel() > 0
                 except GloroFastError:
                     raise
                 except _FAILURES as error:
@@ -204,7 +215,7 @@ class Watcher(TorchFunctionMode):
             raise self._refused(
                 f"{_of(whole)} gives images of a shape that depends on the batch; leave the batch alone"
             )
-        return x.new_empty((x.shape[0], *two.shape[1:]), dtype=two.dtype)
+        return x.new_empty((x.shape[0], *two.shape[1:]), dtype=two.dtype), shares, overwrites
 
     def _whole(self, whole: Whole, x: Tensor) -> Any:
         self.wholes.append(whole)
@@ -310,6 +321,8 @@ class Watcher(TorchFunctionMode):
             if self._is_elsewhere() or self._trying:
                 return call(m, *args, **kwargs)
             return self.module(m, args, kwargs)
+
+        module_call.captures = True  # type: ignore[attr-defined]
 
         def function_apply(function: type, *args: Any, **kwargs: Any) -> Any:
             if self._is_elsewhere() or self._trying:

@@ -44,6 +44,12 @@ def check_calls(name: str, module: nn.Module) -> None:
     """
     if not isinstance(module, nn.Module):
         raise ConfigError(f"{name or 'the module'} is {module!r:.40}; give an nn.Module from images to logits")
+    call = nn.Module.__call__
+    if not calls_are_torchs():
+        raise ArchitectureError(
+            f"nn.Module.__call__ was replaced by {call.__module__}.{call.__qualname__}, which may change the values of "
+            "every layer; put torch's back"
+        )
     kind: type = type(module)
     where = f"{name or 'the module'} ({kind.__name__})"
     if isinstance(module, torch.jit.ScriptModule):
@@ -65,10 +71,17 @@ def check_calls(name: str, module: nn.Module) -> None:
                 f"{where} computes its {tensor} in a hook that prunes it; make that permanent with "
                 f"torch.nn.utils.prune.remove(module, {tensor!r})"
             )
-    if any(type(hook).__module__.startswith("torch.nn.utils.") for hook in hooks):
+    loose = module._forward_pre_hooks and any(isinstance(value, Tensor) for value in vars(module).values())
+    if loose or any(type(hook).__module__.startswith("torch.nn.utils.") for hook in hooks):
         raise ArchitectureError(
             f"{where} computes its weight in a hook; use the function of that name in torch.nn.utils.parametrizations"
         )
+
+
+def calls_are_torchs() -> bool:
+    """Whether a call of a module is PyTorch's, or a tracer's for the time being: its own, or that of a capture."""
+    call = nn.Module.__call__
+    return call.__module__.startswith("torch.") or getattr(call, "captures", False)
 
 
 def check_weight(name: str, rule: Knowledge) -> None:

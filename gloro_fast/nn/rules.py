@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import getattr_static
 from typing import TypeVar
 
 import torch
@@ -202,15 +203,19 @@ def known_type(module: nn.Module) -> type[nn.Module]:
 
 def _adds_nothing(kind: type, base: type) -> bool:
     """Whether ``kind`` overrides nothing of ``base`` that it could compute with."""
-    for between in kind.__mro__[: kind.__mro__.index(base)]:
-        for name, value in vars(between).items():
-            if isinstance(value, property) or (name not in _HARMLESS and callable(value) and hasattr(base, name)):
-                return False
-    return True
+    own = [value for between in kind.__mro__[: kind.__mro__.index(base)] for value in vars(between).values()]
+    if any(isinstance(value, property) for value in own):
+        return False
+    # As they are found, wherever in the order of classes, and whatever kind of descriptor stands there.
+    methods = [name for name in dir(base) if name not in _HARMLESS and callable(getattr(base, name, None))]
+    return all(getattr_static(kind, name) is getattr_static(base, name) for name in methods)
 
 
 # Methods that make or show a module.
-_HARMLESS = ("__init__", "__repr__", "extra_repr", "reset_parameters", "__class_getitem__")
+_HARMLESS = (
+    "__init__", "__repr__", "extra_repr", "reset_parameters", "__class_getitem__", "__class__", "__init_subclass__",
+    "__subclasshook__", "__new__",
+)  # fmt: skip
 
 
 def is_dense(module: nn.Module) -> bool:

@@ -63,7 +63,7 @@ CONSTANTS = {
 def test_constants_that_are_known(case):
     body, value = CONSTANTS[case]
     found = constant(body, p=nn.Parameter(torch.tensor([-3.0, 1.0]).reshape(1, 2, 1, 1)))
-    assert value * (1 - 1e-15) <= found <= value * (1 + 1e-12)
+    assert value * (1 - 1e-15) <= found <= value * (1 + 1e-6)
 
 
 def jacobian(function, shape):
