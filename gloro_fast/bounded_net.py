@@ -226,7 +226,7 @@ class BoundedNet(nn.Module):
             signed, logits, prediction, real_radius, _ = self._evaluate(x.clone() if executed else x)
         radius = real_radius
         if executed:
-            check_settings(self.module, x.device)
+            check_settings(self._plan, x.device)
             radius = torch.minimum(real_radius, self._executed_net(signed).radius(x, logits, prediction))
         bound = signed.network
         return Certificate(
