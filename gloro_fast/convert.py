@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, wraps
 from typing import Any
 
 import torch
@@ -109,6 +109,7 @@ class _SwappedFunctions(TorchFunctionMode):
 def _converted_class(kind: type[nn.Module]) -> type[nn.Module]:
     """Make a subclass whose forward calls MinMax where that of ``kind`` calls a rectifier."""
 
+    @wraps(kind.forward)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         with _SwappedFunctions():
             return kind.forward(self, *args, **kwargs)

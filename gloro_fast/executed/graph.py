@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gloro_fast.bounds import bound_network
+from gloro_fast.bounds import DEFAULT_METHOD, bound_network
 from gloro_fast.bounds.rounding import add_up, product_up, root_sum_squares_up
 from gloro_fast.executed.arithmetic import Arithmetic
 from gloro_fast.executed.functions import step_of, unbounded
@@ -93,7 +93,7 @@ class ExecutedGraph:
         for index in sorted(_needed(plan.nodes, target)):
             node = plan.nodes[index]
             inputs = tuple(i for i in node.inputs if not plan.nodes[i].is_constant)
-            constant = alone[index] if index in alone else _constant(node, bound.network.method)
+            constant = alone[index] if index in alone else _constant(node)
             place = Place(index, inputs, step_of(plan.nodes, index, constant, arithmetic), 0.0)
             own = place.joined([lipschitz[i] for i in inputs])
             if index in merged:
@@ -172,12 +172,12 @@ def _needed(nodes: Sequence[Node], target: int) -> set[int]:
     return needed
 
 
-def _constant(node: Node, method: str) -> float:
-    """Bound a node that the net's bound counts as part of another one."""
+def _constant(node: Node) -> float:
+    """Bound a node that the net's bound counts as part of another one, by the method that takes seconds at most."""
     transfer = node.transfer
     if transfer is None or isinstance(transfer, Joining):
         return 1.0
-    return bound_network([(node.name, transfer.rule())], method).lipschitz
+    return bound_network([(node.name, transfer.rule())], DEFAULT_METHOD).lipschitz
 
 
 def _refuse_autocast(nodes: Sequence[Node], output: int) -> None:
