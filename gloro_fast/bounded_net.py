@@ -225,7 +225,7 @@ class BoundedNet(nn.Module):
             signed, logits, prediction, real_radius, _ = self._evaluate(x.clone() if executed else x)
         radius = real_radius
         if executed:
-            check_settings(self.module, x.device)
+            check_settings(self._plan, x.device)
             radius = torch.minimum(real_radius, self._executed_net(signed).radius(x, logits, prediction))
         bound = signed.network
         return Certificate(
@@ -282,6 +282,7 @@ class BoundedNet(nn.Module):
     def _check_exported(self) -> None:
         """Refuse to export a net whose structure, settings or attributes are not those that were signed."""
         assert self._signed is not None
+        _refuse_onnx()
         change = exported_difference(self.module, self._plan, self._signed)
         if change:
             raise StaleBoundError(f"the net was frozen and {change}; call freeze() again before exporting")
@@ -299,6 +300,8 @@ class BoundedNet(nn.Module):
         return self._found()
 
     def _found(self) -> SignedBound:
+        if torch._C._is_tracing():
+            _refuse_onnx()
         if torch._C._is_tracing() or torch._C._get_dispatch_mode(_PROXY) is not None:
             raise ConfigError(
                 "torch.jit.trace and make_fx would keep the Lipschitz constant for whatever weights the result gets; "
@@ -360,6 +363,15 @@ class BoundedNet(nn.Module):
         """Capture the module anew if it may compute something else than it did."""
         if not self._plan.fits(self.module):
             self._plan = make_plan(self.module, self.input_shape, margins=self._margins)
+
+
+def _refuse_onnx() -> None:
+    """Refuse to make an ONNX file, which no operation lets look at the bits of its own weights."""
+    if torch.onnx.is_in_onnx_export():
+        raise ConfigError(
+            "an ONNX file cannot compare its weights with those that were bounded, so that it may certify nothing; "
+            "export net.module, or use torch.export.export"
+        )
 
 
 def _no_autocast(device: torch.device) -> AbstractContextManager[Any]:

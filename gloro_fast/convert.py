@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from functools import wraps
 from typing import Any
 
 import torch
@@ -112,6 +113,7 @@ def _converted_class(kind: type[nn.Module]) -> type[nn.Module]:
     if kind in _CONVERTED:
         return _CONVERTED[kind]
 
+    @wraps(kind.forward)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         with _SwappedFunctions():
             return kind.forward(self, *args, **kwargs)

@@ -82,22 +82,6 @@ class Plan:
             if node.transfer is not None and not isinstance(node.transfer, Joining)
         ]
 
-    def sequence(self) -> list[Layer]:
-        """List the layers before the head of a graph that is nothing but a sequence of layers.
-
-        Raises:
-            ArchitectureError: it is more than that; names the first such operation.
-        """
-        layers = []
-        for part in self.parts:
-            if not isinstance(part, Layer) or len(self.composition.steps) > 1:
-                raise ArchitectureError(
-                    f"{part.name} is more than one layer after the other, whose rounding is not bounded; certify "
-                    "without executed"
-                )
-            layers.append(part)
-        return layers
-
     def unregistered(self) -> list[tuple[str, Tensor]]:
         """List the tensors that the graph reads and that are neither parameters nor buffers."""
         return unregistered(self.nodes)

@@ -90,6 +90,23 @@ def test_in_place_and_back():
     assert rectifiers(model) == 9
 
 
+@pytest.mark.parametrize("kind", ["minmax", "relu"])
+def test_resnet18_has_executed_certificates(kind):
+    torch.manual_seed(0)
+    model = convert(ResNet18()) if kind == "minmax" else ResNet18()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.uniform_(-1, 1)
+            module.running_var.uniform_(0.3, 3)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -1, 1)
+    net = GloRoNet(model, 1e-3, SHAPE).eval()
+    certificate = net.certify(torch.rand(8, *SHAPE), executed=True)
+    assert certificate.executed
+    assert (certificate.radius < certificate.real_radius).all()
+    assert (certificate.radius > 0.5 * certificate.real_radius).all()
+
+
 def test_resnet18_trains_and_certifies():
     net = GloRoNet(convert(ResNet18(), inplace=True), 0.001, SHAPE)
     x, y = torch.rand(8, *SHAPE), torch.randint(10, (8,))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -41,6 +42,11 @@ class Arithmetic:
             )
         info = torch.finfo(dtype)
         return cls(info.eps / 2, info.tiny, info.max)
+
+    def holds(self, x: Tensor) -> bool:
+        """Whether numbers in float64 are numbers of the type."""
+        dtype = next(dtype for dtype in (torch.float32, torch.float64) if torch.finfo(dtype).eps / 2 == self.unit)
+        return bool((x.to(dtype).double() == x).all())
 
     def gamma(self, operations: int) -> float:
         """Give gamma_n = n u / (1 - n u), rounded up: n roundings multiply by at most 1 + gamma_n.
@@ -83,6 +89,23 @@ def plus(x: Tensor, y: Tensor | float) -> Tensor:
 def times(x: Tensor, factor: Tensor | float) -> Tensor:
     """Give numbers > 0 that are >= the product of numbers >= 0."""
     return positive_up(x * factor)
+
+
+def root_of_sum(parts: Sequence[Tensor]) -> Tensor:
+    """Return numbers > 0 that are >= the root of the sum of squares of ``parts`` >= 0, element by element."""
+    total = times(parts[0], parts[0])
+    for part in parts[1:]:
+        total = plus(total, times(part, part))
+    return positive_up(total.sqrt())
+
+
+def root_of_squares(parts: Sequence[Growing]) -> Growing:
+    """Bound the root of the sum of squares.
+
+    The norm of the vector of all (constant + slope * epsilon) is at most that of its constants, and epsilon times that
+    of its slopes.
+    """
+    return Growing(root_of_sum([part.constant for part in parts]), root_of_sum([part.slope for part in parts]))
 
 
 def norms(x: Tensor) -> Tensor:

@@ -6,16 +6,18 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from gloro_fast.errors import ArchitectureError
 from gloro_fast.executed.arithmetic import Arithmetic, Growing, norms, plus, times
-from gloro_fast.executed.kinds import float64_copy, make_step
-from gloro_fast.executed.steps import FLOAT64, Selection, State
+from gloro_fast.executed.functions import with_constants
+from gloro_fast.executed.kinds import make_step
+from gloro_fast.executed.state import FLOAT64, State, within
+from gloro_fast.executed.steps import Selection
 from gloro_fast.graph import head as graph
 from gloro_fast.graph.node import Layer, Mapping
-from gloro_fast.nn.rules import LinearMap
+from gloro_fast.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -73,56 +75,56 @@ class Head:
     What follows selects, each logit for itself: it rounds nothing, and moves no logit further than it was off.
 
     Attributes:
-        layer: the layer in float64.
+        weight: (m, d) float64, its rows w_i.
+        bias: (m,) float64.
         rows: (m,) >= ||w_i||.
-        bias: (m,) |b_i|.
         tail: what follows.
         arithmetic: the program's.
     """
 
-    layer: nn.Linear
-    rows: Tensor
+    weight: Tensor
     bias: Tensor
+    rows: Tensor
     tail: tuple[Selection, ...]
     arithmetic: Arithmetic
 
     @classmethod
-    def of(cls, head: graph.Head, arithmetic: Arithmetic) -> Head:
+    def of(cls, plan: Plan, head: graph.Head, arithmetic: Arithmetic) -> Head:
         """Take the weights of a dense layer.
 
         Raises:
             ArchitectureError: it is not known how it, or what follows, rounds; names it.
         """
-        if not isinstance(head.dense, Layer):
-            raise _unbounded(head.dense.name)
-        rule = head.dense.rule()
-        assert isinstance(rule, LinearMap)
-        layer = float64_copy(head.dense.module, rule)
-        assert isinstance(layer, nn.Linear)
-        bias = layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias.abs()
+        weight = head.weight().detach().double().clone()
+        if isinstance(head.dense, Layer):
+            own = head.dense.module.bias
+            assert own is None or isinstance(own, Tensor)
+            bias = weight.new_zeros(len(weight)) if own is None else own.detach().double().clone()
+        else:
+            shape = plan.nodes[plan.nodes[head.node].inputs[0]].shape
+            bias = with_constants(plan.nodes, head.node).at_zero([shape]).flatten()
         tail = tuple(_selection(mapping, shape, arithmetic) for mapping, shape in head.tail)
-        return cls(layer, norms(layer.weight), bias, tail, arithmetic)
+        return cls(weight, bias, norms(weight), tail, arithmetic)
 
     def __call__(self, state: State) -> Logits:
         """Give the logits."""
-        value = F.linear(state.value.flatten(1), self.layer.weight, self.layer.bias)
+        value = F.linear(state.value.flatten(1), self.weight, self.bias)
         for step in self.tail:
-            value = step.layer(value)
-        seen, reach = norms(state.value), state.reach()
-        here = Growing(seen, seen.new_zeros(()))
+            value = step.operation(value)
+        here, reach = state.sizes()
         safe = self._magnitude(here).constant <= FLOAT64.largest / 8
         evaluation = torch.where(safe, self._rounding(here, FLOAT64).constant, math.inf)
         magnitude, rounding = self._magnitude(reach), self._rounding(reach, self.arithmetic)
         largest = Growing(magnitude.constant.amax(dim=1), magnitude.slope.amax())
-        limit = state.within(largest, self.arithmetic)
+        limit = within(state.limit, largest, self.arithmetic)
         return Logits(value, self.rows, state.error, evaluation, state.deviation, rounding, limit)
 
     def _magnitude(self, size: Growing) -> Growing:
         products = Growing(times(size.constant[:, None], self.rows), times(size.slope, self.rows))
-        return products.raised(self.bias)
+        return products.raised(self.bias.abs())
 
     def _rounding(self, size: Growing, arithmetic: Arithmetic) -> Growing:
-        terms = self.layer.in_features
+        terms = self.weight.shape[1]
         relative = self._magnitude(size) * arithmetic.gamma(terms + 1)
         weights = size * (4 * arithmetic.tiny * math.sqrt(terms))
         flushed = 4 * arithmetic.tiny * (3 * terms + 3 + len(self.tail) + math.sqrt(terms) * self.rows)

@@ -13,10 +13,14 @@ from gloro_fast.bounds.absolute import absolute_norm
 from gloro_fast.bounds.rounding import product_up
 from gloro_fast.errors import ArchitectureError
 from gloro_fast.executed.arithmetic import Arithmetic, norms
-from gloro_fast.executed.steps import Selection, Step, Sums
+from gloro_fast.executed.scaling import Scaling
+from gloro_fast.executed.state import Step
+from gloro_fast.executed.steps import Addition, Selection, Sums
 from gloro_fast.nn.conv import Conv2d
 from gloro_fast.nn.group_sort import GroupSort
 from gloro_fast.nn.minmax import MinMax
+from gloro_fast.nn.normalize import Normalize, Scale
+from gloro_fast.nn.pairwise_minmax import PairwiseMinMax
 from gloro_fast.nn.residual import ResidualConv2d
 from gloro_fast.nn.rules import Knowledge, LinearMap, known_type
 
@@ -34,6 +38,7 @@ _LINEAR = (
 # The largest or smallest of some inputs, copies in other places, and nothing in evaluation.
 _SELECTIONS = (
     MinMax,
+    PairwiseMinMax,
     GroupSort,
     nn.ReLU,
     nn.MaxPool1d,
@@ -73,6 +78,7 @@ _AVERAGES = (
     nn.AdaptiveAvgPool2d,
     nn.AdaptiveAvgPool3d,
 )
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def make_step(
@@ -103,10 +109,53 @@ def make_step(
     if kind in _AVERAGES:
         return _averages(name, copy.deepcopy(module).eval(), input_shape, constant, arithmetic)
     if kind in _SELECTIONS:
-        return Selection(copy.deepcopy(module).eval(), constant, arithmetic)
+        return Selection(copy.deepcopy(module).eval(), (constant,), arithmetic)
+    if kind in _BATCH_NORMS:
+        return _batch_norm(module, input_shape, constant, arithmetic)
+    if kind is Normalize:
+        assert isinstance(module, Normalize)
+        return scaling(module.mean, module.std.double().square(), None, None, input_shape, constant, arithmetic)
+    if kind is Scale:
+        return Addition(copy.deepcopy(module), (constant,), 0.0, 7, math.prod(input_shape), arithmetic)
     raise ArchitectureError(
         f"{name or 'the module'} is a {kind.__name__}, whose rounding is not bounded; certify without executed"
     )
+
+
+def scaling(
+    shift: Tensor,
+    square: Tensor,
+    gain: Tensor | None,
+    bias: Tensor | None,
+    input_shape: tuple[int, ...],
+    constant: float,
+    arithmetic: Arithmetic,
+) -> Scaling:
+    """Return what bounds (x - shift) gain / sqrt(square) + bias, each a number a channel, or one for all.
+
+    Args:
+        shift: (C,) or (1,).
+        square: likewise.
+        gain: likewise; None for 1.
+        bias: likewise; None for 0.
+        input_shape: (C, ...), of one input.
+        constant: its Lipschitz constant, as bounded.
+        arithmetic: the program's.
+    """
+    gain = torch.ones_like(square) if gain is None else gain
+    bias = torch.zeros_like(square) if bias is None else bias
+    shape = (-1, *[1] * (len(input_shape) - 1))
+    # Copies, which do not follow when the net is trained on.
+    m, d, g, b = (tensor.detach().double().clone().reshape(shape) for tensor in (shift, square, gain, bias))
+    return Scaling(m, d, g, b, constant, arithmetic)
+
+
+def _batch_norm(module: nn.Module, input_shape: tuple[int, ...], constant: float, arithmetic: Arithmetic) -> Scaling:
+    assert isinstance(module, nn.modules.batchnorm._BatchNorm)
+    assert module.running_mean is not None
+    assert module.running_var is not None
+    square = module.running_var.double() + module.eps
+    return scaling(module.running_mean, square, module.weight, module.bias, input_shape, constant, arithmetic)
 
 
 def _sums(
@@ -123,7 +172,7 @@ def _sums(
         norm = float(norms(layer.bias.expand(outputs // len(layer.bias), -1)[None]))
     inputs = math.prod(input_shape)
     absolute = product_up([absolute_norm(rule), rule.factor])
-    return Sums(name, layer, constant, absolute, _terms(rule), outputs, inputs, norm, arithmetic)
+    return Sums(name, layer, constant, absolute, number_of_terms(rule), outputs, inputs, norm, arithmetic)
 
 
 def _averages(
@@ -152,7 +201,7 @@ def _outputs(layer: nn.Module, input_shape: tuple[int, ...], device: torch.devic
     return int(layer(torch.zeros(1, *input_shape, dtype=torch.float64, device=device)).numel())
 
 
-def _terms(rule: LinearMap) -> int:
+def number_of_terms(rule: LinearMap) -> int:
     """Give the largest number of products that one output of a linear layer adds."""
     ones, shape = torch.ones_like(rule.weight, dtype=torch.float64), rule.geometry.input_shape
     counts = rule.geometry.apply(ones, ones.new_ones(shape))

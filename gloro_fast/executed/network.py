@@ -1,4 +1,4 @@
-"""The certified radius of the executed program: a fold over the layers, then margins against all deviations."""
+"""The certified radius of the executed program: a walk over the graph, then margins against all deviations."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from gloro_fast.bounds.rounding import down
 from gloro_fast.errors import ExecutionError
 from gloro_fast.executed.arithmetic import Arithmetic, plus, times
+from gloro_fast.executed.graph import ExecutedGraph
 from gloro_fast.executed.head import Head, Logits, without_head
-from gloro_fast.executed.kinds import make_step
-from gloro_fast.executed.steps import State, Step, Sums
+from gloro_fast.executed.steps import Sums
 from gloro_fast.plan import Plan, floating_dtype
 from gloro_fast.signed_bound import SignedBound, as_evaluated
 
@@ -27,12 +27,12 @@ class ExecutedNet:
     """A network with the bounds on its rounding, for the weights that were signed.
 
     Attributes:
-        steps: one a layer before the head.
+        graph: all nodes before the head.
         head: what the last layer does if it is dense.
         bound: the Lipschitz bound that was signed.
     """
 
-    steps: tuple[Step, ...]
+    graph: ExecutedGraph
     head: Head | None
     bound: SignedBound
 
@@ -46,16 +46,14 @@ class ExecutedNet:
         """
         arithmetic = Arithmetic.of(floating_dtype(module))
         with as_evaluated(module, plan.device):
-            steps = tuple(
-                make_step(layer.name, layer.module, layer.input_shape, layer.rule(), found.value, arithmetic)
-                for layer, found in zip(plan.sequence(), bound.network.layers, strict=True)
-            )
-            head = None if plan.head is None else Head.of(plan.head, arithmetic)
-        return cls(steps, head, bound)
+            graph = ExecutedGraph.of(plan, bound, arithmetic)
+            head = None if plan.head is None else Head.of(plan, plan.head, arithmetic)
+        return cls(graph, head, bound)
 
     def absolute_norms(self) -> dict[str, float]:
         """Give || |W| || of the linear layers before the head, as bounded, by name."""
-        return {step.name: step.absolute for step in self.steps if isinstance(step, Sums)}
+        steps = [place.step for place in self.graph.places]
+        return {step.name: step.absolute for step in steps if isinstance(step, Sums)}
 
     @torch.no_grad()
     def radius(self, x: Tensor, logits: Tensor, prediction: Tensor) -> Tensor:
@@ -83,9 +81,7 @@ class ExecutedNet:
         Raises:
             ExecutionError: the logits are further from the real ones than any order of sums explains.
         """
-        state = State.of_images(x)
-        for step in self.steps:
-            state = step(state)
+        state = self.graph(x)
         real = self.head(state) if self.head is not None else without_head(state)
         _check_explained(real, logits)
         differences = self.bound.differences[prediction]

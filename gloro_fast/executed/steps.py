@@ -1,62 +1,17 @@
-"""What each kind of layer does to a batch and to the bounds on its rounding: one class a kind.
-
-Notation: h(x) is what the layers so far give in real arithmetic, H(x) what the executed program gives; x' is any input
-of the program's type with ||x' - x|| <= epsilon. All norms are l2.
-"""
+"""What layers that add products, and those that select, do to a batch and to the bounds on its rounding."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from gloro_fast.bounds.rounding import product_up
-from gloro_fast.executed.arithmetic import Arithmetic, Growing, norms, plus, times
-
-FLOAT64 = Arithmetic.of(torch.float64)
-
-
-@dataclass(frozen=True)
-class State:
-    """What is known behind a layer, for a batch of B images x.
-
-    Attributes:
-        value: (B, ...) float64, h(x) evaluated in float64.
-        error: (B,), >= ||value - h(x)||; inf where float64 may have overflowed.
-        lipschitz: a Lipschitz constant of h.
-        deviation: >= ||H(x') - h(x')||.
-        limit: (B,), epsilon up to which no sum overflows in the program.
-    """
-
-    value: Tensor
-    error: Tensor
-    lipschitz: float
-    deviation: Growing
-    limit: Tensor
-
-    @classmethod
-    def of_images(cls, x: Tensor) -> State:
-        """Begin with images (B, ...), which are what they are: no deviation."""
-        value = x.detach().double()
-        zeros = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-        return cls(value, zeros, 1.0, Growing(zeros, zeros.new_zeros(())), torch.full_like(zeros, math.inf))
-
-    def reach(self) -> Growing:
-        """Bound ||H(x')|| <= ||value|| + error + lipschitz * epsilon + deviation."""
-        real = Growing(plus(norms(self.value), self.error), self.error.new_tensor(self.lipschitz))
-        return real + self.deviation
-
-    def within(self, magnitude: Growing, arithmetic: Arithmetic) -> Tensor:
-        """Give ``limit`` with the epsilon up to which ``magnitude`` is at most an eighth of the largest number."""
-        room = arithmetic.largest / 8 - magnitude.constant
-        # 1 - 2^-40 covers the rounding of difference and quotient.
-        return torch.minimum(self.limit, (room / magnitude.slope * (1 - 2.0**-40)).clamp_min(0.0))
-
-
-Step = Callable[[State], State]
+from gloro_fast.bounds.rounding import add_up
+from gloro_fast.executed.arithmetic import Arithmetic, Growing
+from gloro_fast.executed.state import FLOAT64, Applied, Off, State, safe
 
 
 @dataclass(frozen=True)
@@ -93,7 +48,7 @@ class Sums:
     """
 
     name: str
-    layer: nn.Module
+    layer: Callable[[Tensor], Tensor]
     spectral: float
     absolute: float
     terms: int
@@ -101,21 +56,20 @@ class Sums:
     inputs: int
     bias: float
     arithmetic: Arithmetic
+    stacked = False
 
-    def __call__(self, state: State) -> State:
+    @property
+    def factors(self) -> tuple[float, ...]:
+        """||W||."""
+        return (self.spectral,)
+
+    def __call__(self, *states: State) -> Applied:
         """Apply the layer."""
-        value: Tensor = self.layer(state.value)
-        seen, reach = norms(state.value), state.reach()
-        here = Growing(seen, seen.new_zeros(()))
-        error = plus(times(state.error, self.spectral), self._rounding(here, FLOAT64).constant)
-        safe = self._magnitude(here).constant <= FLOAT64.largest / 8
-        return State(
-            value,
-            torch.where(safe, error, math.inf),
-            product_up([self.spectral, state.lipschitz]),
-            state.deviation * self.spectral + self._rounding(reach, self.arithmetic),
-            state.within(self._magnitude(reach), self.arithmetic),
-        )
+        (state,) = states
+        here, reach = state.sizes()
+        error = safe(self._rounding(here, FLOAT64).constant, self._magnitude(here))
+        rounding = self._rounding(reach, self.arithmetic)
+        return Applied(self.layer(state.value), Off(error, rounding), self._magnitude(reach))
 
     def _magnitude(self, size: Growing) -> Growing:
         """Give a ||X|| + ||b|| for ||X|| <= ``size``."""
@@ -130,30 +84,101 @@ class Sums:
 
 @dataclass(frozen=True)
 class Selection:
-    """A layer whose outputs are some of its inputs, or 0: nothing is rounded.
+    """An operation whose outputs are some of its inputs, or 0: nothing is rounded.
 
     A processor that takes subnormals for 0 may confuse two numbers that are less than 2 tiny apart, and write 0 for
     either: 4 tiny sqrt(N) is added for N outputs.
 
     Attributes:
-        layer: the layer, for float64.
-        constant: its Lipschitz constant, above 1 where inputs are selected more than once.
+        operation: what computes it, in float64 too, and may write over its input.
+        factors: its Lipschitz constant with regard to each input, above 1 where inputs are selected more than once.
+        arithmetic: the program's.
+        stacked: whether each output is one of the inputs in its place, so that those count as lying side by side.
+    """
+
+    operation: Callable[..., Any]
+    factors: tuple[float, ...]
+    arithmetic: Arithmetic
+    stacked: bool = False
+
+    def __call__(self, *states: State) -> Applied:
+        """Apply it."""
+        value = self.operation(*(_copied(state.value) for state in states))
+        root = math.sqrt(_count(value))
+        none = Off.none(states[0].error)
+        error, deviation = none.error + 4 * FLOAT64.tiny * root, none.deviation.raised(4 * self.arithmetic.tiny * root)
+        return Applied(value, Off(error, deviation), None)
+
+
+@dataclass(frozen=True)
+class Addition:
+    """A sum of terms c_i X_i and a constant k, each a tensor of the network times a number, or times one an element.
+
+    Each output Y of the program satisfies, in any order and with or without fused multiply-adds,
+
+        |Y - sum c_i X_i - k| <= gamma_m (sum |c_i X_i| + |k|) + underflow,
+
+    with m = the number of terms + 6: c_i is rounded to the program's type, and so may its reciprocal be where it
+    divides; so are the constant, the product of each, and each sum. Where all c_i are 1 or -1 and there is no k, only
+    sums are: m = the number of terms - 1. In norms,
+
+        ||H_out - h_out|| <= sum ||c_i|| ||H_i - h_i|| + gamma_m (sum ||c_i|| ||H_i|| + ||k||) + underflow.
+
+    Underflow: c_i, k, X_i, products, the sums so far and their use as operands are taken for 0 where they are below
+    tiny, at most 8 for each term, by which an output changes by 2 tiny (1 + |c_i| + |X_i|) each; 32 tiny sqrt(N) times
+    the sum of 1 + ||c_i|| + ||X_i|| and 1 + ||k|| is added for N outputs, which covers its own rounding. The numbers
+    c_i count as magnitudes, so that they do not overflow either.
+
+    The same bounds with u of float64 and X = ``value`` hold for the evaluation in float64.
+
+    Attributes:
+        operation: what computes it, in float64 too, and may write over its first input.
+        factors: ||c_i||, the largest |c_i|, times how much longer broadcasting makes X_i.
+        constant: >= ||k|| over all outputs.
+        roundings: m.
+        outputs: N.
         arithmetic: the program's.
     """
 
-    layer: nn.Module
+    operation: Callable[..., Tensor]
+    factors: tuple[float, ...]
     constant: float
+    roundings: int
+    outputs: int
     arithmetic: Arithmetic
+    stacked = False
 
-    def __call__(self, state: State) -> State:
-        """Apply the layer."""
-        # A copy, over which the layer may write.
-        value: Tensor = self.layer(state.value.clone())
-        root = math.sqrt(value[0].numel())
-        return State(
-            value,
-            plus(times(state.error, self.constant), 4 * FLOAT64.tiny * root),
-            product_up([self.constant, state.lipschitz]),
-            (state.deviation * self.constant).raised(4 * self.arithmetic.tiny * root),
-            state.limit,
-        )
+    def __call__(self, *states: State) -> Applied:
+        """Apply it."""
+        value = self.operation(*(_copied(state.value) for state in states))
+        here, reach = ([pair[which] for pair in (state.sizes() for state in states)] for which in (0, 1))
+        error = safe(self._rounding(here, FLOAT64).constant, self._magnitude(here))
+        return Applied(value, Off(error, self._rounding(reach, self.arithmetic)), self._magnitude(reach))
+
+    def _size(self, sizes: Sequence[Growing]) -> Growing:
+        """Give sum ||c_i|| ||X_i|| + ||k|| for ||X_i|| <= ``sizes``."""
+        total = sizes[0] * self.factors[0]
+        for size, factor in zip(sizes[1:], self.factors[1:], strict=True):
+            total = total + size * factor
+        return total.raised(self.constant)
+
+    def _magnitude(self, sizes: Sequence[Growing]) -> Growing:
+        return self._size(sizes).raised(add_up(*self.factors))
+
+    def _rounding(self, sizes: Sequence[Growing], arithmetic: Arithmetic) -> Growing:
+        bound = self._size(sizes) * arithmetic.gamma(self.roundings)
+        flushed = 32 * arithmetic.tiny * math.sqrt(self.outputs)
+        for size in sizes:
+            bound = bound + size * flushed
+        return bound.raised(flushed * (1 + self.constant + sum(1 + factor for factor in self.factors)))
+
+
+def _copied(value: Any) -> Any:
+    """Copy what an operation may write over."""
+    return tuple(part.clone() for part in value) if isinstance(value, tuple | list) else value.clone()
+
+
+def _count(value: Any) -> int:
+    """Count the numbers of one image."""
+    parts = value if isinstance(value, tuple | list) else (value,)
+    return sum(part[0].numel() for part in parts)

@@ -52,10 +52,12 @@ class Composition:
     Attributes:
         parts: the layers and functions, merged ones as one.
         steps: the values computed one after the other; value 0 is that of the input, 1, and step i gives value i + 1.
+        ends: for each part the nodes that it leads from and to.
     """
 
     parts: tuple[Mapping | Merged, ...]
     steps: tuple[Product | Join, ...]
+    ends: tuple[tuple[int, int], ...]
 
     def bound(self, constants: Sequence[float]) -> float:
         """Compose upper bounds: a float >= the real result.
@@ -120,6 +122,7 @@ def compose(nodes: Sequence[Node], merged: dict[int, tuple[int, Merged]], target
             users[source] = users.get(source, 0) + 1
     parts: list[Mapping | Merged] = []
     steps: list[Product | Join] = []
+    ends: list[tuple[int, int]] = []
     where = {0: 0}
     open_product: dict[int, Product] = {}
     for index in sorted(arrows):
@@ -131,13 +134,14 @@ def compose(nodes: Sequence[Node], merged: dict[int, tuple[int, Merged]], target
             continue
         (source,) = sources
         parts.append(how)
+        ends.append((source, index))
         before = open_product.pop(source, None) if users[source] == 1 else None
         if before is None:
             _close(where, open_product, steps, sources)
             before = Product(where[source], ())
         open_product[index] = Product(before.source, (*before.parts, len(parts) - 1))
     _close(where, open_product, steps, (target,))
-    return Composition(tuple(parts), tuple(steps))
+    return Composition(tuple(parts), tuple(steps), tuple(ends))
 
 
 def _close(

@@ -24,8 +24,9 @@ def minmax(x: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Sort the channel pairs of ``x + bias``, keeping one bit a pair for the backward pass.
 
     Runs compiled on the CPU and, but for float64, in Triton on the GPU, for contiguous and channels_last tensors
-    without a copy (other strides are made contiguous first); elsewhere, and within torch.func's transforms, as
-    :func:`minmax_reference`. Same bits at every number of threads and in every run.
+    without a copy (other strides are made contiguous first); elsewhere, within torch.func's transforms, and while
+    torch.export, torch.onnx or torch.jit write it down, as :func:`minmax_reference`. Same bits at every number of
+    threads and in every run.
 
     Args:
         x: (B, C) or (B, C, ...), any float type, C even.
@@ -112,7 +113,7 @@ def check_arguments(x: Tensor, bias: Tensor | None) -> None:
 def runs_compiled(x: Tensor) -> bool:
     """Whether the compiled op takes ``x``; warns once where it would, but is not built."""
     # torch.func (vmap, grad, jvp) does not differentiate ops of torch.library, but the reference it does.
-    if torch._C._are_functorch_transforms_active():
+    if torch._C._are_functorch_transforms_active() or is_exported():
         return False
     if x.is_cuda:
         return x.dtype in _GPU_DTYPES and _gpu.runs("minmax")
@@ -120,6 +121,12 @@ def runs_compiled(x: Tensor) -> bool:
         return False
     _extension.warn_if_missing()
     return _extension.available()
+
+
+def is_exported() -> bool:
+    """Whether what runs is written down for programs that may lack this package: torch.export, ONNX, TorchScript."""
+    # A compiler takes a look at the tracer of TorchScript for a reason to break its graph.
+    return torch.compiler.is_exporting() if torch.compiler.is_compiling() else torch._C._is_tracing()
 
 
 def needs_gradient(x: Tensor, bias: Tensor | None) -> bool:

@@ -16,7 +16,6 @@ from gloro_fast import GloRoNet
 from gloro_fast.errors import ArchitectureError, ConfigError, ExecutionError
 from gloro_fast.executed import ExecutedNet
 from gloro_fast.executed.arithmetic import Arithmetic
-from gloro_fast.executed.steps import State
 from gloro_fast.nn import Conv2d, MinMax
 from gloro_fast.nn.group_sort import GroupSort
 from gloro_fast.nn.residual import ResidualConv2d
@@ -79,9 +78,7 @@ def deviations(net, radius, tries=4):
     shape = net.input_shape
     x = torch.randn(1, *shape)
     executed = ExecutedNet.of(net.module, net._plan, net.eval()._current())
-    state = State.of_images(x)
-    for step in executed.steps:
-        state = step(state)
+    state = executed.graph(x)
     logits = executed.head(state) if executed.head else None
     functions = exact_layers(net)
     for attempt in range(tries):
@@ -254,8 +251,7 @@ def test_every_kind_of_layer_stays_within_its_bound(kind):
     certificate = net.certify(x, executed=True)
     assert torch.equal(x, before)
     assert (certificate.radius <= certificate.real_radius).all()
-    (step, _) = net._executed.steps
-    state = step(State.of_images(x))
+    state = net._executed.graph(x)
     with torch.no_grad():
         program = net.eval().module(x.clone()).double()
     off = (program - state.value.flatten(1)).norm(dim=1)
