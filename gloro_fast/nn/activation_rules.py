@@ -12,7 +12,7 @@ from gloro_fast.errors import ArchitectureError
 from gloro_fast.nn.group_sort import GroupSort
 from gloro_fast.nn.householder import Householder
 from gloro_fast.nn.minmax import MinMax
-from gloro_fast.nn.rules import LipschitzConstant, known_type, register_lipschitz_rule
+from gloro_fast.nn.rules import LipschitzConstant, known_type, register_by_name, register_lipschitz_rule
 
 _ONE = LipschitzConstant(1.0, per_element=True)
 
@@ -212,6 +212,7 @@ def softmax(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstan
     return LipschitzConstant(0.5, kind="upper bound")
 
 
+@register_by_name("timm.layers.drop.DropPath", "torchvision.ops.stochastic_depth.StochasticDepth")
 @register_lipschitz_rule(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 def dropout(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     """Give 1, exact in evaluation; in training an estimate that stands for the net to be evaluated."""

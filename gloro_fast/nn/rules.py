@@ -136,6 +136,8 @@ def _checked(value: float | Tensor) -> float:
 Knowledge = LinearMap | Diagonal | LipschitzConstant
 Rule = Callable[[nn.Module, tuple[int, ...]], Knowledge]
 _RULES: dict[type[nn.Module], Rule] = {}
+# Of classes of other packages, by their full names: those packages are not imported for it.
+_RULES_BY_NAME: dict[str, Rule] = {}
 _R = TypeVar("_R", bound=Rule)
 
 
@@ -153,6 +155,16 @@ def register_lipschitz_rule(*types: type[nn.Module]) -> Callable[[_R], _R]:
     def register(rule: _R) -> _R:
         for kind in types:
             _RULES[kind] = rule
+        return rule
+
+    return register
+
+
+def register_by_name(*names: str) -> Callable[[_R], _R]:
+    """Register a rule for classes of other packages, such as ``timm.layers.drop.DropPath``."""
+
+    def register(rule: _R) -> _R:
+        _RULES_BY_NAME.update(dict.fromkeys(names, rule))
         return rule
 
     return register
@@ -196,6 +208,10 @@ def known_type(module: nn.Module) -> type[nn.Module]:
     """
     kind = parametrize.type_before_parametrizations(module)
     if kind in _RULES:
+        return kind
+    by_name = _RULES_BY_NAME.get(f"{kind.__module__}.{kind.__qualname__}")
+    if by_name is not None:
+        _RULES[kind] = by_name
         return kind
     base = next((base for base in kind.__mro__ if base in _RULES), None)
     return base if base is not None and _adds_nothing(kind, base) else kind

@@ -17,6 +17,7 @@ from gloro_fast import GloRoNet
 from gloro_fast.errors import ArchitectureError, StaleBoundError
 from gloro_fast.graph import agreement
 from gloro_fast.losses import CrossEntropyLoss
+from gloro_fast.nn import rules
 from gloro_fast.plan import make_plan
 
 SHAPE = (3, 4, 4)
@@ -285,6 +286,30 @@ def test_a_subclass_that_inherits_forward_is_its_parent(kind):
     net = agrees(nn.Sequential(nn.Flatten(), kind(48, 8), nn.ReLU(), nn.Linear(8, 3)))
     assert [part.name for part in net._plan.parts] == ["0", "1", "2"]
     assert type(net._plan.parts[1]).__name__ == "Layer"
+
+
+@pytest.mark.parametrize("name", ["timm.layers.drop.DropPath", "torchvision.ops.stochastic_depth.StochasticDepth"])
+def test_paths_that_are_dropped_in_training(name, monkeypatch):
+    monkeypatch.setattr(rules, "_RULES", dict(rules._RULES))
+
+    class DropPath(nn.Module):
+        def forward(self, x):
+            return x * x.new_empty(x.shape[0], 1, 1, 1).bernoulli_(0.5) * 2 if self.training else x
+
+    drop = DropPath()
+    module = Model(lambda m, x: x + m.drop(x), drop=drop)
+    with pytest.raises(ArchitectureError, match="draws random numbers in its forward"):
+        GloRoNet(module, 0.1, SHAPE)
+    DropPath.__module__, _, DropPath.__qualname__ = name.rpartition(".")
+    net = agrees(module)
+    assert net.lipschitz == pytest.approx(2, rel=1e-9)
+    twin = copy.deepcopy(module).train()
+    x = torch.rand(16, *SHAPE)
+    net.train()(x)
+    torch.manual_seed(1)
+    wanted = twin(x)
+    torch.manual_seed(1)
+    torch.testing.assert_close(net(x)[:, :3], wanted)
 
 
 def test_a_subclass_that_computes_more_is_followed():
