@@ -1,6 +1,7 @@
 """Executed certificates of graphs, against rationals: BatchNorm, Normalize, sums and branches."""
 
 import dataclasses
+import itertools
 import math
 from fractions import Fraction
 
@@ -179,6 +180,15 @@ class Swamped(Model):
         return run(self.flatten, x * number(0.1, x) + ((x + large) - large))
 
 
+class Plain(Model):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn, self.flatten = nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2), nn.Flatten()
+
+    def compute(self, x, run):
+        return run(self.flatten, run(self.bn, run(self.conv, x)))
+
+
 class Shifted(Model):
     def __init__(self):
         super().__init__()
@@ -246,6 +256,32 @@ def test_what_rounding_does_is_within_the_bound(kind, dtype):
                 assert found <= allowed
                 happened += found > allowed / 2000
     assert happened > 4, "the bound is so loose that this test would not see a wrong one"
+
+
+@pytest.mark.parametrize("flush", [False, True])
+def test_subnormal_numbers_are_within_the_bound(flush):
+    # What the convolution gives is subnormal, and BatchNorm makes it large again; or the factor of BatchNorm is.
+    cases = [(1e-42, 1e-39, 1e-28, 1e20), (1e20, 0.0, 1e18, 1e-30)]
+    try:
+        for seed, (weight, mean, variance, gain) in itertools.product(range(4), cases):
+            torch.manual_seed(seed)
+            model = Plain()
+            nn.init.normal_(model.conv.weight, std=weight)
+            nn.init.zeros_(model.conv.bias)
+            model.bn.running_mean.fill_(mean)
+            model.bn.running_var.fill_(variance)
+            model.bn.eps = 1e-28
+            nn.init.normal_(model.bn.weight, std=gain)
+            nn.init.zeros_(model.bn.bias)
+            if not torch.set_flush_denormal(flush) and flush:
+                pytest.skip("this processor takes no subnormal number for 0")
+            for found, allowed in deviations(GloRoNet(model, 0.1, (2, 3, 3)).eval(), 1.0):
+                assert found <= allowed
+                # Weights are 0 to this test too where the processor takes them for 0.
+                assert found > 0 or flush
+            torch.set_flush_denormal(False)
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def broken(kind, seeds=4):
