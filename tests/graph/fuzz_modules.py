@@ -261,7 +261,8 @@ def check_traces(net, case, outcome):
             for tensor in _tensors(value):
                 if type(tensor) not in (torch.Tensor, nn.Parameter, nn.Buffer):
                     raise WrongError(f"{name}.{key} is left with a {type(tensor).__name__}")
-    net.module.eval()(images(case, 2))
+    with torch.no_grad():
+        net.module.eval()(images(case, 2))
 
 
 def _runs(module, x):
