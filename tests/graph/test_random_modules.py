@@ -16,15 +16,6 @@ from gloro_fast import GloRoNet
 MODULES = int(os.environ.get("GLORO_FAST_FUZZ_MODULES", "60"))
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Nets this small take longer on several threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @functools.cache
 def outcomes():
     return {seed: examine(random_case(seed)) for seed in range(MODULES)}

@@ -43,15 +43,6 @@ FLAT = [nn.Softplus(beta=1e-6), nn.Softplus(beta=1e-6, threshold=37.0)]
 FUNCTIONS = [torch.abs, torch.sin, torch.cos]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Elementwise functions of this size are slower on several."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def accepts(layer, dtype):
     try:
         lipschitz_rule("layer", layer, (6,))
