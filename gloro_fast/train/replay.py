@@ -89,6 +89,11 @@ class Replayed:
         self._replay: Callable[[], None] | None = None
         self.why_eager = ""
 
+    @property
+    def is_recorded(self) -> bool:
+        """Whether calls are replays now."""
+        return self._replay is not None
+
     def __call__(self) -> None:
         """Do the work.
 
