@@ -24,6 +24,7 @@ from gloro_fast.lmt_loss import LmtLoss
 from gloro_fast.losses import AllMarginsLoss, CrossEntropyLoss, EmmaLoss, MarginCriterion, TradesLoss
 from gloro_fast.nn.rules import Diagonal, LinearMap
 from gloro_fast.ops.labels import check_labels, class_indices, with_bottom
+from gloro_fast.ops.statistics import count
 from gloro_fast.plan import Margins, floating_dtype, make_plan
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -274,8 +275,8 @@ class GloRoNet(BoundedNet):
         self.iterates.fit(self._training_plan.linear_maps())
 
     def _count(self, labels: Tensor, prediction: Tensor, certified: Tensor, lipschitz: Tensor) -> None:
-        correct = prediction == class_indices(labels)
-        self.batch_statistics = BatchStatistics(correct.sum(), (correct & certified).sum(), lipschitz.detach())
+        correct, verified = count(class_indices(labels), prediction, certified)
+        self.batch_statistics = BatchStatistics(correct, verified, lipschitz.detach())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GloRoNet:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
