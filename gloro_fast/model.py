@@ -156,7 +156,7 @@ class GloRoNet(BoundedNet):
         self._count(labels, logits.prediction, logits.certified, logits.lipschitz)
         if isinstance(criterion, AllMarginsLoss):
             differences = self._current().differences.to(logits.output.dtype)
-            margin = (logits.output[:, :-1], differences, logits.lipschitz, self._epsilon)
+            margin = (logits.output[:, :-1], differences, logits.lipschitz, self._epsilon.read(x.device))
             return criterion.reduce(criterion.with_margin(*margin, labels)[0])
         return with_bottom(criterion, logits.output, labels)
 
@@ -177,16 +177,18 @@ class GloRoNet(BoundedNet):
 
     def _training_logits(self, x: Tensor) -> _Logits:
         logits, lipschitz, differences = self._training_margin(x)
+        epsilon = self._epsilon.read(logits.device)
         with torch.autocast(x.device.type, enabled=False):
-            bottom, prediction, radius = ops.margin(logits, differences, lipschitz, self._epsilon)
+            bottom, prediction, radius = ops.margin(logits, differences, lipschitz, epsilon)
         output = torch.cat([logits.to(bottom.dtype), bottom[:, None]], dim=1)
-        return _Logits(output, prediction, radius > self._epsilon, lipschitz)
+        return _Logits(output, prediction, radius > epsilon, lipschitz)
 
     def _fused_loss(self, x: Tensor, labels: Tensor, criterion: MarginCriterion) -> Tensor:
         """Give what ``criterion(net(x), labels)`` gives, where it gives anything, in one pass over the class logits."""
         logits, lipschitz, differences = self._training_margin(x)
+        epsilon = self._epsilon.read(logits.device)
         with torch.autocast(x.device.type, enabled=False):
-            losses, prediction, certified = criterion.with_margin(logits, differences, lipschitz, self._epsilon, labels)
+            losses, prediction, certified = criterion.with_margin(logits, differences, lipschitz, epsilon, labels)
             self._count(labels, prediction, certified, lipschitz)
             return criterion.reduce(losses)
 
@@ -261,7 +263,7 @@ class GloRoNet(BoundedNet):
             bottom = torch.where(finite, bottom, torch.inf)
             radius = torch.where(finite, radius, 0.0)
         output = torch.cat([torch.where(finite[:, None], logits, -torch.inf), bottom[:, None]], dim=1)
-        return _Logits(output, prediction, radius > self._epsilon, logits.new_tensor(signed.network.lipschitz))
+        return _Logits(output, prediction, radius > self.epsilon, logits.new_tensor(signed.network.lipschitz))
 
     @_disable_dynamo
     def _untraced_evaluation_logits(self, x: Tensor) -> _Logits:
@@ -280,6 +282,7 @@ class GloRoNet(BoundedNet):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GloRoNet:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._epsilon.on(next((p.device for p in self.parameters()), torch.device("cpu")))
         if self._signed is not None:
             self._signed = self._signed.to(self._plan.device)
         return self
