@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 import torch
@@ -16,6 +16,8 @@ from gloro_fast.recipes import Recipe
 from gloro_fast.train.objective import robust_loss, standard_loss
 from gloro_fast.train.replay import Recorder, Replayed
 from gloro_fast.train.state import TrainingState
+
+_NAME = "the training step"
 
 
 class Steps:
@@ -99,7 +101,7 @@ class Steps:
         self._resident.begin(order, start, generator)
         for index in range(start, len(self._batches)):
             size = self._batches.size(index)
-            self._replayed(size, partial(self._learn_next, self._resident, size))()
+            self._next(self._resident, size)
             self._resident.advance(generator)
             self._count(size)
             yield
@@ -130,20 +132,24 @@ class Steps:
         state.sums.record(loss, statistics.correct, statistics.verified, statistics.lipschitz)
 
     def _captured_step(self, images: Tensor, labels: Tensor, draws: Tensor) -> None:
+        self._forget_what_moved()
         key = (images.shape, images.dtype, images.stride())
         if key not in self._inputs:
-            self._inputs[key] = Batch(torch.empty_like(images), torch.empty_like(labels), draws.to(images.device))
+            batch = Batch(torch.empty_like(images), torch.empty_like(labels), draws.to(images.device))
+            self._inputs[key] = batch
+            self._captured[key] = Replayed(partial(self._learn, batch), self._recorder, _NAME)
         batch = self._inputs[key]
         batch.images.copy_(images)
         batch.labels.copy_(labels)
         batch.draws.copy_(draws)
-        self._replayed(key, partial(self._learn, batch))()
+        self._captured[key]()
 
-    def _replayed(self, key: object, work: Callable[[], None]) -> Replayed:
+    def _next(self, resident: ResidentBatches, size: int) -> None:
+        """Do the step that the resident batches stand at."""
         self._forget_what_moved()
-        if key not in self._captured:
-            self._captured[key] = Replayed(work, self._recorder, "the training step")
-        return self._captured[key]
+        if size not in self._captured:
+            self._captured[size] = Replayed(partial(self._learn_next, resident, size), self._recorder, _NAME)
+        self._captured[size]()
 
     def _forget_what_moved(self) -> None:
         """Drop what was captured if the net is no longer what it was, or where it was."""

@@ -7,7 +7,7 @@ recorded, with whatever lies in the tensors then.
 from contextlib import nullcontext
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
 # What a graph cannot hold: it waits for the device, or copies a number from Python's memory.
@@ -35,12 +35,12 @@ class Recording(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        name = func._schema.name
-        if name in _FORBIDDEN or _indexes_by_mask(name, args):
-            raise RuntimeError(f"{name}: operation not permitted when stream is capturing")
         for tensor in _written(func, args, kwargs):
             self._keep(tensor)
         out = func(*args, **kwargs)
+        name = func._schema.name
+        if name in _FORBIDDEN or _indexes_by_mask(name, args):
+            raise RuntimeError(f"{name}: operation not permitted when stream is capturing")
         self.log.append((func, args, kwargs, out))
         given = {_place(tensor) for tensor in _tensors((args, kwargs))}
         self._made |= {_place(tensor) for tensor in _tensors(out)} - given
@@ -53,8 +53,9 @@ class Recording(TorchDispatchMode):
 
     def undo(self):
         """Put back what was there: recording does nothing."""
-        for tensor, storage in self._before.values():
-            tensor.untyped_storage().copy_(storage)
+        with _disable_current_modes():
+            for tensor, storage in self._before.values():
+                tensor.untyped_storage().copy_(storage)
 
     def replay(self):
         with torch.no_grad():
