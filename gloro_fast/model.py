@@ -166,7 +166,7 @@ class GloRoNet(BoundedNet):
 
         Autograd adds the two weight by weight, in a launch each. Within the block the bound reads the parameters under
         other names; what is yielded, called after the backward pass, adds the gradients of those in one launch. The
-        bits are the same.
+        bits are the same, unless there were gradients before. Parameters with hooks keep to autograd.
         """
         apart: dict[Tensor, Tensor] = {}
         self._apart = apart
@@ -244,6 +244,8 @@ class GloRoNet(BoundedNet):
     def _as_bounded(self, weight: Tensor) -> Tensor:
         """Give the weight as the bound is to read it."""
         if self._apart is None or not (weight.is_leaf and weight.requires_grad):
+            return weight
+        if weight._backward_hooks or getattr(weight, "_post_accumulate_grad_hooks", None):
             return weight
         if weight not in self._apart:
             self._apart[weight] = weight.detach().requires_grad_()

@@ -116,13 +116,18 @@ class GraphedStep:
             labels: checked.
             place: the number of this call, from 0, among those that add up their gradients.
         """
-        if place == 0:
-            # What several calls add up to must stay where it is.
-            self._optimizer.zero_grad(set_to_none=self._accumulate == 1)
-        with self._net.bound_gradient_apart() as join:
+        if self._accumulate == 1:
+            self._optimizer.zero_grad(set_to_none=True)
+            with self._net.bound_gradient_apart() as join:
+                loss = self._loss(images, labels)
+                loss.backward()  # type: ignore[no-untyped-call]
+                join()
+        else:
+            if place == 0:
+                # What several calls add up to must stay where it is.
+                self._optimizer.zero_grad(set_to_none=False)
             loss = self._loss(images, labels)
-            (loss if self._accumulate == 1 else loss / self._accumulate).backward()  # type: ignore[no-untyped-call]
-            join()
+            (loss / self._accumulate).backward()  # type: ignore[no-untyped-call]
         if place == self._accumulate - 1:
             if self._max_grad_norm is not None:
                 nn.utils.clip_grad_norm_(_parameters(self._optimizer), self._max_grad_norm)
