@@ -53,9 +53,7 @@ def record_reference_(
     cursor.add_(1)
 
 
-def record_(
-    table: Tensor, cursor: Tensor, loss: Tensor, correct: Tensor, verified: Tensor, lipschitz: Tensor
-) -> None:
+def record_(table: Tensor, cursor: Tensor, loss: Tensor, correct: Tensor, verified: Tensor, lipschitz: Tensor) -> None:
     """Write a row as :func:`record_reference_` does: one Triton launch on the GPU, which a graph may capture.
 
     Nothing waits for the device, and nothing is copied from the host.
