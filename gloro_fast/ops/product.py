@@ -41,15 +41,17 @@ def _fake_product_backward(grad: Tensor, values: Tensor) -> Tensor:
 
 
 def _gradient(grad: Tensor, values: Tensor, result: Tensor) -> Tensor:
+    gradient: Tensor
     if not torch._C._are_functorch_transforms_active():
         if values.is_cuda and _gpu.runs("product"):
-            gradient: Tensor = torch.ops.gloro_fast.product_backward(grad, values)
+            gradient = torch.ops.gloro_fast.product_backward(grad, values)
             return gradient
         # A look at the CPU's memory is no wait, and saves two thirds of the time of what follows.
         if type(values) is Tensor and values.is_cpu and all(values.tolist()):
-            return grad * (result / values)
-    others: Tensor = values.repeat(len(values), 1).fill_diagonal_(1.0).prod(dim=1)
-    return grad * others
+            gradient = grad * (result / values)
+            return gradient
+    gradient = grad * values.repeat(len(values), 1).fill_diagonal_(1.0).prod(dim=1)
+    return gradient
 
 
 class _Product(torch.autograd.Function):
