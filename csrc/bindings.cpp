@@ -1,7 +1,7 @@
 // The ops of the package as torch sees them: every schema, and which function serves it on which device.
 // Autograd and shape functions are registered from Python (gloro_fast/ops, one file an op). All ops are
 // functional but minmax_, which writes over x and has no autograd of its own. Only the stable ABI of torch is
-// used, so that one binary serves every torch from 2.13 on.
+// used, so that one binary serves every torch from 2.11 on.
 #include <torch/csrc/stable/library.h>
 
 #include "glue/certify.h"

@@ -15,6 +15,7 @@
 #include "../../cpu/power_iteration_description.h"
 #include "../../cuda/power_iteration.h"
 #include "../../cuda/power_iteration_residency.h"
+#include "stream.h"
 
 namespace gloro_fast {
 
@@ -48,7 +49,7 @@ void check_launch(const char* error) {
 // Asks the driver of the current device. All it does can be captured in a graph.
 cuda::Driver driver_of(int32_t device, const cuda::Card& card) {
   check_launch(cuda::prepare_power_iteration(card));
-  void* const stream = accelerator::getCurrentStream(device).nativeHandle();
+  void* const stream = current_stream(device);
   return {cuda::resident_blocks, [stream](int blocks, int shared_bytes) {
             const char* const error = cuda::launch_power_iteration(cuda::Launch{}, blocks, shared_bytes, stream);
             return std::string(error == nullptr ? "" : error);
@@ -130,7 +131,7 @@ std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> power_iteration_cud
     u.push_back(torch::stable::new_empty(start[i], description.output_size()));
   }
   const Tensor sigma = torch::stable::new_empty(start[0], std::vector<int64_t>{static_cast<int64_t>(weights.size())});
-  void* const stream = accelerator::getCurrentStream(device).nativeHandle();
+  void* const stream = current_stream(device);
   for (const Plan& planned : plans->forward) {
     Plan plan = planned;
     const Tensor workspace =
@@ -171,7 +172,7 @@ std::vector<Tensor> power_iteration_backward_cuda(const Tensor& grad_sigma_any, 
                                              kTypes[static_cast<int>(description.layer.weight.element)], std::nullopt,
                                              grad_sigma.device(), std::nullopt, format));
   }
-  void* const stream = accelerator::getCurrentStream(device).nativeHandle();
+  void* const stream = current_stream(device);
   for (const Plan& planned : plans->gradient) {
     Plan plan = planned;
     for (int k = 0; k < plan.launch.layers; ++k) {
