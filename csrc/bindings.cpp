@@ -41,10 +41,11 @@ STABLE_TORCH_LIBRARY(gloro_fast, m) {
       " -> (Tensor prediction, Tensor radius, Tensor bottom)");
   m.def("fingerprint(Tensor[] tensors) -> Tensor");
   m.def(
-      "power_iteration(Tensor[] weights, Tensor[] v, int[] layers, int iterations)"
+      "power_iteration(Tensor[] weights, Tensor[] v, int[] layers, int iterations, *, int multiprocessors=0)"
       " -> (Tensor sigma, Tensor[] v_new, Tensor[] u)");
   m.def("power_iteration_backward(Tensor grad_sigma, Tensor[] v, Tensor[] u, int[] layers) -> Tensor[]");
   m.def("power_iteration_refusal(int device, int[] layers) -> str");
+  m.def("power_iteration_enough_multiprocessors(int device, int[] layers) -> int");
   m.def("architecture(Tensor like) -> Tensor");
 }
 
@@ -71,8 +72,9 @@ STABLE_TORCH_LIBRARY_IMPL(gloro_fast, CUDA, m) {
   m.impl("power_iteration_backward", TORCH_BOX(&gloro_fast::power_iteration_backward_cuda));
 }
 
-// Takes no tensor, and so is not a device's.
+// Take no tensor, and so are not a device's.
 STABLE_TORCH_LIBRARY_IMPL(gloro_fast, CompositeImplicitAutograd, m) {
   m.impl("power_iteration_refusal", TORCH_BOX(&gloro_fast::power_iteration_refusal));
+  m.impl("power_iteration_enough_multiprocessors", TORCH_BOX(&gloro_fast::power_iteration_enough_multiprocessors));
 }
 #endif
