@@ -1,7 +1,7 @@
 // The ops of the package as torch sees them: every schema, and which function serves it on which device.
 // Autograd and shape functions are registered from Python (gloro_fast/ops, one file an op). All ops are
 // functional but minmax_, which writes over x and has no autograd of its own. Only the stable ABI of torch is
-// used, so that one binary serves every torch from 2.13 on.
+// used, so that one binary serves every torch from 2.11 on.
 #include <torch/csrc/stable/library.h>
 
 #include "glue/certify.h"
@@ -42,10 +42,11 @@ STABLE_TORCH_LIBRARY(gloro_fast, m) {
       " -> (Tensor prediction, Tensor radius, Tensor bottom)");
   m.def("fingerprint(Tensor[] tensors) -> Tensor");
   m.def(
-      "power_iteration(Tensor[] weights, Tensor[] v, int[] layers, int iterations)"
+      "power_iteration(Tensor[] weights, Tensor[] v, int[] layers, int iterations, *, int multiprocessors=0)"
       " -> (Tensor sigma, Tensor[] v_new, Tensor[] u)");
   m.def("power_iteration_backward(Tensor grad_sigma, Tensor[] v, Tensor[] u, int[] layers) -> Tensor[]");
   m.def("power_iteration_refusal(int device, int[] layers) -> str");
+  m.def("power_iteration_enough_multiprocessors(int device, int[] layers) -> int");
   m.def("architecture(Tensor like) -> Tensor");
 }
 
@@ -72,8 +73,9 @@ STABLE_TORCH_LIBRARY_IMPL(gloro_fast, CUDA, m) {
   m.impl("power_iteration_backward", TORCH_BOX(&gloro_fast::power_iteration_backward_cuda));
 }
 
-// Takes no tensor, and so is not a device's.
+// Take no tensor, and so are not a device's.
 STABLE_TORCH_LIBRARY_IMPL(gloro_fast, CompositeImplicitAutograd, m) {
   m.impl("power_iteration_refusal", TORCH_BOX(&gloro_fast::power_iteration_refusal));
+  m.impl("power_iteration_enough_multiprocessors", TORCH_BOX(&gloro_fast::power_iteration_enough_multiprocessors));
 }
 #endif

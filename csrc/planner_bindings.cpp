@@ -102,19 +102,22 @@ void bind_planner(py::module_& module) {
   module.def("plan_power_iteration", [](const std::vector<int64_t>& numbers, const std::array<int, 6>& card) {
     return cuda::plan_power_iteration(read(numbers), read_card(card));
   });
+  module.def("enough_multiprocessors", [](const std::vector<int64_t>& numbers, const std::array<int, 6>& card) {
+    return cuda::enough_multiprocessors(read(numbers), read_card(card));
+  });
   // The driver's answers are functions: blocks a multiprocessor by shared bytes, and why blocks and shared bytes are
   // refused.
   module.def(
       "fit_power_iteration",
       [](const std::vector<int64_t>& numbers, const std::array<int, 6>& properties,
          const std::function<int(int)>& resident_blocks, const std::function<std::string(int, int)>& try_launch,
-         bool cooperative) {
+         bool cooperative, int64_t multiprocessors) {
         cuda::Card card = read_card(properties);
         card.cooperative = cooperative;
-        return cuda::fit_power_iteration(read(numbers), card, {resident_blocks, try_launch});
+        return cuda::fit_power_iteration(read(numbers), cuda::share_of(card, multiprocessors), {resident_blocks, try_launch});
       },
       py::arg("numbers"), py::arg("card"), py::arg("resident_blocks"), py::arg("try_launch"),
-      py::arg("cooperative") = true);
+      py::arg("cooperative") = true, py::arg("multiprocessors") = 0);
   module.def("plan_gradient", [](const std::vector<int64_t>& numbers, const std::array<int, 6>& card) {
     return cuda::plan_gradient(read(numbers), read_card(card));
   });

@@ -25,6 +25,7 @@ _OPS = (
     "minmax",
     "minmax_",
     "power_iteration",
+    "power_iteration_enough_multiprocessors",
 )
 _BUILD_AGAIN = "build it with `pip install --no-build-isolation .`"
 

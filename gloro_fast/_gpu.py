@@ -22,7 +22,7 @@ _warned: set[str] = set()
 
 
 def implement(op: str, module: str) -> None:
-    """Register ``gloro_fast.kernels.<module>.<op>`` as the CUDA implementation of an op of the extension.
+    """Register ``gloro_fast.kernels.<module>.<op>`` as the CUDA implementation of the op ``gloro_fast::<op>``.
 
     Where it runs is asked of :func:`why_not` under the name of the module, which holds the passes of one op.
     """

@@ -18,6 +18,7 @@ from gloro_fast.bounds import DEFAULT_METHOD, NetworkBound, bound_work, check_me
 from gloro_fast.certify import Certificate, certify_logits, check_images
 from gloro_fast.errors import ConfigError, FrozenError, StaleBoundError
 from gloro_fast.executed import ExecutedNet, check_settings
+from gloro_fast.exporting import is_exporting
 from gloro_fast.graph.identity import difference
 from gloro_fast.graph.node import Layer
 from gloro_fast.graph.reads import Reads
@@ -274,7 +275,7 @@ class BoundedNet(nn.Module):
         signed = self._signed
         if not torch.compiler.is_compiling():
             return self._current(), None
-        if not torch.compiler.is_exporting():
+        if not is_exporting():
             if not self._frozen or signed is None:
                 return self._current(), None
             return signed, weights_are_signed(self.module, signed) & look(x, self._key)
@@ -380,7 +381,7 @@ def _refuse_onnx() -> None:
 
 def _no_autocast(device: torch.device) -> AbstractContextManager[Any]:
     """Switch autocast off; an exported graph cannot be loaded with a switch in it, and follows whoever runs it."""
-    return nullcontext() if torch.compiler.is_exporting() else torch.autocast(device.type, enabled=False)
+    return nullcontext() if is_exporting() else torch.autocast(device.type, enabled=False)
 
 
 def _checked_epsilon(epsilon: float) -> float:

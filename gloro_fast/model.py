@@ -19,6 +19,7 @@ from gloro_fast.bounded_net import BoundedNet
 from gloro_fast.bounds import general_difference_bounds
 from gloro_fast.certify import check_batch
 from gloro_fast.errors import ConfigError
+from gloro_fast.exporting import is_exporting
 from gloro_fast.iterates import Iterates
 from gloro_fast.lmt_loss import LmtLoss
 from gloro_fast.losses import AllMarginsLoss, CrossEntropyLoss, EmmaLoss, MarginCriterion, TradesLoss
@@ -252,7 +253,7 @@ class GloRoNet(BoundedNet):
         return self._apart[weight]
 
     def _evaluation_logits(self, x: Tensor) -> _Logits:
-        if torch.compiler.is_compiling() and not self._frozen and not torch.compiler.is_exporting():
+        if torch.compiler.is_compiling() and not self._frozen and not is_exporting():
             outside: _Logits = self._untraced_evaluation_logits(x)
             return outside
         signed, logits, prediction, radius, bottom = self._evaluate(x)

@@ -40,7 +40,7 @@ class PairTiles:
         return cls(rows, columns, warps, triton.cdiv(len(weight), rows))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])  # unlike that of columns, its factors widen no access
 def pair_distances(
     weight, differences, rows, columns,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
@@ -64,7 +64,7 @@ def pair_distances(
     tl.store(differences + j[None, :].to(tl.int64) * rows + i[:, None], distance, both)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def rows_gradient(
     grad, weight, differences, grad_weight, rows, columns,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,

@@ -228,6 +228,8 @@ def minmax_backward(grad_y: Tensor, mask: Tensor, with_bias: bool) -> tuple[Tens
     with on_device_of(grad_y):
         backward = _planar_backward if planar else _interleaved_backward
         sums = backward(grad_y, mask.contiguous(), grad_x, with_bias)
+    # A launch of its own, as a bias has in PyTorch: for the last program to add up instead, what counts the programs
+    # would have to be zeroed before each launch and be no other's, be it on another stream or in a graph.
     return grad_x, grad_y.new_empty(0) if sums is None else sums.sum(0).to(grad_y.dtype)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from .launch_table import on_device_of
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def product_gradient(grad, values, gradient, count, SIZE: tl.constexpr):
     """Multiply all factors before and all after each, in float64, whose range n float32 factors hardly leave."""
     place = tl.arange(0, SIZE)

@@ -12,7 +12,7 @@ from .launch_table import on_device_of
 _BLOCK = 1024
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])  # not compiled anew for the last, smaller batch
 def count_images(labels, prediction, certified, counts, rows, BLOCK: tl.constexpr):
     """Count over blocks of the batch; counts: correct, verified."""
     correct = tl.zeros((BLOCK,), tl.int64)
@@ -28,7 +28,7 @@ def count_images(labels, prediction, certified, counts, rows, BLOCK: tl.constexp
     tl.store(counts + 1, tl.sum(verified, 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def record_row(table, cursor, rows, loss, correct, verified, lipschitz):
     """Write row ``cursor`` of a table of four columns, if it has one, and move the cursor on."""
     row = tl.load(cursor)
@@ -57,9 +57,7 @@ def count(labels: Tensor, prediction: Tensor, certified: Tensor) -> Tensor:
     return counts
 
 
-def record_(
-    table: Tensor, cursor: Tensor, loss: Tensor, correct: Tensor, verified: Tensor, lipschitz: Tensor
-) -> None:
+def record_(table: Tensor, cursor: Tensor, loss: Tensor, correct: Tensor, verified: Tensor, lipschitz: Tensor) -> None:
     """Write a row of the table: the CUDA implementation of the op ``gloro_fast::record_``."""
     if table.dtype != torch.float64 or table.dim() != 2 or table.shape[1] != 4 or not table.is_contiguous():
         raise RuntimeError(

@@ -12,7 +12,7 @@ import torch
 from torch._subclasses import FakeTensorMode
 
 from gloro_fast import _extension, _gpu
-from gloro_fast.ops import margin, margin_loss, minmax, minmax_
+from gloro_fast.ops import head_differences, margin, margin_loss, minmax, minmax_
 
 pytestmark = pytest.mark.skipif(not _extension.available(), reason=f"compiled ops: {_extension.why_not()}")
 
@@ -37,8 +37,11 @@ def runs_as_kernel(x: torch.Tensor) -> bool:
 
 @pytest.mark.parametrize(
     "op",
-    ["minmax", "minmax_", "minmax_backward", "margin", "margin_backward", "margin_loss", "margin_loss_backward"],
-)
+    [
+        "minmax", "minmax_", "minmax_backward", "margin", "margin_backward", "margin_loss", "margin_loss_backward",
+        "head_differences", "head_differences_backward", "product_backward", "count", "record_",
+    ],
+)  # fmt: skip
 def test_kernels_are_registered_for_the_gpu(op: str) -> None:
     assert _extension.has_kernel(op, "cuda")
 
@@ -67,6 +70,13 @@ def test_margin_and_losses_take_tensors_on_the_gpu(monkeypatch: pytest.MonkeyPat
         runs_compiled = sys.modules["gloro_fast.ops.margin"].runs_compiled
         assert not runs_compiled("margin", logits.double(), differences, lipschitz)
         assert not runs_compiled("margin", torch.empty(4, 5000, device="cuda"), differences, lipschitz)
+
+
+def test_distances_of_the_head_take_weights_on_the_gpu() -> None:
+    with FakeTensorMode():
+        weight = torch.empty(10, 7, device="cuda", dtype=torch.bfloat16)
+        assert head_differences(weight).dtype == torch.float32
+        assert not sys.modules["gloro_fast.ops.head_differences"]._runs_compiled(weight.double())
 
 
 def test_without_triton_the_reference_runs_and_one_warning_says_so(

@@ -17,6 +17,8 @@ using cpu::Element;
 using cpu::LinearLayer;
 
 constexpr int kTypicalIterations = 5;  // which the model counts with; plans hold for any number
+// What `enough` is: so many times as long as on all multiprocessors.
+constexpr double kEnough = 1.1;
 constexpr double kNever = std::numeric_limits<double>::infinity();
 
 [[noreturn]] void refuse(const std::string& reason) {
@@ -238,23 +240,36 @@ void measure_workspace(Plan& plan) {
   plan.workspace_bytes = bytes;
 }
 
-Plan plan_launch(const std::vector<LayerPlan>& layers, int first_index, const Card& card) {
-  const int most_blocks = card.multiprocessors * card.blocks_per_multiprocessor, budget = budget_words(card);
+// The ways to work on every layer, and the least time for which the card has blocks enough.
+struct Fastest {
   std::vector<Choices> choices;
+  double cycles = 0;
+};
+
+Fastest find_fastest(const std::vector<LayerPlan>& layers, const Card& card) {
+  const int most_blocks = card.multiprocessors * card.blocks_per_multiprocessor, budget = budget_words(card);
+  Fastest fastest;
   double low = 0, high = 0;
   for (const LayerPlan& layer : layers) {
-    choices.emplace_back(layer, budget, cost_of(card), most_blocks);
-    high += choices.back().cycles_of(1);
+    fastest.choices.emplace_back(layer, budget, cost_of(card), most_blocks);
+    high += fastest.choices.back().cycles_of(1);
   }
-  // The least time for which there are blocks enough; one block for all takes `high`.
+  // One block for all takes `high`.
   for (int round = 0; round < 40 && high - low > 1e-3 * high; ++round) {
     const double middle = (low + high) / 2;
-    (divide(choices, middle).total <= most_blocks ? high : low) = middle;
+    (divide(fastest.choices, middle).total <= most_blocks ? high : low) = middle;
   }
-  const Division division = divide(choices, high);
+  fastest.cycles = high;
+  return fastest;
+}
+
+Plan plan_launch(const std::vector<LayerPlan>& layers, int first_index, const Card& card) {
+  Fastest fastest = find_fastest(layers, card);
+  std::vector<Choices>& choices = fastest.choices;
+  const Division division = divide(choices, fastest.cycles);
 
   Plan plan;
-  plan.cycles = high;
+  plan.cycles = fastest.cycles;
   int words = 0;
   const auto add = [&](int index, int blocks, int group) {
     LayerPlan layer = layers[static_cast<size_t>(index)];
@@ -321,25 +336,44 @@ Plan plan_gradient_launch(const std::vector<LayerPlan>& layers, int first_index,
   return plan;
 }
 
-template <typename PlanOne>
-std::vector<Plan> plan_in_runs(const std::vector<LinearLayer>& layers, const PlanOne& plan_one) {
-  std::vector<Plan> plans;
+// Calls function with the layers of each launch and the index of the first of them.
+template <typename Function>
+void for_each_run(const std::vector<LinearLayer>& layers, const Function& function) {
   for (size_t first = 0; first < layers.size(); first += kMostLayers) {
     std::vector<LayerPlan> run;
     for (size_t i = first; i < std::min(layers.size(), first + kMostLayers); ++i) run.push_back(plan_layer(layers[i]));
-    plans.push_back(plan_one(run, static_cast<int>(first)));
+    function(run, static_cast<int>(first));
   }
-  return plans;
 }
 
 }  // namespace
 
+Card share_of(Card card, int64_t multiprocessors) {
+  if (multiprocessors > 0 && multiprocessors < card.multiprocessors)
+    card.multiprocessors = static_cast<int>(multiprocessors);
+  return card;
+}
+
 std::vector<Plan> plan_power_iteration(const std::vector<LinearLayer>& layers, const Card& card) {
-  return plan_in_runs(layers, [&](const auto& run, int first) { return plan_launch(run, first, card); });
+  std::vector<Plan> plans;
+  for_each_run(layers, [&](const auto& run, int first) { plans.push_back(plan_launch(run, first, card)); });
+  return plans;
+}
+
+int enough_multiprocessors(const std::vector<LinearLayer>& layers, const Card& card) {
+  int most = 1;
+  for_each_run(layers, [&](const auto& run, int) {
+    Fastest fastest = find_fastest(run, card);
+    const int blocks = divide(fastest.choices, kEnough * fastest.cycles).total;
+    most = std::max(most, (blocks + card.blocks_per_multiprocessor - 1) / card.blocks_per_multiprocessor);
+  });
+  return std::min(most, card.multiprocessors);
 }
 
 std::vector<Plan> plan_gradient(const std::vector<LinearLayer>& layers, const Card& card) {
-  return plan_in_runs(layers, [&](const auto& run, int first) { return plan_gradient_launch(run, first, card); });
+  std::vector<Plan> plans;
+  for_each_run(layers, [&](const auto& run, int first) { plans.push_back(plan_gradient_launch(run, first, card)); });
+  return plans;
 }
 
 void place_workspace(Plan& plan, char* workspace) {

@@ -13,14 +13,14 @@ using torch::stable::Tensor;
 
 Tensor new_tensor(int64_t dim, const int64_t* size, const int64_t* strides, int32_t type) {
   AtenTensorHandle handle = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(
+  TORCH_ERROR_CODE_CHECK(
       aoti_torch_empty_strided(dim, size, strides, type, aoti_torch_device_type_cpu(), 0, &handle));
   return Tensor(handle);
 }
 
 int32_t type_of(const Tensor& x) {
   int32_t type = 0;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(x.get(), &type));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(x.get(), &type));
   return type;
 }
 

@@ -89,7 +89,8 @@ void with_iterate_type(ScalarType type, const Function& function) {
 std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> power_iteration_cpu(const std::vector<Tensor>& weights,
                                                                                  const std::vector<Tensor>& v_any,
                                                                                  const std::vector<int64_t>& numbers,
-                                                                                 int64_t iterations) {
+                                                                                 int64_t iterations,
+                                                                                 int64_t /*multiprocessors*/) {
   std::vector<Description> descriptions = cpu::read_layers(numbers);
   STD_TORCH_CHECK(!weights.empty() && weights.size() == descriptions.size(), "power_iteration: got ", weights.size(),
                   " weights for ", descriptions.size(), " layers; expected as many, and at least one");

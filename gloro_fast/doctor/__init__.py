@@ -3,7 +3,16 @@
 A check is a file here that registers itself with :func:`gloro_fast.doctor.examination.check`.
 """
 
-from gloro_fast.doctor import fingerprint, head_differences, margin, margin_loss, minmax, power_iteration
+from gloro_fast.doctor import (
+    fingerprint,
+    head_differences,
+    margin,
+    margin_loss,
+    minmax,
+    power_iteration,
+    product,
+    statistics,
+)
 from gloro_fast.doctor.examination import Finding, examine
 
 __all__ = [
@@ -15,4 +24,6 @@ __all__ = [
     "margin_loss",
     "minmax",
     "power_iteration",
+    "product",
+    "statistics",
 ]

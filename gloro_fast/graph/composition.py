@@ -100,7 +100,8 @@ class Composition:
                 value = _times(product(found), value)
             elif indices:
                 apart = apart or found.unbind()
-                value = _times(product(torch.stack([apart[index] for index in indices])), value)
+                some = [apart[index] for index in indices]
+                value = _times(product(torch.stack(some)) if len(some) > 1 else some[0], value)
             number = 1.0
             for part in step.parts:
                 factor = factors[part]

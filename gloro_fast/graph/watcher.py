@@ -315,7 +315,7 @@ class Watcher(TorchFunctionMode):
     @contextmanager
     def _patched(self) -> Iterator[None]:
         """Have modules, autograd functions and numbers of images come here, those of this thread."""
-        call, apply = nn.Module.__call__, torch.autograd.Function.__dict__["apply"].__func__
+        call, apply = nn.Module.__call__, torch.autograd.Function.__dict__["apply"]
 
         def module_call(m: nn.Module, *args: Any, **kwargs: Any) -> Any:
             if self._is_elsewhere() or self._trying:
@@ -326,7 +326,7 @@ class Watcher(TorchFunctionMode):
 
         def function_apply(function: type, *args: Any, **kwargs: Any) -> Any:
             if self._is_elsewhere() or self._trying:
-                return apply(function, *args, **kwargs)
+                return apply.__get__(None, function)(*args, **kwargs)
             raise self._refused(
                 f"{self.where()} calls {function.__name__}, a torch.autograd.Function, which no graph can hold; call "
                 "it in a layer of its own and register a rule with @gloro_fast.nn.register_lipschitz_rule"

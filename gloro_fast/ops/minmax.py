@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gloro_fast import _extension, _gpu
 from gloro_fast.errors import ArchitectureError
+from gloro_fast.exporting import is_exporting
 
 _CPU_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _GPU_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -126,7 +127,7 @@ def runs_compiled(x: Tensor) -> bool:
 def is_exported() -> bool:
     """Whether what runs is written down for programs that may lack this package: torch.export, ONNX, TorchScript."""
     # A compiler takes a look at the tracer of TorchScript for a reason to break its graph.
-    return torch.compiler.is_exporting() if torch.compiler.is_compiling() else torch._C._is_tracing()
+    return is_exporting() if torch.compiler.is_compiling() else torch._C._is_tracing()
 
 
 def needs_gradient(x: Tensor, bias: Tensor | None) -> bool:

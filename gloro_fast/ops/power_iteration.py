@@ -65,6 +65,7 @@ def power_iteration(
     v: Sequence[Tensor],
     geometries: Sequence[Geometry],
     iterations: int,
+    multiprocessors: int = 0,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """Run the power iteration of every layer in one call; arguments and results as for the reference.
 
@@ -74,15 +75,23 @@ def power_iteration(
     cooperative launch for up to 96 layers, and one for the gradient, which a CUDA graph can capture once a first call
     has planned them. Where the GPU or the build cannot do that, one warning says so, and
     :func:`gloro_fast.ops.power_iteration_grouped.power_iteration_grouped` does it.
+
+    Args:
+        weights, v, geometries, iterations: as for the reference.
+        multiprocessors: of the GPU, to leave the others to what runs beside: the launch holds no more blocks than so
+            many take, all of them at 0. :func:`gloro_fast.ops.power_iteration_gpu.enough_multiprocessors` gives how many a network needs. The last bits
+            of the results depend on it, as on the card.
     """
     layers = _describe(weights, v, geometries)
     if layers is not None:
         if _extension.available():
             if torch.compiler.is_compiling():
-                sigma, v_new, u = torch.ops.gloro_fast.power_iteration(list(weights), list(v), layers, iterations)
+                sigma, v_new, u = torch.ops.gloro_fast.power_iteration(
+                    list(weights), list(v), layers, iterations, multiprocessors=multiprocessors
+                )
                 return sigma, v_new, u
             iterates: list[list[Tensor]] = []
-            sigma = _Eager.apply(iterates, layers, v, iterations, *weights)  # type: ignore[no-untyped-call]
+            sigma = _Eager.apply(iterates, layers, v, iterations, multiprocessors, *weights)  # type: ignore[no-untyped-call]
             return sigma, *iterates
         _extension.warn_if_missing()
     if weights and weights[0].is_cuda and not torch._C._are_functorch_transforms_active():
@@ -172,7 +181,7 @@ def _read(numbers: Sequence[int]) -> list[_Layer]:
 
 
 def _fake(
-    weights: list[Tensor], v: list[Tensor], layers: list[int], iterations: int
+    weights: list[Tensor], v: list[Tensor], layers: list[int], iterations: int, *, multiprocessors: int = 0
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     read = _read(layers)
     v_new = [v[0].new_empty(layer.geometry.input_shape) for layer in read]
@@ -183,7 +192,12 @@ def _fake_backward(grad_sigma: Tensor, v: list[Tensor], u: list[Tensor], layers:
     return [layer.new_weight(grad_sigma.device) for layer in _read(layers)]
 
 
-def _save_iterates(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, list[Tensor], list[Tensor]]) -> None:
+def _save_iterates(
+    ctx: Any,
+    inputs: tuple[Any, ...],
+    keyword_only_inputs: dict[str, Any],
+    output: tuple[Tensor, list[Tensor], list[Tensor]],
+) -> None:
     ctx.layers = inputs[2]
     _, v, u = output
     ctx.save_for_backward(*v, *u)
@@ -213,11 +227,19 @@ class _Eager(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, iterates: list[list[Tensor]], layers: list[int], v: Sequence[Tensor], steps: int, *weights: Tensor
+        ctx: Any,
+        iterates: list[list[Tensor]],
+        layers: list[int],
+        v: Sequence[Tensor],
+        steps: int,
+        multiprocessors: int,
+        *weights: Tensor,
     ) -> Tensor:
         with torch._C._AutoDispatchBelowAutograd():
             output: tuple[Tensor, list[Tensor], list[Tensor]]
-            output = torch.ops.gloro_fast.power_iteration.default(weights, v, layers, steps)
+            output = torch.ops.gloro_fast.power_iteration.default(
+                weights, v, layers, steps, multiprocessors=multiprocessors
+            )
         sigma, v_new, u = output
         iterates += (v_new, u)
         ctx.layers = layers
@@ -227,7 +249,7 @@ class _Eager(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_sigma: Tensor) -> tuple[Tensor | None, ...]:
         to_differentiate = torch.is_grad_enabled()  # asked for with create_graph
-        return (None, None, None, None, *_gradients(ctx, grad_sigma, below_autograd=not to_differentiate))
+        return (None, None, None, None, None, *_gradients(ctx, grad_sigma, below_autograd=not to_differentiate))
 
 
 def _save_iterates_of_backward(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from device_program import DeviceProgram
@@ -15,6 +16,19 @@ def interpreter() -> Iterator[object]:
     started = Interpreter()
     yield started
     started.close()
+
+
+@pytest.fixture(params=["interpreted", "simulated"])
+def call(request: pytest.FixtureRequest) -> Any:
+    """Calls ``gloro_fast.kernels.<module>.<function>`` with arguments, in Triton's interpreter and as simulated PTX."""
+    pytest.importorskip("triton")
+    if request.param == "interpreted":
+        return request.getfixturevalue("interpreter").call
+    import simulated_gpu
+
+    if not simulated_gpu.SIMULATOR:
+        pytest.skip("needs a PTX simulator: set GLORO_FAST_PTX_SIM to a folder with ptx_sim.py")
+    return simulated_gpu.call
 
 
 @pytest.fixture(scope="session")

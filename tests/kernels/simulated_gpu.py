@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import importlib.util
 import os
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import planting
 import pytest
 import torch
 import triton
@@ -26,6 +28,7 @@ needs_simulator = pytest.mark.skipif(
     not SIMULATOR, reason="needs a PTX simulator: set GLORO_FAST_PTX_SIM to a folder with ptx_sim.py"
 )
 SM_86 = 86
+_planted: list[Any] = []  # kept: where a compiled kernel goes, Triton asks the driver, and there is none by then
 
 
 @functools.cache
@@ -170,6 +173,15 @@ def gpu(arch: int = SM_86, run: bool = True, edit: Any = None) -> Iterator[Simul
         yield simulated
     finally:
         driver._active = before
+
+
+def call(module: str, function: str, *arguments: Any, planted: tuple[str, str, str] | None = None) -> Any:
+    """Call ``gloro_fast.kernels.<module>.<function>``; ``planted``: file, old, new of ``planting.planted``."""
+    kernels = planting.planted(module, *planted) if planted else importlib.import_module(f"gloro_fast.kernels.{module}")
+    if planted:
+        _planted.append(kernels)
+    with gpu():
+        return getattr(kernels, function)(*arguments)
 
 
 def far_out(program: int) -> Any:

@@ -146,3 +146,62 @@ def test_a_window_that_does_not_fit_is_refused() -> None:
     numbers = layer_numbers([torch.empty(1, 1, 3, 3)], [geometry])
     with pytest.raises(RuntimeError, match="larger than the shared memory"):
         planner.plan_power_iteration(numbers, CARDS["RTX 3080"])
+
+
+class TestAShareOfTheMultiprocessors:
+    """What is asked of the card, and how much of it a network needs."""
+
+    CARD = CARDS["H100"]
+
+    def fit(self, numbers: list[int], multiprocessors: int) -> object:
+        (plan,) = planner.fit_power_iteration(
+            numbers, self.CARD, lambda shared: 2, lambda *_: "", True, multiprocessors
+        )
+        return plan
+
+    @pytest.mark.parametrize("multiprocessors", [1, 16, 48, 131])
+    def test_a_share_is_planned_as_a_card_of_that_size(self, multiprocessors: int) -> None:
+        plan = self.fit(numbers_of("8C2F"), multiprocessors)
+        (of_small,) = planner.plan_power_iteration(
+            numbers_of("8C2F"), self.CARD._replace(multiprocessors=multiprocessors)
+        )
+        assert plan.blocks <= 2 * multiprocessors
+        assert (plan.layers(), plan.shared_bytes, plan.cycles) == (
+            of_small.layers(),
+            of_small.shared_bytes,
+            of_small.cycles,
+        )
+
+    @pytest.mark.parametrize("multiprocessors", [0, 132, 1000])
+    def test_all_of_them(self, multiprocessors: int) -> None:
+        (of_all,) = planner.plan_power_iteration(numbers_of("8C2F"), self.CARD)
+        assert self.fit(numbers_of("8C2F"), multiprocessors).layers() == of_all.layers()
+
+    @pytest.mark.parametrize("card", CARDS.values(), ids=CARDS.keys())
+    @pytest.mark.parametrize("name", NETWORKS)
+    def test_enough_is_a_tenth_slower_at_most_and_one_less_is_not(self, name: str, card: Card) -> None:
+        numbers = numbers_of(name)
+        enough = planner.enough_multiprocessors(numbers, card)
+
+        def slower(multiprocessors: int) -> float:
+            (plan,) = planner.plan_power_iteration(numbers, card._replace(multiprocessors=multiprocessors))
+            (of_all,) = planner.plan_power_iteration(numbers, card)
+            return plan.cycles / of_all.cycles
+
+        rounding = 2e-3  # of the planner's search
+        assert slower(enough) <= 1.1 * (1 + rounding)
+        assert slower(enough - 1) > 1.1 * (1 - rounding)
+
+    def test_what_waits_leaves_room_and_what_computes_takes_the_card(self) -> None:
+        """On an H100, 2C2F takes the same time in 16 multiprocessors as in all and 6C2F in 48, but not in 16."""
+        enough = {name: planner.enough_multiprocessors(numbers_of(name), self.CARD) for name in NETWORKS}
+        assert enough == {"2C2F": 8, "4C3F": 27, "6C2F": 49, "8C2F": 109}
+
+    def test_the_largest_of_several_launches_counts(self) -> None:
+        numbers = numbers_of("6C2F")
+        few = dense_layers(planner.MOST_LAYERS)
+        alone, beside = (planner.enough_multiprocessors(layers, self.CARD) for layers in (numbers, few + numbers))
+        assert alone == beside > planner.enough_multiprocessors(few, self.CARD)
+
+    def test_one_multiprocessor_is_enough_for_what_needs_no_more(self) -> None:
+        assert planner.enough_multiprocessors(dense_layers(1), Card(1)) == 1

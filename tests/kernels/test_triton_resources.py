@@ -17,7 +17,7 @@ import torch
 pytest.importorskip("triton")
 import triton
 from compiled_resources import global_accesses, resources
-from gloro_fast.kernels import margin, margin_loss, minmax
+from gloro_fast.kernels import head_differences, margin, margin_loss, minmax, product, statistics
 from simulated_gpu import gpu
 
 TABLE = Path(__file__).resolve().parents[2] / "docs" / "triton_resources.json"
@@ -43,6 +43,20 @@ def margin_of(classes: int, dtype: torch.dtype) -> None:
     margin_loss.margin_loss(logits, differences, lipschitz, number, labels, TRADES_CE, number)
 
 
+def head_differences_of(classes: int, dtype: torch.dtype) -> None:
+    weight, square = torch.zeros(classes, 512, dtype=dtype), torch.zeros(classes, classes)
+    head_differences.head_differences(weight)
+    head_differences.head_differences_backward(square, weight, square)
+
+
+def one_program_each() -> None:
+    count = torch.zeros(512, dtype=torch.int64)
+    product.product_backward(torch.zeros(()), torch.zeros(6))
+    statistics.count(count, count, count.bool())
+    scalars = (torch.zeros(()), count[0], count[0], torch.zeros(()))
+    statistics.record_(torch.zeros(9, 4, dtype=torch.float64), count[:1], *scalars)
+
+
 CALLS: dict[str, Callable[[], None]] = {
     "minmax, contiguous, bfloat16": partial(minmax_of, torch.contiguous_format, torch.bfloat16),
     "minmax, contiguous, float16": partial(minmax_of, torch.contiguous_format, torch.float16),
@@ -51,6 +65,9 @@ CALLS: dict[str, Callable[[], None]] = {
     "margin and TRADES-CE, 10 classes, float32": partial(margin_of, 10, torch.float32),
     "margin and TRADES-CE, 1000 classes, bfloat16": partial(margin_of, 1000, torch.bfloat16),
     "margin and TRADES-CE, 4096 classes, bfloat16": partial(margin_of, 4096, torch.bfloat16),
+    "head differences, 10 classes, float32": partial(head_differences_of, 10, torch.float32),
+    "head differences, 1000 classes, bfloat16": partial(head_differences_of, 1000, torch.bfloat16),
+    "product and statistics": one_program_each,
 }
 CASES = [
     (name, arch)

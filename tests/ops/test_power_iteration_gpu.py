@@ -34,9 +34,11 @@ class Calls(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.counts: Counter[str] = Counter()
+        self.keywords: dict[str, dict[str, Any]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.counts[str(func)] += 1
+        self.keywords[str(func)] = kwargs
         return func(*args, **(kwargs or {}))
 
 
@@ -59,6 +61,15 @@ def test_all_layers_go_to_one_call(dtype: torch.dtype, monkeypatch: pytest.Monke
     assert counts["gloro_fast.power_iteration.default"] == 1
     assert counts["aten.convolution.default"] == 0
     assert sigma.dtype == torch.float32
+
+
+def test_the_share_of_the_multiprocessors_comes_to_the_op(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_gpu, "why_not", lambda op: None)
+    with FakeTensorMode(), torch.no_grad(), Calls() as calls:
+        weights = [torch.empty(shape, device="cuda") for shape in SHAPES]
+        v = [torch.empty(geometry.input_shape, device="cuda") for geometry in GEOMETRIES]
+        power_iteration(weights, v, GEOMETRIES, 5, multiprocessors=16)
+    assert calls.keywords["gloro_fast.power_iteration.default"] == {"multiprocessors": 16}
 
 
 @pytest.fixture
@@ -129,6 +140,8 @@ def test_without_a_driver_the_extension_gives_the_reason() -> None:
         pytest.skip("there is a driver")
     reason = power_iteration_gpu._refusal((0, 0, 0, 4, 9, 1), 0)
     assert reason.startswith("the properties of GPU 0 cannot be read: ")
+    with pytest.raises(RuntimeError, match="the properties of GPU 0 cannot be read: "):
+        power_iteration_gpu.enough_multiprocessors((0, 0, 0, 4, 9, 1), 0)
 
 
 def test_the_gradient_stays_on_the_gpu() -> None:
@@ -179,6 +192,10 @@ def test_a_graph_captures_both_ops() -> None:
         return [sigma, *v_new, *u, *torch.ops.gloro_fast.power_iteration_backward(sigma, v_new, u, numbers)]
 
     both()
+    few = power_iteration_gpu.enough_multiprocessors(tuple(numbers), 0)
+    assert 1 <= few <= torch.cuda.get_device_properties(0).multi_processor_count
+    shared = torch.ops.gloro_fast.power_iteration(weights, v, numbers, 3, multiprocessors=few)[0]
+    torch.testing.assert_close(shared, both()[0])
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         captured = both()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import power_iteration_layers
 import pytest
@@ -212,18 +213,27 @@ def test_opcheck(dtype: torch.dtype) -> None:
     weights[0] = weights[0].detach().to(memory_format=torch.channels_last).requires_grad_()
     numbers = _describe(weights, v, geometries)
     assert numbers is not None
-    torch.library.opcheck(torch.ops.gloro_fast.power_iteration.default, (weights, v, numbers, 2))
+    for share in ({}, {"multiprocessors": 3}):
+        torch.library.opcheck(torch.ops.gloro_fast.power_iteration.default, (weights, v, numbers, 2), share)
     sigma, v_new, u = torch.ops.gloro_fast.power_iteration([w.detach() for w in weights], v, numbers, 2)
     backward = torch.ops.gloro_fast.power_iteration_backward.default
     torch.library.opcheck(backward, (sigma.requires_grad_(), v_new, u, numbers))
 
 
-def test_compiles_into_one_graph() -> None:
+def test_a_share_of_a_gpu_changes_nothing_on_the_cpu() -> None:
+    weights, v, geometries = draw(MIXED)
+    plain = with_gradients(power_iteration, weights, v, geometries, 2)
+    shared = with_gradients(partial(power_iteration, multiprocessors=3), weights, v, geometries, 2)
+    assert all(torch.equal(a, b) for a, b in zip(plain, shared, strict=True))
+
+
+@pytest.mark.parametrize("share", [0, 3])
+def test_compiles_into_one_graph(share: int) -> None:
     weights, v, geometries = draw(MIXED)
     torch._dynamo.reset()
 
     def bound(weights: list[Tensor], v: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        sigma, v_new, _ = power_iteration(weights, v, geometries, 2)
+        sigma, v_new, _ = power_iteration(weights, v, geometries, 2, share)
         return sigma.prod(), v_new
 
     compiled = torch.compile(bound, fullgraph=True, backend="aot_eager")

@@ -10,11 +10,12 @@
 #include <memory>
 #include <mutex>
 #include <string>
-#include <utility>
+#include <tuple>
 
 #include "../../cpu/power_iteration_description.h"
 #include "../../cuda/power_iteration.h"
 #include "../../cuda/power_iteration_residency.h"
+#include "stream.h"
 
 namespace gloro_fast {
 
@@ -48,25 +49,31 @@ void check_launch(const char* error) {
 // Asks the driver of the current device. All it does can be captured in a graph.
 cuda::Driver driver_of(int32_t device, const cuda::Card& card) {
   check_launch(cuda::prepare_power_iteration(card));
-  void* const stream = accelerator::getCurrentStream(device).nativeHandle();
+  void* const stream = current_stream(device);
   return {cuda::resident_blocks, [stream](int blocks, int shared_bytes) {
             const char* const error = cuda::launch_power_iteration(cuda::Launch{}, blocks, shared_bytes, stream);
             return std::string(error == nullptr ? "" : error);
           }};
 }
 
-// Plans once for each network and device, which is the current one: a training step finds its plans here.
-std::shared_ptr<const Plans> plans_for(const std::vector<int64_t>& numbers, int32_t device) {
+std::vector<cpu::LinearLayer> layers_of(const std::vector<Description>& descriptions) {
+  std::vector<cpu::LinearLayer> layers;
+  for (const Description& description : descriptions) layers.push_back(description.layer);
+  return layers;
+}
+
+// Plans once for each network, device, which is the current one, and number of its multiprocessors, 0 for all: a
+// training step finds its plans here.
+std::shared_ptr<const Plans> plans_for(const std::vector<int64_t>& numbers, int32_t device, int64_t multiprocessors) {
   static std::mutex mutex;
-  static std::map<std::pair<int32_t, std::vector<int64_t>>, std::shared_ptr<const Plans>> known;
+  static std::map<std::tuple<int32_t, int64_t, std::vector<int64_t>>, std::shared_ptr<const Plans>> known;
   const std::lock_guard<std::mutex> lock(mutex);
-  std::shared_ptr<const Plans>& plans = known[{device, numbers}];
+  std::shared_ptr<const Plans>& plans = known[{device, multiprocessors, numbers}];
   if (plans == nullptr) {
     auto made = std::make_shared<Plans>();
     made->layers = cpu::read_layers(numbers);
-    std::vector<cpu::LinearLayer> layers;
-    for (const Description& description : made->layers) layers.push_back(description.layer);
-    const cuda::Card card = read_card(device);
+    const std::vector<cpu::LinearLayer> layers = layers_of(made->layers);
+    const cuda::Card card = cuda::share_of(read_card(device), multiprocessors);
     made->forward = cuda::fit_power_iteration(layers, card, driver_of(device, card));
     made->gradient = cuda::plan_gradient(layers, card);
     plans = std::move(made);
@@ -108,14 +115,17 @@ float* floats(const Tensor& tensor) {
 std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> power_iteration_cuda(const std::vector<Tensor>& weights,
                                                                                   const std::vector<Tensor>& v_any,
                                                                                   const std::vector<int64_t>& numbers,
-                                                                                  int64_t iterations) {
+                                                                                  int64_t iterations,
+                                                                                  int64_t multiprocessors) {
   STD_TORCH_CHECK(!weights.empty() && weights.size() == v_any.size(), "power_iteration: got ", weights.size(),
                   " weights and ", v_any.size(), " iterates; expected as many, and at least one");
   STD_TORCH_CHECK(iterations >= 0 && iterations < (1 << 24), "power_iteration: expected 0 iterations or more, got ",
                   iterations);
+  STD_TORCH_CHECK(multiprocessors >= 0, "power_iteration: expected a number of multiprocessors, or 0 for all, got ",
+                  multiprocessors);
   const int32_t device = weights[0].get_device_index();
   const accelerator::DeviceGuard guard(device);
-  const std::shared_ptr<const Plans> plans = plans_for(numbers, device);
+  const std::shared_ptr<const Plans> plans = plans_for(numbers, device, multiprocessors);
   STD_TORCH_CHECK(weights.size() == plans->layers.size(), "power_iteration: got ", weights.size(), " weights for ",
                   plans->layers.size(), " layers");
   std::vector<Tensor> in_rows, start, v, u;
@@ -130,7 +140,7 @@ std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> power_iteration_cud
     u.push_back(torch::stable::new_empty(start[i], description.output_size()));
   }
   const Tensor sigma = torch::stable::new_empty(start[0], std::vector<int64_t>{static_cast<int64_t>(weights.size())});
-  void* const stream = accelerator::getCurrentStream(device).nativeHandle();
+  void* const stream = current_stream(device);
   for (const Plan& planned : plans->forward) {
     Plan plan = planned;
     const Tensor workspace =
@@ -156,7 +166,7 @@ std::vector<Tensor> power_iteration_backward_cuda(const Tensor& grad_sigma_any, 
                                                   const std::vector<int64_t>& numbers) {
   const int32_t device = grad_sigma_any.get_device_index();
   const accelerator::DeviceGuard guard(device);
-  const std::shared_ptr<const Plans> plans = plans_for(numbers, device);
+  const std::shared_ptr<const Plans> plans = plans_for(numbers, device, 0);
   const size_t count = plans->layers.size();
   STD_TORCH_CHECK(v_any.size() == count && u_any.size() == count, "power_iteration_backward: got ", v_any.size(),
                   " and ", u_any.size(), " iterates for ", count, " layers");
@@ -171,7 +181,7 @@ std::vector<Tensor> power_iteration_backward_cuda(const Tensor& grad_sigma_any, 
                                              kTypes[static_cast<int>(description.layer.weight.element)], std::nullopt,
                                              grad_sigma.device(), std::nullopt, format));
   }
-  void* const stream = accelerator::getCurrentStream(device).nativeHandle();
+  void* const stream = current_stream(device);
   for (const Plan& planned : plans->gradient) {
     Plan plan = planned;
     for (int k = 0; k < plan.launch.layers; ++k) {
@@ -191,11 +201,15 @@ std::string power_iteration_refusal(int64_t device, const std::vector<int64_t>& 
   try {
     static_cast<void>(read_card(static_cast<int32_t>(device)));  // names a missing driver better than the guard does
     const accelerator::DeviceGuard guard(static_cast<int32_t>(device));
-    static_cast<void>(plans_for(numbers, static_cast<int32_t>(device)));
+    static_cast<void>(plans_for(numbers, static_cast<int32_t>(device), 0));
     return "";
   } catch (const std::exception& error) {
     return error.what();
   }
+}
+
+int64_t power_iteration_enough_multiprocessors(int64_t device, const std::vector<int64_t>& numbers) {
+  return cuda::enough_multiprocessors(layers_of(cpu::read_layers(numbers)), read_card(static_cast<int32_t>(device)));
 }
 
 }  // namespace gloro_fast
