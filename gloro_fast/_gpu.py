@@ -38,7 +38,7 @@ def implement(op: str, module: str) -> None:
 
 
 def implementation(op: str) -> Callable[..., Any] | None:
-    """Give the function in Triton that serves an op, such as ``"gloro_fast::minmax"``, on GPUs; None if there is none."""
+    """Give the function in Triton that serves an op, such as ``"gloro_fast::minmax"``; None if there is none."""
     return _implementations.get(op)
 
 

@@ -27,13 +27,13 @@ def compile_kernels(checks: Iterable[Callable[[torch.device], Iterator[str | Non
     """
     from triton import AsyncCompileMode
 
-    with ThreadPoolExecutor() as pool, AsyncCompileMode(pool, ignore_errors=True), _launches_compile(), _BothDevices():
+    with ThreadPoolExecutor() as pool, AsyncCompileMode(pool, ignore_errors=True), _launches_compile(), _BothDevices():  # type: ignore[no-untyped-call]
         for check in checks:
             for _ in check(torch.device("cpu")):
                 pass
 
 
-class _BothDevices(TorchDispatchMode):
+class _BothDevices(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Calls the function for GPUs beside each of our ops on the CPU."""
 
     def __torch_dispatch__(

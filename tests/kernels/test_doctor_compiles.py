@@ -11,13 +11,13 @@ import torch
 
 pytest.importorskip("triton")
 import triton
+from gloro_fast.kernels.margin import margin_rows
 from simulated_gpu import SimulatedGpu, gpu
 from triton.runtime.jit import JITFunction
 
 from gloro_fast import _extension
 from gloro_fast.doctor import compiling
 from gloro_fast.doctor.margin import check_margin
-from gloro_fast.kernels.margin import margin_rows
 
 pytestmark = pytest.mark.skipif(not _extension.available(), reason=f"compiled ops: {_extension.why_not()}")
 KERNELS = 6  # of the check of margin
@@ -57,9 +57,8 @@ def test_two_compile_at_a_time(fresh: SimulatedGpu) -> None:
     with triton.knobs.compilation.scope():
         triton.knobs.compilation.listener = lambda **what: pair.wait(timeout=60)
         compiling.compile_kernels([check_margin])
-    assert [type(kernel).__name__ for kernel in margin_rows.device_caches[87][0].values()] == [
-        "CompiledKernel"
-    ] * KERNELS
+    kernels = margin_rows.device_caches[87][0].values()
+    assert [type(kernel).__name__ for kernel in kernels] == ["CompiledKernel"] * KERNELS
 
 
 def test_launches_are_launches_again_after_a_failure() -> None:
