@@ -25,12 +25,14 @@ class Network:
         recipe_name: the paper's recipe for it.
         input_shape: (C, H, W).
         batch_size: images a step.
+        classes: of the head.
     """
 
     name: str
     recipe_name: str
     input_shape: tuple[int, int, int]
     batch_size: int
+    classes: int = NUM_CLASSES
 
     @property
     def case(self) -> str:
@@ -45,7 +47,7 @@ class Network:
     def linear_maps(self, device: torch.device) -> list[LinearMap]:
         """List the linear layers before the head, with Glorot's weights: orthogonal ones converge at once."""
         module = architectures.build(
-            self.name, input_shape=self.input_shape, num_classes=NUM_CLASSES, initialization="glorot_uniform"
+            self.name, input_shape=self.input_shape, num_classes=self.classes, initialization="glorot_uniform"
         )
         return make_plan(module.to(device), self.input_shape).linear_maps()
 
@@ -53,10 +55,10 @@ class Network:
         """Draw ``images`` random images and labels; the first batch serves as test split."""
         generator = torch.Generator().manual_seed(0)
         pixels = torch.randint(256, (images, *self.input_shape), dtype=torch.uint8, generator=generator)
-        labels = torch.randint(NUM_CLASSES, (images,), generator=generator)
+        labels = torch.randint(self.classes, (images,), generator=generator)
         train = Split(pixels, labels)
         test = Split(pixels[: self.batch_size], labels[: self.batch_size])
-        return DataSet("synthetic", train, test, tuple(str(label) for label in range(NUM_CLASSES)))
+        return DataSet("synthetic", train, test, tuple(str(label) for label in range(self.classes)))
 
 
 NETWORKS = {
