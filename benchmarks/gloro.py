@@ -52,13 +52,12 @@ class GloRoStep:
         return [*state.net.parameters(), *state.net.buffers(), *moments, state.sums.values, self.images, self.labels]
 
 
-def by_hand(network: Network, device: torch.device, *, bfloat16: bool = False, graph: bool = False) -> Job:
+def by_hand(network: Network, device: torch.device, *, graph: bool = False) -> Job:
     """Make a step of a loop of one's own, in channels_last: net, criterion, fused Adam, nothing counted.
 
     Args:
         network: the architecture and its recipe.
         device: where to train.
-        bfloat16: whether the forward pass runs under autocast to it.
         graph: whether the step is one CUDA graph.
 
     Raises:
@@ -74,7 +73,7 @@ def by_hand(network: Network, device: torch.device, *, bfloat16: bool = False, g
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+        with network.autocast(device):
             loss = net(images, labels, criterion)
         loss.backward()
         optimizer.step()
@@ -89,7 +88,7 @@ def by_hand(network: Network, device: torch.device, *, bfloat16: bool = False, g
     graphed = graphed_step(net, optimizer, criterion)
 
     def replay() -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+        with network.autocast(device):
             graphed(images, labels)
 
     return replay

@@ -26,6 +26,7 @@ class Network:
         input_shape: (C, H, W).
         batch_size: images a step.
         classes: of the head.
+        precision: ``"float32"`` or ``"bfloat16"``.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Network:
     input_shape: tuple[int, int, int]
     batch_size: int
     classes: int = NUM_CLASSES
+    precision: str = "float32"
 
     @property
     def case(self) -> str:
@@ -42,7 +44,12 @@ class Network:
     @property
     def recipe(self) -> Recipe:
         """MinMax with TRADES-KL, T = 5, Adam with eps 1e-7: the paper's recipe, without augmentation."""
-        return get(self.recipe_name).override(augmentation="none", batch_size=self.batch_size, epochs=1)
+        recipe = get(self.recipe_name).override(augmentation="none", batch_size=self.batch_size, epochs=1)
+        return recipe.override(precision=self.precision)
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """Give the context of a forward pass in the network's precision."""
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
 
     def linear_maps(self, device: torch.device) -> list[LinearMap]:
         """List the linear layers before the head, with Glorot's weights: orthogonal ones converge at once."""

@@ -21,13 +21,11 @@ class Settings:
         channels_last: memory format of weights and images, contiguous otherwise.
         inplace: whether ReLU writes over its input.
         fused: whether Adam is the fused kernel with eps 1e-7, as in gloro_fast; plain ``Adam(lr=...)`` otherwise.
-        bfloat16: whether the forward pass runs under autocast to bfloat16.
     """
 
     channels_last: bool = False
     inplace: bool = False
     fused: bool = False
-    bfloat16: bool = False
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -40,7 +38,6 @@ class Settings:
                 "channels_last" if self.channels_last else "NCHW",
                 "fused Adam" if self.fused else "default Adam",
                 *(["in-place ReLU"] if self.inplace else []),
-                *(["bfloat16"] if self.bfloat16 else []),
             ]
         )
 
@@ -73,7 +70,7 @@ class StandardStep:
 
     Args:
         network: the architecture.
-        settings: memory format, ReLU in place or not, optimizer, precision.
+        settings: memory format, ReLU in place or not, optimizer.
         images: (B, C, H, W), on the device to train on.
         labels: (B,).
         capturable: whether a CUDA graph can hold the step.
@@ -85,7 +82,7 @@ class StandardStep:
         module = build(network, lambda: nn.ReLU(inplace=settings.inplace))
         self.module = module.to(images.device, memory_format=settings.memory_format)  # type: ignore[call-overload]
         self.optimizer = adam(self.module, settings.fused, capturable)
-        self._bfloat16 = settings.bfloat16
+        self._network = network
         self._memory_format = settings.memory_format
         self.images = self._laid_out(images)
         self.labels = labels
@@ -97,7 +94,7 @@ class StandardStep:
     def train_on(self, images: Tensor, labels: Tensor) -> Tensor:
         """Step on another batch."""
         self.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self._bfloat16):
+        with self._network.autocast(images.device):
             loss = F.cross_entropy(self.module(self._laid_out(images)), labels)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
