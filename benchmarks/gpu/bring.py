@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-LACKING = ("tomli-w", "setuptools", "wheel", "adversarial-robustness-toolbox")
+LACKING = ("tomli-w", "setuptools<82", "wheel", "adversarial-robustness-toolbox")
 _PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 
 

@@ -23,11 +23,13 @@ class Rows:
     Attributes:
         device: the same.
         fast: the same.
+        failed: whether a job could not run.
     """
 
     def __init__(self, device: torch.device, fast: bool) -> None:
         self.device = device
         self.fast = fast
+        self.failed = False
 
     def row(self, name: str, make: Callable[[], Job]) -> float | None:
         """Make a job, measure and print it, and free its memory; what fails is printed and leaves the others alone.
@@ -38,6 +40,7 @@ class Rows:
         try:
             return self._measure(name, make())
         except Exception as error:
+            self.failed = True
             self.say(f"{name:<58} FAILED: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}")
             traceback.print_exc(limit=-4)
             return None
@@ -67,7 +70,7 @@ class Rows:
 
 
 def run(measure: Callable[[Rows], None]) -> None:
-    """Measure as the command line says; the description is that of the module of ``measure``."""
+    """Measure as the command line says; exit code 1 where a job could not run."""
     parser = argparse.ArgumentParser(description=measure.__doc__)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--fast", action="store_true", help="one call of everything, small: does it run?")
@@ -76,4 +79,7 @@ def run(measure: Callable[[Rows], None]) -> None:
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         print(f"{properties.name}, torch {torch.__version__}", flush=True)
-    measure(Rows(device, options.fast))
+    rows = Rows(device, options.fast)
+    measure(rows)
+    if rows.failed:
+        raise SystemExit(1)

@@ -84,7 +84,7 @@ def _bench(visit: Visit) -> list[str]:
 
 
 def _train(visit: Visit) -> list[str]:
-    epochs = "1" if visit.fast else "10"
+    epochs = "1" if visit.fast else "100"
     run = str(visit.out / "mnist-2c2f")
     return _python(
         *("-m", "gloro_fast", "train", "--recipe", "mnist-2c2f", "--epochs", epochs, "--data-dir", str(visit.data)),
@@ -100,7 +100,7 @@ STAGES: Mapping[str, Stage] = {
     ),
     "info": Stage("which op runs as what", 60, lambda visit: _python("-m", "gloro_fast", "info")),
     "doctor": Stage(
-        "every kernel against float64; Triton's cache is emptied, as on a fresh machine",
+        "every kernel against float64; as on a fresh machine where it comes before other stages",
         120,
         lambda visit: _python("-m", "gloro_fast", "doctor", "--device", visit.device),
     ),
@@ -115,7 +115,7 @@ STAGES: Mapping[str, Stage] = {
     "margin": Stage("margin and losses", 60, _measurement("losses")),
     "determinism": Stage("same seed, same bits", 90, _measurement("determinism")),
     "tf32": Stage("errors of logits", 60, _measurement("rounding")),
-    "train": Stage("a training run of MNIST", 120, _train),
+    "train": Stage("a training run of MNIST", 170, _train),
     "bench": Stage("make bench", 330, _bench),
 }
 USUAL = ("build", "info", "doctor", "steps", "bounds", "certify", "minmax", "margin", "determinism", "tf32", "train")
