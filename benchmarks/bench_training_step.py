@@ -38,8 +38,8 @@ FORMATS = [Settings(channels_last, fused=True) for channels_last in (False, True
 @pytest.mark.parametrize("name", NETWORKS)
 def test_training_step(name: str, measure: Measure, device: torch.device, quick: bool, budget: Budget) -> None:
     case = NETWORKS[name].case
-    standard = stock_by_speed(name, device, STOCK, quick)
-    eager = choose(name, device, EAGER, FORMATS, _rounds(quick))
+    chosen = choose(name, device, {STOCK: CANDIDATES, EAGER: FORMATS}, _rounds(quick))
+    standard, eager = chosen[STOCK], chosen[EAGER]
     best, eager_best = next(iter(standard)), next(iter(eager))
 
     with ExitStack() as processes:
@@ -56,7 +56,7 @@ def test_training_step(name: str, measure: Measure, device: torch.device, quick:
         left_out: dict[str, str] = {}
 
         def in_a_graph() -> Job:
-            return start(STOCK_IN_A_GRAPH, next(iter(stock_by_speed(name, device, STOCK_IN_A_GRAPH, quick))))
+            return start(STOCK_IN_A_GRAPH, next(iter(stock_in_a_graph(name, device, quick))))
 
         if device.type == "cuda":
             add_if_it_runs(contenders, left_out, STOCK_IN_A_GRAPH, in_a_graph)
@@ -95,7 +95,7 @@ def test_training_step(name: str, measure: Measure, device: torch.device, quick:
 def test_training_step_in_a_graph(name: str, measure: Measure, device: torch.device, quick: bool) -> None:
     if device.type != "cuda":
         pytest.skip("CUDA graphs need a GPU")
-    standard = stock_by_speed(name, device, STOCK_IN_A_GRAPH, quick)
+    standard = stock_in_a_graph(name, device, quick)
     best = next(iter(standard))
     with (
         StepProcess(name, device, OURS_IN_A_GRAPH) as ours,
@@ -129,9 +129,9 @@ def device_times(contenders: Mapping[str, Job], device: torch.device) -> dict[st
 
 
 @cache
-def stock_by_speed(name: str, device: torch.device, kind: str, quick: bool) -> dict[Settings, float]:
-    """Give the median seconds of stock's candidates, the fastest first."""
-    return choose(name, device, kind, CANDIDATES, _rounds(quick))
+def stock_in_a_graph(name: str, device: torch.device, quick: bool) -> dict[Settings, float]:
+    """Give the median seconds of stock's candidates as graphs, the fastest first."""
+    return choose(name, device, {STOCK_IN_A_GRAPH: CANDIDATES}, _rounds(quick))[STOCK_IN_A_GRAPH]
 
 
 def _rounds(quick: bool) -> int:

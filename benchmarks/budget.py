@@ -6,7 +6,8 @@ import math
 import time
 from collections.abc import Callable
 
-_SET_UP = 8.0  # processes that import torch and start CUDA, tensors, warming up: what a job takes beside its rounds
+# What a job takes beside its rounds, on average: a training step starts processes, the others only make tensors.
+_SET_UP = 4.0
 _COMPILING = 60.0
 
 

@@ -13,7 +13,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -88,20 +88,23 @@ class StepProcess:
 
 
 def choose(
-    network: str, device: torch.device, kind: str, candidates: Sequence[Settings], rounds: int
-) -> dict[Settings, float]:
-    """Measure candidates side by side in one process.
+    network: str, device: torch.device, candidates: Mapping[str, Sequence[Settings]], rounds: int
+) -> dict[str, dict[Settings, float]]:
+    """Measure the candidates of each kind side by side, one kind after the other, in one process.
 
     Returns:
-        The median seconds of each; the fastest comes first.
+        For each kind the median seconds of its candidates; the fastest comes first.
     """
-    spec = {"kind": kind, "candidates": [dataclasses.asdict(settings) for settings in candidates], "rounds": rounds}
-    process = _start(network, device, json.dumps(spec))
+    listed = {kind: [dataclasses.asdict(settings) for settings in each] for kind, each in candidates.items()}
+    process = _start(network, device, json.dumps({"candidates": listed, "rounds": rounds}))
     try:
         medians = _answer(process)
     finally:
         _end(process)
-    return dict(sorted(zip(candidates, medians, strict=True), key=lambda pair: pair[1]))
+    pairs = {
+        kind: zip(each, seconds, strict=True) for (kind, each), seconds in zip(candidates.items(), medians, strict=True)
+    }
+    return {kind: dict(sorted(each, key=lambda pair: pair[1])) for kind, each in pairs.items()}
 
 
 def main(network_name: str, device_name: str, spec: str) -> None:
@@ -109,12 +112,14 @@ def main(network_name: str, device_name: str, spec: str) -> None:
     network, device, wanted = NETWORKS[network_name], torch.device(device_name), json.loads(spec)
     synchronize = torch.cuda.synchronize if device.type == "cuda" else at_once
     try:
-        make = _maker(network, device, wanted["kind"])
         if "candidates" in wanted:
-            candidates = [Settings(**settings) for settings in wanted["candidates"]]
-            _, medians = fastest({settings: make(settings) for settings in candidates}, synchronize, wanted["rounds"])
-            return _say([medians[settings] for settings in candidates])
-        step = make(Settings(**wanted["settings"]))
+            return _say(
+                [
+                    _medians(_maker(network, device, kind), candidates, synchronize, wanted["rounds"])
+                    for kind, candidates in wanted["candidates"].items()
+                ]
+            )
+        step = _maker(network, device, wanted["kind"])(Settings(**wanted["settings"]))
         for line in sys.stdin:
             if line.startswith("device"):
                 _say(dataclasses.asdict(device_time(step, device)))
@@ -124,6 +129,14 @@ def main(network_name: str, device_name: str, spec: str) -> None:
             _say(None)
     except Exception as error:  # whatever the compiler of this machine fails with
         _say({"error": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"[:200]})
+
+
+def _medians(
+    make: Callable[[Settings], Job], candidates: Sequence[Mapping[str, bool]], synchronize: Job, rounds: int
+) -> list[float]:
+    jobs = {index: make(Settings(**settings)) for index, settings in enumerate(candidates)}
+    _, medians = fastest(jobs, synchronize, rounds)
+    return [medians[index] for index in jobs]
 
 
 def _maker(network: Network, device: torch.device, kind: str) -> Callable[[Settings], Job]:

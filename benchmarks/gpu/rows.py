@@ -37,6 +37,8 @@ class Rows:
         Returns:
             Wall time of a call in milliseconds; None if it failed.
         """
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
         try:
             return self._measure(name, make())
         except Exception as error:
@@ -63,7 +65,6 @@ class Rows:
         text = f"{name:<58} wall {time.wall * 1e3:9.3f} ms, host {time.host * 1e3:9.3f} ms"
         if time.gpu is not None:
             peak = torch.cuda.max_memory_allocated(self.device) / 2**20
-            torch.cuda.reset_peak_memory_stats(self.device)
             text += f", GPU {time.gpu * 1e3:9.3f} ms, {time.launches:6.1f} launches, peak {peak:8.1f} MiB"
         self.say(text)
         return time.wall * 1e3

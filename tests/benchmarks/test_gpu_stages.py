@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ SCRIPTS = {
     "right": script("print('all is well')"),
     "wrong": script("raise SystemExit(3)"),
     "endless": script(
-        "import time\ntry:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    print('what failed until now')\n    raise"
+        "import time\ntry:\n time.sleep(60)\nexcept KeyboardInterrupt:\n print('what failed until now')\n raise"
     ),
     "deaf": script("import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\ntime.sleep(60)"),
     "absent": Stage("a tool", 3.0, lambda visit: ["no-such-tool"]),
@@ -35,7 +34,7 @@ SCRIPTS = {
 
 
 @pytest.fixture
-def visited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def visited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(program, "STAGES", SCRIPTS)
     monkeypatch.setattr(stages, "_GRACE", 1.0)
 
@@ -43,7 +42,7 @@ def visited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         code = program.main([*names, "--out", str(tmp_path)])
         return code, json.loads((tmp_path / "summary.json").read_text())
 
-    yield visit
+    return visit
 
 
 def test_a_broken_stage_leaves_the_others_alone(visited: Any, tmp_path: Path, capsys: Any) -> None:

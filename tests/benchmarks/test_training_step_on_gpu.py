@@ -38,11 +38,11 @@ class Process(StepProcess):
 
 @pytest.fixture(autouse=True)
 def _fakes(monkeypatch: pytest.MonkeyPatch) -> None:
-    def choose(network: str, device: torch.device, kind: str, candidates: list[Settings], rounds: int) -> Any:
-        order = candidates[::-1] if kind == STOCK_IN_A_GRAPH else candidates
-        return dict.fromkeys(order, 0.001)
+    def choose(network: str, device: torch.device, candidates: dict[str, list[Settings]], rounds: int) -> Any:
+        order = {kind: each[::-1] if kind == STOCK_IN_A_GRAPH else each for kind, each in candidates.items()}
+        return {kind: dict.fromkeys(each, 1e-3) for kind, each in order.items()}
 
-    bench.stock_by_speed.cache_clear()
+    bench.stock_in_a_graph.cache_clear()
     monkeypatch.setattr(bench, "choose", choose)
     monkeypatch.setattr(bench, "StepProcess", Process)
     monkeypatch.setattr(Process, "failing", frozenset())
