@@ -20,19 +20,20 @@ STABLE_TORCH_LIBRARY(gloro_fast, m) {
   m.def("minmax_(Tensor(a!) x, Tensor? bias=None) -> Tensor");
   m.def("minmax_backward(Tensor grad_y, Tensor mask, bool with_bias) -> (Tensor grad_x, Tensor grad_bias)");
   m.def(
-      "margin(Tensor logits, Tensor differences, Tensor lipschitz, float epsilon)"
+      "margin(Tensor logits, Tensor differences, Tensor lipschitz, Tensor epsilon)"
       " -> (Tensor bottom, Tensor prediction, Tensor radius, Tensor runner_up)");
   m.def(
-      "margin_backward(Tensor grad_bottom, Tensor prediction, Tensor runner_up, Tensor differences, Tensor lipschitz,"
-      " float epsilon, bool with_differences)"
+      "margin_backward(Tensor grad_bottom, Tensor logits, Tensor prediction, Tensor runner_up, Tensor differences,"
+      " Tensor lipschitz, Tensor epsilon, bool with_differences)"
       " -> (Tensor grad_logits, Tensor grad_differences, Tensor grad_lipschitz)");
   m.def(
-      "margin_loss(Tensor logits, Tensor differences, Tensor lipschitz, float epsilon, Tensor labels, int criterion,"
-      " float lam) -> (Tensor loss, Tensor prediction, Tensor certified, Tensor share_of_logits,"
+      "margin_loss(Tensor logits, Tensor differences, Tensor lipschitz, Tensor epsilon, Tensor labels, int criterion,"
+      " Tensor lam) -> (Tensor loss, Tensor prediction, Tensor certified, Tensor share_of_logits,"
       " Tensor share_of_bottom, Tensor runner_up)");
   m.def(
-      "margin_loss_backward(Tensor grad_loss, Tensor share_of_logits, Tensor share_of_bottom, Tensor prediction,"
-      " Tensor runner_up, Tensor differences, Tensor lipschitz, float epsilon, bool with_differences)"
+      "margin_loss_backward(Tensor grad_loss, Tensor logits, Tensor share_of_logits, Tensor share_of_bottom,"
+      " Tensor prediction, Tensor runner_up, Tensor differences, Tensor lipschitz, Tensor epsilon,"
+      " bool with_differences)"
       " -> (Tensor grad_logits, Tensor grad_differences, Tensor grad_lipschitz)");
   m.def("head_differences(Tensor weight) -> Tensor");
   m.def("head_differences_backward(Tensor grad, Tensor weight, Tensor differences) -> Tensor");

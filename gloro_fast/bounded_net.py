@@ -22,6 +22,7 @@ from gloro_fast.graph.identity import difference
 from gloro_fast.graph.node import Layer
 from gloro_fast.graph.reads import Reads
 from gloro_fast.graph_watch import look, watch
+from gloro_fast.ops.scalar import Scalar
 from gloro_fast.plan import Margins, evaluation_mode, floating_dtype, make_plan
 from gloro_fast.signed_bound import (
     SignedBound,
@@ -59,7 +60,7 @@ class BoundedNet(nn.Module):
         self.module = module
         self._margins: Margins = margins
         self._input_shape = _checked_shape(input_shape)
-        self._epsilon = _checked_epsilon(epsilon)
+        self._epsilon = Scalar(_checked_epsilon(epsilon))
         self._plan = make_plan(module, self.input_shape, margins=margins)
         transfer = self._plan.nodes[self._plan.output].transfer
         if isinstance(transfer, Layer) and isinstance(transfer.module, nn.Softmax):
@@ -75,18 +76,21 @@ class BoundedNet(nn.Module):
 
     @property
     def epsilon(self) -> float:
-        """The l2 radius that the bottom logit stands for. Setting it on a frozen net raises ``FrozenError``."""
-        return self._epsilon
+        """The l2 radius that the bottom logit stands for. Setting it on a frozen net raises ``FrozenError``.
+
+        Captured graphs of training steps follow it.
+        """
+        return self._epsilon.value
 
     @epsilon.setter
     def epsilon(self, value: float) -> None:
         checked = _checked_epsilon(value)
-        if self._frozen and checked != self._epsilon:
+        if self._frozen and checked != self.epsilon:
             raise FrozenError(
-                f"epsilon is frozen at {self._epsilon:g}; call unfreeze() before setting it to {checked:g}, or pass "
+                f"epsilon is frozen at {self.epsilon:g}; call unfreeze() before setting it to {checked:g}, or pass "
                 "epsilon to certify()"
             )
-        self._epsilon = checked
+        self._epsilon.value = checked
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -218,7 +222,7 @@ class BoundedNet(nn.Module):
             ArchitectureError: executed, with a layer whose rounding is not known; names it.
             ExecutionError: executed, and the logits are not what sums of products can give.
         """
-        epsilon = self._epsilon if epsilon is None else _checked_epsilon(epsilon)
+        epsilon = self.epsilon if epsilon is None else _checked_epsilon(epsilon)
         check_images(x, self._input_shape, floating_dtype(self.module))
         with torch.no_grad():
             # Layers may write over a copy; an executed radius is that of the images as they came.
@@ -235,7 +239,7 @@ class BoundedNet(nn.Module):
     def extra_repr(self) -> str:
         """Show epsilon, the input shape, the state of the bound, and which constants margins have."""
         state = f", frozen by {self._method}" if self._frozen else ""
-        return f"epsilon={self._epsilon:g}, input_shape={self.input_shape}{state}, {self.margin_form}"
+        return f"epsilon={self.epsilon:g}, input_shape={self.input_shape}{state}, {self.margin_form}"
 
     def check_structure(self) -> None:
         """Look whether the net is what was signed, but for the bits of its tensors unless that is the shorter way.
@@ -256,7 +260,7 @@ class BoundedNet(nn.Module):
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         with torch.no_grad():
             prediction, radius, bottom = certify_logits(
-                logits, signed.differences, signed.network.lipschitz, self._epsilon
+                logits, signed.differences, signed.network.lipschitz, self.epsilon
             )
             if unchanged is not None:
                 radius, bottom = torch.where(unchanged, radius, 0.0), torch.where(unchanged, bottom, torch.inf)
@@ -351,8 +355,8 @@ class BoundedNet(nn.Module):
             plan = getattr(self, name, None)
             if plan is not None and plan.reads.copied:
                 setattr(self, name, dataclasses.replace(plan, reads=Reads.of(plan.module)))
-        # The one in the state is that of the original.
-        self._key = watch(self)
+        # Those in the state are the original's.
+        self._key, self._epsilon = watch(self), Scalar(self.epsilon)
 
     @_disable_dynamo
     def _sign(self) -> SignedBound:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from gloro_fast.ops.emma import emma
 from gloro_fast.ops.labels import check_labels as check_labels
 from gloro_fast.ops.margin import margin
 from gloro_fast.ops.margin_loss import margin_loss
+from gloro_fast.ops.scalar import Scalar
 from gloro_fast.ops.trades import trades
 
 
@@ -29,7 +31,6 @@ class MarginCriterion(nn.Module):
 
     Attributes:
         name: what ``gloro_fast.ops.margin_loss`` calls it.
-        lam: weight of the robust term.
         reduction, weight, ignore_index: as given; the weight is a buffer.
 
     Raises:
@@ -37,7 +38,6 @@ class MarginCriterion(nn.Module):
     """
 
     name: str
-    lam: float
     reduction: str
     weight: Tensor | None
     ignore_index: int | None
@@ -53,13 +53,23 @@ class MarginCriterion(nn.Module):
         self.reduction = reduction
         self.register_buffer("weight", weight)
         self.ignore_index = ignore_index
+        self._lam = Scalar(0.0)
+
+    @property
+    def lam(self) -> float:
+        """The weight of the robust term. Captured graphs of training steps follow it when it is set."""
+        return self._lam.value
+
+    @lam.setter
+    def lam(self, value: float) -> None:
+        self._lam.value = value
 
     def with_margin(
-        self, logits: Tensor, differences: Tensor, lipschitz: Tensor, epsilon: float, labels: Tensor
+        self, logits: Tensor, differences: Tensor, lipschitz: Tensor, epsilon: float | Tensor, labels: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Give (loss, prediction, certified) per row from the m class logits; see ``gloro_fast.ops.margin_loss``.
 
-        Labels are class indices (B,), or probabilities (B, m).
+        Labels are class indices (B,), or probabilities (B, m); epsilon is a number or a 0-dim float64 tensor.
         """
         self._check_weight(logits.shape[-1])
         if labels.is_floating_point():
@@ -67,7 +77,8 @@ class MarginCriterion(nn.Module):
             output = torch.cat([logits.to(bottom.dtype), bottom[:, None]], dim=1)
             return self.rows(output, self._weighed_probabilities(labels)), prediction, radius > epsilon
         known = self._known(labels)
-        loss, prediction, certified = margin_loss(logits, differences, lipschitz, epsilon, known, self.name, self.lam)
+        lam = self._lam.read(logits.device)
+        loss, prediction, certified = margin_loss(logits, differences, lipschitz, epsilon, known, self.name, lam)
         return self._weighed(loss, labels), prediction, certified
 
     def rows(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -104,6 +115,10 @@ class MarginCriterion(nn.Module):
         ignored = "" if self.ignore_index is None else f", ignore_index={self.ignore_index}"
         return f"reduction={self.reduction!r}{ignored}"
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._lam = Scalar(self._lam.value)  # a shallow copy has its own
+
     def _check_weight(self, classes: int) -> None:
         if self.weight is not None and len(self.weight) != classes:
             raise ConfigError(f"weight has {len(self.weight)} entries; give one for each of the {classes} classes")
@@ -136,7 +151,6 @@ class CrossEntropyLoss(MarginCriterion):
     """
 
     name = "ce"
-    lam = 0.0
 
     def __init__(
         self, reduction: str = "mean", *, weight: Tensor | None = None, ignore_index: int | None = None
@@ -174,13 +188,13 @@ class TradesLoss(MarginCriterion):
             raise ConfigError(f"lam is {lam!r}; the weight of the robust term must be a number >= 0")
         if robust not in ("kl", "ce"):
             raise ConfigError(f"robust is {robust!r}; choose 'kl' or 'ce'")
-        self.lam = float(lam)
+        self.lam = lam
         self.robust = robust
         self.name = f"trades-{robust}"
 
     def rows(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Give the TRADES loss of each row; see ``gloro_fast.ops.trades``."""
-        return trades(logits, labels, self.lam, self.robust)
+        return trades(logits, labels, self._lam.read(logits.device), self.robust)
 
     def extra_repr(self) -> str:
         """Show lambda, the robust term and the rest."""
@@ -193,8 +207,7 @@ class AllMarginsLoss(MarginCriterion):
     Call ``net(x, labels, criterion)`` with class indices; arguments are those of :class:`MarginCriterion`.
     """
 
-    lam = 0.0
-    op: Callable[[Tensor, Tensor, Tensor, float, Tensor], tuple[Tensor, Tensor, Tensor]]
+    op: Callable[[Tensor, Tensor, Tensor, float | Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
     """Gives loss, prediction and certified or not per row from the class logits, D, K, epsilon and labels."""
 
     def __init__(
@@ -203,7 +216,7 @@ class AllMarginsLoss(MarginCriterion):
         super().__init__(reduction, weight, ignore_index)
 
     def with_margin(
-        self, logits: Tensor, differences: Tensor, lipschitz: Tensor, epsilon: float, labels: Tensor
+        self, logits: Tensor, differences: Tensor, lipschitz: Tensor, epsilon: float | Tensor, labels: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Give (loss, prediction, certified) per row.
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +24,7 @@ from gloro_fast.lmt_loss import LmtLoss
 from gloro_fast.losses import AllMarginsLoss, CrossEntropyLoss, EmmaLoss, MarginCriterion, TradesLoss
 from gloro_fast.nn.rules import Diagonal, LinearMap
 from gloro_fast.ops.labels import check_labels, class_indices, with_bottom
+from gloro_fast.ops.statistics import count
 from gloro_fast.plan import Margins, floating_dtype, make_plan
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -81,6 +84,9 @@ class GloRoNet(BoundedNet):
             shares a parameter, hooks.
     """
 
+    # Weights, and as what the bound reads them while its gradient is kept apart.
+    _apart: dict[Tensor, Tensor] | None = None
+
     def __init__(
         self,
         module: nn.Module,
@@ -124,8 +130,25 @@ class GloRoNet(BoundedNet):
         check_batch(x, self._input_shape, floating_dtype(self.module))
         if labels is None or criterion is None:
             return self._training_logits(x).output if self.training else self._evaluation_logits(x).output
+        self.check_labels(labels, len(x), criterion)
+        return self.unchecked_loss(x, labels, criterion)
+
+    def loss(self, x: Tensor, labels: Tensor, criterion: Criterion) -> Tensor:
+        """Give the loss of a batch: the same as ``net(x, labels, criterion)``."""
+        result: Tensor = self(x, labels, criterion)
+        return result
+
+    def check_labels(self, labels: Tensor, rows: int, criterion: Criterion) -> None:
+        """Refuse labels that are no classes of a batch of ``rows`` images for ``criterion``.
+
+        Raises:
+            DataError: names what is wrong with them; on an accelerator, labels out of range stop the process later.
+        """
         soft = not isinstance(criterion, AllMarginsLoss)
-        check_labels(labels, len(x), self.num_classes, getattr(criterion, "ignore_index", None), soft)
+        check_labels(labels, rows, self.num_classes, getattr(criterion, "ignore_index", None), soft)
+
+    def unchecked_loss(self, x: Tensor, labels: Tensor, criterion: Criterion) -> Tensor:
+        """Give the loss of a batch as :meth:`forward` does, for images and labels that were checked before."""
         if self.training and type(criterion) in (CrossEntropyLoss, TradesLoss, EmmaLoss, LmtLoss):
             assert isinstance(criterion, MarginCriterion)
             return self._fused_loss(x, labels, criterion)
@@ -133,42 +156,61 @@ class GloRoNet(BoundedNet):
         self._count(labels, logits.prediction, logits.certified, logits.lipschitz)
         if isinstance(criterion, AllMarginsLoss):
             differences = self._current().differences.to(logits.output.dtype)
-            margin = (logits.output[:, :-1], differences, logits.lipschitz, self._epsilon)
+            margin = (logits.output[:, :-1], differences, logits.lipschitz, self._epsilon.read(x.device))
             return criterion.reduce(criterion.with_margin(*margin, labels)[0])
         return with_bottom(criterion, logits.output, labels)
 
-    def loss(self, x: Tensor, labels: Tensor, criterion: Criterion) -> Tensor:
-        """Give the loss of a batch: the same as ``net(x, labels, criterion)``."""
-        result: Tensor = self(x, labels, criterion)
-        return result
+    @contextmanager
+    def bound_gradient_apart(self) -> Iterator[Callable[[], None]]:
+        """Keep the gradient that parameters get through the bound apart from the other, to be joined at once.
+
+        Autograd adds the two weight by weight, in a launch each. Within the block the bound reads the parameters under
+        other names; what is yielded, called after the backward pass, adds the gradients of those in one launch. The
+        bits are the same.
+        """
+        apart: dict[Tensor, Tensor] = {}
+        self._apart = apart
+        try:
+            yield lambda: _join_gradients(apart)
+        finally:
+            self._apart = None
 
     def _training_logits(self, x: Tensor) -> _Logits:
         logits, lipschitz, differences = self._training_margin(x)
+        epsilon = self._epsilon.read(logits.device)
         with torch.autocast(x.device.type, enabled=False):
-            bottom, prediction, radius = ops.margin(logits, differences, lipschitz, self._epsilon)
+            bottom, prediction, radius = ops.margin(logits, differences, lipschitz, epsilon)
         output = torch.cat([logits.to(bottom.dtype), bottom[:, None]], dim=1)
-        return _Logits(output, prediction, radius > self._epsilon, lipschitz)
+        return _Logits(output, prediction, radius > epsilon, lipschitz)
 
     def _fused_loss(self, x: Tensor, labels: Tensor, criterion: MarginCriterion) -> Tensor:
         """Give what ``criterion(net(x), labels)`` gives, where it gives anything, in one pass over the class logits."""
         logits, lipschitz, differences = self._training_margin(x)
+        epsilon = self._epsilon.read(logits.device)
         with torch.autocast(x.device.type, enabled=False):
-            losses, prediction, certified = criterion.with_margin(logits, differences, lipschitz, self._epsilon, labels)
+            losses, prediction, certified = criterion.with_margin(logits, differences, lipschitz, epsilon, labels)
             self._count(labels, prediction, certified, lipschitz)
             return criterion.reduce(losses)
 
     def _training_margin(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Give the class logits (B, m), the estimate of K and the head's differences (m, m), all differentiable."""
+        if not self.is_planned():
+            self._replan_training()
+        # The bound does not depend on the batch, so that a captured step computes it beside the forward pass.
+        with _beside(x.device), torch.autocast(x.device.type, enabled=False):
+            lipschitz = self._training_lipschitz()
+            differences = self._training_differences(lipschitz)
+        logits = self._training_plan.run(x)
+        _join_streams(x.device)
+        return logits, lipschitz, differences
+
+    def is_planned(self) -> bool:
+        """Whether the graph that a training step runs is that of the module as it is now."""
         plan = self._training_plan
         # What a forward reads cannot be listed by a compiler, which looks at the attributes that it used itself.
-        compiling = torch.compiler.is_compiling()
-        fits = plan.fits_modules(self.module) if compiling else plan.fits(self.module) and plan.fits_modes()
-        if not fits:
-            self._replan_training()
-        logits = self._training_plan.run(x)
-        with torch.autocast(x.device.type, enabled=False):
-            lipschitz = self._training_lipschitz()
-            return logits, lipschitz, self._training_differences(lipschitz)
+        if torch.compiler.is_compiling():
+            return plan.fits_modules(self.module)
+        return plan.fits(self.module) and plan.fits_modes()
 
     def _training_lipschitz(self) -> Tensor:
         """Give the differentiable estimate of K and move the iterates on."""
@@ -179,7 +221,7 @@ class GloRoNet(BoundedNet):
         maps = [rule for rule in rules if isinstance(rule, LinearMap)]
         if maps:
             found, v_new, _ = ops.power_iteration(
-                [linear.weight for linear in maps],
+                [self._as_bounded(linear.weight) for linear in maps],
                 self.iterates.vectors(),
                 [linear.geometry for linear in maps],
                 self.power_iterations,
@@ -196,8 +238,16 @@ class GloRoNet(BoundedNet):
     def _training_differences(self, like: Tensor) -> Tensor:
         head = self._training_plan.head
         if head is not None:
-            return head.differences()
+            return head.differences(self._as_bounded)
         return general_difference_bounds(self.num_classes, like.device).to(like.dtype)
+
+    def _as_bounded(self, weight: Tensor) -> Tensor:
+        """Give the weight as the bound is to read it."""
+        if self._apart is None or not (weight.is_leaf and weight.requires_grad):
+            return weight
+        if weight not in self._apart:
+            self._apart[weight] = weight.detach().requires_grad_()
+        return self._apart[weight]
 
     def _evaluation_logits(self, x: Tensor) -> _Logits:
         if torch.compiler.is_compiling() and not self._frozen and not torch.compiler.is_exporting():
@@ -213,7 +263,7 @@ class GloRoNet(BoundedNet):
             bottom = torch.where(finite, bottom, torch.inf)
             radius = torch.where(finite, radius, 0.0)
         output = torch.cat([torch.where(finite[:, None], logits, -torch.inf), bottom[:, None]], dim=1)
-        return _Logits(output, prediction, radius > self._epsilon, logits.new_tensor(signed.network.lipschitz))
+        return _Logits(output, prediction, radius > self.epsilon, logits.new_tensor(signed.network.lipschitz))
 
     @_disable_dynamo
     def _untraced_evaluation_logits(self, x: Tensor) -> _Logits:
@@ -227,14 +277,57 @@ class GloRoNet(BoundedNet):
         self.iterates.fit(self._training_plan.linear_maps())
 
     def _count(self, labels: Tensor, prediction: Tensor, certified: Tensor, lipschitz: Tensor) -> None:
-        correct = prediction == class_indices(labels)
-        self.batch_statistics = BatchStatistics(correct.sum(), (correct & certified).sum(), lipschitz.detach())
+        correct, verified = count(class_indices(labels), prediction, certified)
+        self.batch_statistics = BatchStatistics(correct, verified, lipschitz.detach())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GloRoNet:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._epsilon.on(next((p.device for p in self.parameters()), torch.device("cpu")))
         if self._signed is not None:
             self._signed = self._signed.to(self._plan.device)
         return self
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "batch_statistics": None, "_executed": None}
+
+
+def _join_gradients(apart: dict[Tensor, Tensor]) -> None:
+    """Add the gradients of the values to those of the keys, and forget them."""
+    here, there = [], []
+    for weight, alias in apart.items():
+        if alias.grad is None:
+            continue
+        if weight.grad is None:
+            weight.grad = alias.grad
+        else:
+            here.append(weight.grad)
+            there.append(alias.grad)
+    if here:
+        with torch.no_grad():
+            torch._foreach_add_(here, there)
+    apart.clear()
+
+
+@lru_cache
+def _second_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
+def _is_captured(device: torch.device) -> bool:
+    # Outside of a capture nothing waits for the GPU but Python, so that a second stream gains nothing there.
+    return device.type == "cuda" and not torch.compiler.is_compiling() and torch.cuda.is_current_stream_capturing()
+
+
+def _beside(device: torch.device) -> AbstractContextManager[Any]:
+    """Put work on a second stream, from here on, where a CUDA graph is captured."""
+    if not _is_captured(device):
+        return nullcontext()
+    stream = _second_stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    return torch.cuda.stream(stream)
+
+
+def _join_streams(device: torch.device) -> None:
+    """Let what follows wait for the second stream."""
+    if _is_captured(device):
+        torch.cuda.current_stream(device).wait_stream(_second_stream(device))

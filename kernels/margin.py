@@ -20,7 +20,7 @@ def margin_rows(
     """The margin of a tile of rows."""
     classes, first_row, row, live, column = rows_of_program(rows, vectors, VECTOR, ROWS, COLUMNS)
     _, _, j, low, certified_radius, i = margin_of_program(
-        logits, differences, lipschitz, tl.cast(epsilon, tl.float32), rows, classes, first_row, live, column,
+        logits, differences, lipschitz, tl.load(epsilon).to(tl.float32), rows, classes, first_row, live, column,
         STAGED, ROWS, COLUMNS, FLAT,
     )  # fmt: skip
     tl.store(bottom + row, low, live)
@@ -30,10 +30,10 @@ def margin_rows(
 
 
 def margin(
-    logits: Tensor, differences: Tensor, lipschitz: Tensor, epsilon: float
+    logits: Tensor, differences: Tensor, lipschitz: Tensor, epsilon: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Give bottom, prediction, radius, runner-up: the CUDA implementation of the op ``gloro_fast::margin``."""
-    logits, differences = checked(logits, differences, lipschitz)
+    logits, differences = checked(logits, differences, lipschitz, epsilon=epsilon)
     with on_device_of(logits):
         tiles = RowTiles.of(logits)
     bottom, radius = (differences.new_empty(tiles.count) for _ in range(2))
@@ -49,11 +49,12 @@ def margin(
 
 def margin_backward(
     grad_bottom: Tensor,
+    logits: Tensor,
     prediction: Tensor,
     runner_up: Tensor,
     differences: Tensor,
     lipschitz: Tensor,
-    epsilon: float,
+    epsilon: Tensor,
     with_differences: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Give the gradients of logits, D and K: the CUDA implementation of the op ``gloro_fast::margin_backward``."""
@@ -61,4 +62,4 @@ def margin_backward(
     grad_logits = grad_bottom.new_zeros(len(grad_bottom), differences.shape[0])
     grad_logits.scatter_(1, place[:, None], torch.where(reaches, grad_bottom, 0.0)[:, None])
     grads = gradients_of_bounds(grad_bottom, prediction, runner_up, differences, lipschitz, epsilon, with_differences)
-    return grad_logits, *grads
+    return grad_logits.to(logits.dtype), *grads

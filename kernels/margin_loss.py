@@ -34,8 +34,8 @@ def loss_rows(
     place = tl.arange(0, 2 * ROWS)
     table = tl.load(labels + first_row + place, place < tl.minimum(rows - first_row, ROWS), 0)
     label = tl.gather(table, tl.arange(0, ROWS), 0)[:, None]
-    radius_wanted = tl.cast(epsilon, tl.float32)  # a compiler may hand over float64
-    weight_of_robust = tl.cast(lam, tl.float32)
+    radius_wanted = tl.load(epsilon).to(tl.float32)
+    weight_of_robust = tl.load(lam).to(tl.float32)
     values, top, j, bottom, radius, i = margin_of_program(
         logits, differences, lipschitz, radius_wanted, rows, classes, first_row, live, column,
         STAGED, ROWS, COLUMNS, FLAT,
@@ -106,13 +106,13 @@ def margin_loss(
     logits: Tensor,
     differences: Tensor,
     lipschitz: Tensor,
-    epsilon: float,
+    epsilon: Tensor,
     labels: Tensor,
     criterion: int,
-    lam: float,
+    lam: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Give loss, prediction, certified and the shares: the CUDA implementation of ``gloro_fast::margin_loss``."""
-    logits, differences = checked(logits, differences, lipschitz)
+    logits, differences = checked(logits, differences, lipschitz, epsilon=epsilon, lam=lam)
     with on_device_of(logits):
         tiles = RowTiles.of(logits)
     if labels.shape != (tiles.count,) or labels.dtype != torch.int64 or labels.device != logits.device:
@@ -134,17 +134,18 @@ def margin_loss(
 
 def margin_loss_backward(
     grad_loss: Tensor,
+    logits: Tensor,
     share_of_logits: Tensor,
     share_of_bottom: Tensor,
     prediction: Tensor,
     runner_up: Tensor,
     differences: Tensor,
     lipschitz: Tensor,
-    epsilon: float,
+    epsilon: Tensor,
     with_differences: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Give the gradients of logits, D and K: the CUDA implementation of ``gloro_fast::margin_loss_backward``."""
     grads = gradients_of_bounds(
         grad_loss * share_of_bottom, prediction, runner_up, differences, lipschitz, epsilon, with_differences
     )
-    return grad_loss[:, None] * share_of_logits, *grads
+    return (grad_loss[:, None] * share_of_logits).to(logits.dtype), *grads

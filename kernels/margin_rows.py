@@ -115,7 +115,7 @@ def margin_of_program(
     logits, differences, lipschitz, epsilon, rows, classes, first_row, live, column,
     STAGED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, FLAT: tl.constexpr,
 ):  # fmt: skip
-    """Load a tile and take its margin: (logits, largest, prediction, bottom, radius, runner_up); epsilon is float32."""
+    """Load a tile and take its margin: (logits, largest, prediction, bottom, radius, runner_up)."""
     inside = column < classes
     values = load_rows(logits, first_row, rows, classes, STAGED, ROWS, COLUMNS, FLAT)
     top, j = first_largest(values, column, inside)
@@ -124,8 +124,8 @@ def margin_of_program(
     return values, top, j, bottom, radius, i
 
 
-def checked(logits: Tensor, differences: Tensor, lipschitz: Tensor) -> tuple[Tensor, Tensor]:
-    """Give logits and D contiguous."""
+def checked(logits: Tensor, differences: Tensor, lipschitz: Tensor, **numbers: Tensor) -> tuple[Tensor, Tensor]:
+    """Give logits and D contiguous; ``numbers`` are float64, by name."""
     if logits.dim() != 2 or not 2 <= logits.shape[1] <= RowTiles.MOST_CLASSES or logits.dtype not in DTYPES:
         raise RuntimeError(
             f"margin: logits must be (batch, classes) of float32, bfloat16 or float16 with 2 to "
@@ -136,6 +136,9 @@ def checked(logits: Tensor, differences: Tensor, lipschitz: Tensor) -> tuple[Ten
         raise RuntimeError(f"margin: differences must be {square} of float32, beside the logits")
     if lipschitz.numel() != 1 or lipschitz.dtype != torch.float32 or lipschitz.device != logits.device:
         raise RuntimeError("margin: lipschitz must be one float32 number, beside the logits")
+    for name, number in numbers.items():
+        if number.numel() != 1 or number.dtype != torch.float64 or number.device != logits.device:
+            raise RuntimeError(f"margin: {name} must be one float64 number, beside the logits")
     return logits.contiguous(), differences.contiguous()
 
 
@@ -145,7 +148,7 @@ def gradients_of_bounds(
     runner_up: Tensor,
     differences: Tensor,
     lipschitz: Tensor,
-    epsilon: float,
+    epsilon: Tensor,
     with_differences: bool,
 ) -> tuple[Tensor, Tensor]:
     """Add up the gradients of D and K over the rows, in float32 and float64; the same bits in every run.

@@ -6,11 +6,12 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from gloro_fast import GloRoNet, architectures, convert
 from gloro_fast.errors import ArchitectureError, ConfigError, StaleBoundError
-from gloro_fast.losses import CrossEntropyLoss, TradesLoss
+from gloro_fast.losses import CrossEntropyLoss, EmmaLoss, TradesLoss
 from gloro_fast.nn import LipschitzConstant, Scale, register_lipschitz_rule
 
 SHAPE = (1, 8, 8)
@@ -45,6 +46,26 @@ def test_a_training_step_is_one_graph(criterion):
         torch.testing.assert_close(mine.grad, its.grad)
     for mine, its in zip(net.iterates.vectors(), twin.iterates.vectors(), strict=True):
         torch.testing.assert_close(mine, its)
+
+
+@pytest.mark.parametrize("kind", [CrossEntropyLoss, lambda: TradesLoss(1.5), EmmaLoss, None])
+def test_a_graph_follows_epsilon_and_lambda(kind):
+    net, criterion = glorot_net(), kind and kind()
+    twin = copy.deepcopy(net)
+    graphs = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(net, fullgraph=True, backend=graphs)
+    x, y = batch()
+    found, counts = [], []
+    for epsilon, lam in ((0.02, 1.5), (0.5, 1.5), (0.07, 4.0), (0.3, 0.25)):
+        if criterion is not None:
+            criterion.lam = lam
+        net.epsilon = twin.epsilon = epsilon
+        value, expected = (run(x, y, criterion) if criterion else run(x) for run in (compiled, twin))
+        torch.testing.assert_close(value, expected)
+        found.append(value.sum().item())
+        counts.append(graphs.frame_count)
+    assert len(set(found)) == 4
+    assert len(set(counts)) == 1  # of the first step
 
 
 def test_a_layer_replaced_after_compiling_is_seen():

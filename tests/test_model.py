@@ -2,6 +2,7 @@
 
 import copy
 import math
+import pickle
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from gloro_fast.errors import (
     GloroFastError,
     UnknownLayerError,
 )
-from gloro_fast.losses import CrossEntropyLoss, TradesLoss
+from gloro_fast.losses import CrossEntropyLoss, EmmaLoss, TradesLoss
 from gloro_fast.nn import LipschitzConstant, MinMax, register_lipschitz_rule, rules
 
 
@@ -120,6 +121,42 @@ class TestTraining:
             assert abs(frozen_iterates.batch_statistics.verified - expected) <= 1
         assert logits.requires_grad
         assert not net.batch_statistics.lipschitz.requires_grad
+
+    def test_epsilon_and_lambda_are_followed_where_they_lie(self):
+        net, criterion = glorot_net(), TradesLoss(1.5)
+        where = net._epsilon.on(torch.device("cpu")), criterion._lam.on(torch.device("cpu"))
+        net.epsilon, criterion.lam = 0.2, 0.7
+        assert [float(number) for number in where] == [net.epsilon, criterion.lam] == [0.2, 0.7]
+        net(*batch(), criterion)
+        assert net._epsilon.on(torch.device("cpu")) is where[0]
+        assert criterion._lam.on(torch.device("cpu")) is where[1]
+        assert not [key for key in (*net.state_dict(), *criterion.state_dict()) if "epsilon" in key or "lam" in key]
+
+    @pytest.mark.parametrize("criterion", [TradesLoss(1.5), EmmaLoss(), lambda logits, labels: logits[:, -1].sum()])
+    def test_one_backward_pass_for_several_epsilons(self, criterion):
+        net = glorot_net()
+        x, y = batch()
+        gradients = []
+        for together in (False, True):
+            twin, losses = copy.deepcopy(net), []
+            for epsilon in (0.01, 0.3):
+                twin.epsilon = epsilon
+                losses.append(twin(x, y, criterion))
+                if not together:
+                    losses.pop().backward()
+            if together:
+                sum(losses).backward()
+            gradients.append(parameters_to_vector([p.grad for p in twin.parameters()]))
+        torch.testing.assert_close(*gradients)
+
+    @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda thing: pickle.loads(pickle.dumps(thing))])
+    def test_copies_have_their_own_epsilon_and_lambda(self, copied):
+        net, criterion = glorot_net(), TradesLoss(1.5)
+        before = net.epsilon
+        net(*batch(), criterion)
+        twins = copied(net), copied(criterion)
+        net.epsilon, criterion.lam = 0.2, 0.7
+        assert (twins[0].epsilon, twins[1].lam) == (before, 1.5)
 
     def test_iterates_are_float32_buffers_of_the_state_dict(self):
         net = glorot_net()

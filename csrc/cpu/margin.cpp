@@ -22,11 +22,11 @@ void margin(const T* logits, const Wide<T>* differences, Wide<T> lipschitz, Wide
 }
 
 template <typename T>
-void margin_backward(const T* grad_bottom, const int64_t* runner_up, int64_t classes, T* grad_logits, int64_t row_begin,
-                     int64_t row_end) {
-  std::fill(grad_logits + row_begin * classes, grad_logits + row_end * classes, T{0});
+void margin_backward(const Wide<T>* grad_bottom, const int64_t* runner_up, int64_t classes, T* grad_logits,
+                     int64_t row_begin, int64_t row_end) {
+  std::fill(grad_logits + row_begin * classes, grad_logits + row_end * classes, narrow<T>(0));
   for (int64_t r = row_begin; r < row_end; ++r) {
-    if (runner_up[r] >= 0) grad_logits[r * classes + runner_up[r]] = grad_bottom[r];
+    if (runner_up[r] >= 0) grad_logits[r * classes + runner_up[r]] = narrow<T>(grad_bottom[r]);
   }
 }
 
@@ -48,7 +48,8 @@ void margin_backward_bounds(const T* grad, const T* share, const int64_t* predic
 
 #define GLORO_FAST_INSTANTIATE(T)                                                                                   \
   template void margin(const T*, const Wide<T>*, Wide<T>, Wide<T>, int64_t, Wide<T>*, int64_t*, Wide<T>*, int64_t*, \
-                       int64_t, int64_t);
+                       int64_t, int64_t);                                                                           \
+  template void margin_backward(const Wide<T>*, const int64_t*, int64_t, T*, int64_t, int64_t);
 
 GLORO_FAST_INSTANTIATE(float)
 GLORO_FAST_INSTANTIATE(double)
@@ -58,7 +59,6 @@ GLORO_FAST_INSTANTIATE(Half)
 #undef GLORO_FAST_INSTANTIATE
 
 #define GLORO_FAST_INSTANTIATE(T)                                                                                   \
-  template void margin_backward(const T*, const int64_t*, int64_t, T*, int64_t, int64_t);                           \
   template void margin_backward_bounds(const T*, const T*, const int64_t*, const int64_t*, const T*, T, T, int64_t, \
                                        int64_t, T*, T*);
 

@@ -27,9 +27,9 @@ void margin(const T* logits, const Wide<T>* differences, Wide<T> lipschitz, Wide
             Wide<T>* bottom, int64_t* prediction, Wide<T>* radius, int64_t* runner_up, int64_t row_begin,
             int64_t row_end);
 
-// grad_logits (rows, classes) of zeros, but grad_bottom[row] at the runner-up.
+// grad_logits (rows, classes) of zeros, but grad_bottom[row], rounded to T, at the runner-up.
 template <typename T>
-void margin_backward(const T* grad_bottom, const int64_t* runner_up, int64_t classes, T* grad_logits, int64_t row_begin,
+void margin_backward(const Wide<T>* grad_bottom, const int64_t* runner_up, int64_t classes, T* grad_logits, int64_t row_begin,
                      int64_t row_end);
 
 // The gradients of all rows with respect to D (classes, classes; null: not wanted) and K (one number), added up in

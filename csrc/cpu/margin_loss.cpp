@@ -158,16 +158,17 @@ void margin_loss(const T* logits, const Wide<T>* differences, Wide<T> lipschitz,
 }
 
 template <typename T>
-void scale_rows(const T* grad_loss, const T* share, int64_t classes, T* grad_logits, int64_t row_begin,
+void scale_rows(const Wide<T>* grad_loss, const Wide<T>* share, int64_t classes, T* grad_logits, int64_t row_begin,
                 int64_t row_end) {
   for (int64_t r = row_begin; r < row_end; ++r) {
-    for (int64_t i = r * classes; i < (r + 1) * classes; ++i) grad_logits[i] = grad_loss[r] * share[i];
+    for (int64_t i = r * classes; i < (r + 1) * classes; ++i) grad_logits[i] = narrow<T>(grad_loss[r] * share[i]);
   }
 }
 
 #define GLORO_FAST_INSTANTIATE(T)                                                                                    \
   template void margin_loss(const T*, const Wide<T>*, Wide<T>, Wide<T>, const int64_t*, Criterion, Wide<T>, int64_t, \
-                            Wide<T>*, int64_t*, bool*, Wide<T>*, Wide<T>*, int64_t*, int64_t, int64_t);
+                            Wide<T>*, int64_t*, bool*, Wide<T>*, Wide<T>*, int64_t*, int64_t, int64_t);              \
+  template void scale_rows(const Wide<T>*, const Wide<T>*, int64_t, T*, int64_t, int64_t);
 
 GLORO_FAST_INSTANTIATE(float)
 GLORO_FAST_INSTANTIATE(double)
@@ -175,8 +176,5 @@ GLORO_FAST_INSTANTIATE(BFloat16)
 GLORO_FAST_INSTANTIATE(Half)
 
 #undef GLORO_FAST_INSTANTIATE
-
-template void scale_rows(const float*, const float*, int64_t, float*, int64_t, int64_t);
-template void scale_rows(const double*, const double*, int64_t, double*, int64_t, int64_t);
 
 }  // namespace gloro_fast::cpu

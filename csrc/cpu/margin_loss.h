@@ -25,9 +25,9 @@ void margin_loss(const T* logits, const Wide<T>* differences, Wide<T> lipschitz,
                  Criterion criterion, Wide<T> lam, int64_t classes, Wide<T>* loss, int64_t* prediction, bool* certified,
                  Wide<T>* grad_logits, Wide<T>* grad_bottom, int64_t* runner_up, int64_t row_begin, int64_t row_end);
 
-// grad_logits[row] = grad_loss[row] * share[row], for rows of `classes`.
+// grad_logits[row] = grad_loss[row] * share[row], rounded to T, for rows of `classes`.
 template <typename T>
-void scale_rows(const T* grad_loss, const T* share, int64_t classes, T* grad_logits, int64_t row_begin,
+void scale_rows(const Wide<T>* grad_loss, const Wide<T>* share, int64_t classes, T* grad_logits, int64_t row_begin,
                 int64_t row_end);
 
 }  // namespace gloro_fast::cpu

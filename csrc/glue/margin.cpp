@@ -29,6 +29,12 @@ bool is_wide(const Tensor& tensor) {
   return tensor.scalar_type() == ScalarType::Float || tensor.scalar_type() == ScalarType::Double;
 }
 
+double number(const Tensor& tensor, const char* name) {
+  STD_TORCH_CHECK(tensor.is_cpu() && tensor.numel() == 1 && tensor.scalar_type() == ScalarType::Double, "margin: ",
+                  name, " must be one float64 number, on the CPU");
+  return *data<double>(tensor);
+}
+
 // The arguments that both forms share, checked and contiguous.
 struct Problem {
   Problem(const Tensor& logits_any, const Tensor& differences_any, const Tensor& lipschitz_any)
@@ -60,7 +66,8 @@ struct Problem {
 // The gradients of D and K: `share` as in margin_backward_bounds.
 std::tuple<Tensor, Tensor> backward_bounds(const Tensor& grad, const Tensor* share, const Tensor& prediction,
                                            const Tensor& runner_up, const Tensor& differences, const Tensor& lipschitz,
-                                           double epsilon, bool with_differences) {
+                                           const Tensor& epsilon_any, bool with_differences) {
+  const double epsilon = number(epsilon_any, "epsilon");
   const int64_t classes = differences.size(0);
   const int64_t size = with_differences ? classes : 0;
   const Tensor grad_differences = torch::stable::new_empty(differences, {size, size});
@@ -80,14 +87,15 @@ bool is_row_of(const Tensor& tensor, int64_t rows, ScalarType type) {
          tensor.scalar_type() == type;
 }
 
-void check_saved(const Tensor& grad, const Tensor& prediction, const Tensor& runner_up, const Tensor& differences,
-                 const Tensor& lipschitz) {
-  const ScalarType type = differences.scalar_type();
+void check_saved(const Tensor& grad, const Tensor& logits, const Tensor& prediction, const Tensor& runner_up,
+                 const Tensor& differences, const Tensor& lipschitz) {
+  const ScalarType type = is_wide(logits) ? logits.scalar_type() : ScalarType::Float;
   const int64_t rows = grad.size(0);
   STD_TORCH_CHECK(is_row_of(grad, rows, type) && is_row_of(prediction, rows, ScalarType::Long) &&
                       is_row_of(runner_up, rows, ScalarType::Long) && differences.is_cpu() && differences.dim() == 2 &&
-                      differences.is_contiguous() && differences.size(0) == differences.size(1) && lipschitz.is_cpu() &&
-                      lipschitz.numel() == 1 && lipschitz.scalar_type() == type,
+                      differences.is_contiguous() && differences.size(0) == differences.size(1) &&
+                      differences.scalar_type() == type && lipschitz.is_cpu() && lipschitz.numel() == 1 &&
+                      lipschitz.scalar_type() == type,
                   "margin_backward: the arguments are not those of a margin");
   const int64_t classes = differences.size(0);
   for (int64_t r = 0; r < rows; ++r) {
@@ -100,8 +108,9 @@ void check_saved(const Tensor& grad, const Tensor& prediction, const Tensor& run
 }  // namespace
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> margin_cpu(const Tensor& logits, const Tensor& differences,
-                                                      const Tensor& lipschitz, double epsilon) {
+                                                      const Tensor& lipschitz, const Tensor& epsilon_any) {
   const Problem problem(logits, differences, lipschitz);
+  const double epsilon = number(epsilon_any, "epsilon");
   const Tensor bottom = problem.of_rows();
   const Tensor prediction = problem.indices();
   const Tensor radius = problem.of_rows();
@@ -118,19 +127,21 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> margin_cpu(const Tensor& logits, cons
   return {bottom, prediction, radius, runner_up};
 }
 
-std::tuple<Tensor, Tensor, Tensor> margin_backward_cpu(const Tensor& grad_any, const Tensor& prediction,
-                                                       const Tensor& runner_up, const Tensor& differences_any,
-                                                       const Tensor& lipschitz, double epsilon, bool with_differences) {
+std::tuple<Tensor, Tensor, Tensor> margin_backward_cpu(const Tensor& grad_any, const Tensor& logits,
+                                                       const Tensor& prediction, const Tensor& runner_up,
+                                                       const Tensor& differences_any, const Tensor& lipschitz,
+                                                       const Tensor& epsilon, bool with_differences) {
   const Tensor grad = torch::stable::contiguous(grad_any);
   const Tensor differences = torch::stable::contiguous(differences_any);
-  check_saved(grad, prediction, runner_up, differences, lipschitz);
+  check_saved(grad, logits, prediction, runner_up, differences, lipschitz);
   const int64_t rows = grad.size(0);
   const int64_t classes = differences.size(0);
-  const Tensor grad_logits = torch::stable::new_empty(grad, {rows, classes});
-  with_wide_type(grad.scalar_type(), "margin_backward", [&](auto element) {
+  const Tensor grad_logits = torch::stable::new_empty(logits, {rows, classes});
+  with_float_type(logits.scalar_type(), "margin_backward", [&](auto element) {
     using T = decltype(element);
     torch::stable::parallel_for(0, rows, rows_a_piece(classes), [&](int64_t begin, int64_t end) {
-      cpu::margin_backward(data<T>(grad), data<int64_t>(runner_up), classes, mutable_data<T>(grad_logits), begin, end);
+      cpu::margin_backward(data<cpu::Wide<T>>(grad), data<int64_t>(runner_up), classes, mutable_data<T>(grad_logits),
+                           begin, end);
     });
   });
   const auto [grad_differences, grad_lipschitz] =
@@ -140,10 +151,13 @@ std::tuple<Tensor, Tensor, Tensor> margin_backward_cpu(const Tensor& grad_any, c
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> margin_loss_cpu(const Tensor& logits,
                                                                            const Tensor& differences,
-                                                                           const Tensor& lipschitz, double epsilon,
+                                                                           const Tensor& lipschitz,
+                                                                           const Tensor& epsilon_any,
                                                                            const Tensor& labels_any, int64_t criterion,
-                                                                           double lam) {
+                                                                           const Tensor& lam_any) {
   const Problem problem(logits, differences, lipschitz);
+  const double epsilon = number(epsilon_any, "epsilon");
+  const double lam = number(lam_any, "lam");
   const Tensor labels = torch::stable::contiguous(labels_any);
   STD_TORCH_CHECK(is_row_of(labels, problem.rows, ScalarType::Long),
                   "margin_loss: labels must be int64, one a row, on the CPU");
@@ -173,26 +187,28 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> margin_loss_cpu(const
   return {loss, prediction, certified, share_of_logits, share_of_bottom, runner_up};
 }
 
-std::tuple<Tensor, Tensor, Tensor> margin_loss_backward_cpu(const Tensor& grad_any, const Tensor& share_of_logits_any,
+std::tuple<Tensor, Tensor, Tensor> margin_loss_backward_cpu(const Tensor& grad_any, const Tensor& logits,
+                                                            const Tensor& share_of_logits_any,
                                                             const Tensor& share_of_bottom, const Tensor& prediction,
                                                             const Tensor& runner_up, const Tensor& differences_any,
-                                                            const Tensor& lipschitz, double epsilon,
+                                                            const Tensor& lipschitz, const Tensor& epsilon,
                                                             bool with_differences) {
   const Tensor grad = torch::stable::contiguous(grad_any);
   const Tensor share_of_logits = torch::stable::contiguous(share_of_logits_any);
   const Tensor differences = torch::stable::contiguous(differences_any);
-  check_saved(grad, prediction, runner_up, differences, lipschitz);
+  check_saved(grad, logits, prediction, runner_up, differences, lipschitz);
   const int64_t rows = grad.size(0);
   const int64_t classes = differences.size(0);
   STD_TORCH_CHECK(is_row_of(share_of_bottom, rows, grad.scalar_type()) && share_of_logits.is_cpu() &&
                       share_of_logits.dim() == 2 && share_of_logits.size(0) == rows &&
                       share_of_logits.size(1) == classes && share_of_logits.scalar_type() == grad.scalar_type(),
                   "margin_loss_backward: the arguments are not those of a loss");
-  const Tensor grad_logits = torch::stable::empty_like(share_of_logits);
-  with_wide_type(grad.scalar_type(), "margin_loss_backward", [&](auto element) {
+  const Tensor grad_logits = torch::stable::new_empty(logits, {rows, classes});
+  with_float_type(logits.scalar_type(), "margin_loss_backward", [&](auto element) {
     using T = decltype(element);
+    using C = cpu::Wide<T>;
     torch::stable::parallel_for(0, rows, 8 * rows_a_piece(classes), [&](int64_t begin, int64_t end) {
-      cpu::scale_rows(data<T>(grad), data<T>(share_of_logits), classes, mutable_data<T>(grad_logits), begin, end);
+      cpu::scale_rows(data<C>(grad), data<C>(share_of_logits), classes, mutable_data<T>(grad_logits), begin, end);
     });
   });
   const auto [grad_differences, grad_lipschitz] =

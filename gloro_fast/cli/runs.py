@@ -43,6 +43,8 @@ class RunRequest:
         threads: CPU threads.
         download: whether torchvision may fetch the data.
         tensorboard: whether to write TensorBoard files.
+        graphs: whether to capture the steps on a GPU.
+        deterministic: whether a GPU is to use deterministic algorithms alone.
     """
 
     recipe: str | None
@@ -54,6 +56,8 @@ class RunRequest:
     threads: int | None
     download: bool
     tensorboard: bool
+    graphs: bool = True
+    deterministic: bool | None = None
 
     def load_data(self, name: str, otherwise: str) -> tuple[DataSet, str]:
         """Load a data set from the folder asked for, or else from ``otherwise``; give it and its place."""
@@ -91,6 +95,8 @@ def begin(request: RunRequest, *, overwrite: bool) -> Trainer:
         data_dir=place,
         observers=observers,
         overwrite=overwrite,
+        graphs=request.graphs,
+        deterministic=request.deterministic is not False,
     )
     _announce(f"training {recipe.name}", data, out, device)
     return trainer
@@ -109,11 +115,13 @@ def go_on(request: RunRequest) -> Trainer:
     assert out is not None
     saved = saved_config(RunFolder(out))
     by_name = None if recipe is None else recipe.name if recipe.name == request.recipe else recipe
-    check_unchanged(saved, {**request.fields, "recipe": by_name, "seed": request.seed})
+    check_unchanged(
+        saved, {**request.fields, "recipe": by_name, "seed": request.seed, "deterministic": request.deterministic}
+    )
     observers = request.observers()
     use_threads(request.threads or saved.threads or None)
     data, _ = request.load_data(saved.recipe.data, saved.data_dir)
-    trainer = Trainer.resume(out, data, observers=observers, device=request.device)
+    trainer = Trainer.resume(out, data, observers=observers, device=request.device, graphs=request.graphs)
     _announce(f"going on with {saved.recipe.name}", data, out, trainer.config.device)
     return trainer
 

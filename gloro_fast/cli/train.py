@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gloro_fast.cli.options import RADIUS, DataDirOption, DeviceOption, DownloadOption, ThreadsOption, radius
+from gloro_fast.cli.options import RADIUS, DataDirOption, DeviceOption, DownloadOption, ThreadsOption, choice, radius
 from gloro_fast.cli.reporting import console, facts, percent
 from gloro_fast.errors import ConfigError
 
@@ -39,6 +39,13 @@ def train(
     threads: ThreadsOption = None,
     download: DownloadOption = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard files to RUN.")] = False,
+    graphs: Annotated[
+        str, typer.Option(help="Capture the steps on a GPU as CUDA graphs: on or off.", metavar="on|off")
+    ] = "on",
+    nondeterministic: Annotated[
+        bool,
+        typer.Option("--nondeterministic", help="Let a GPU use any algorithm: other bits at every run."),
+    ] = False,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="Any field of the recipe; may be repeated.", metavar="FIELD=VALUE"),
@@ -138,6 +145,8 @@ def train(
         threads=threads,
         download=download,
         tensorboard=tensorboard,
+        graphs=choice("--graphs", graphs, ("on", "off")) == "on",
+        deterministic=False if nondeterministic else None,
     )
     if resume and overwrite:
         raise ConfigError("--resume goes on with a run and --overwrite deletes it; choose one of the two")

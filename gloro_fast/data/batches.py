@@ -31,6 +31,10 @@ class Batches:
         device: where the batches are wanted.
         generator: CPU generator that :meth:`order` draws from when it is given none; None is torch's own.
 
+    Attributes:
+        images: of the whole split, on ``device``.
+        labels: theirs.
+
     Raises:
         ConfigError: ``batch_size`` is below 1 or larger than the split.
         DataError: NaN or infinite pixels.
@@ -57,12 +61,16 @@ class Batches:
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.generator = generator
-        self._images = split.images.to(device)
-        self._labels = split.labels.to(device)
+        self.images = split.images.to(device)
+        self.labels = split.labels.to(device)
 
     def __len__(self) -> int:
         """Count the batches of an epoch, the partial one included."""
-        return -(-len(self._labels) // self.batch_size)
+        return -(-len(self.labels) // self.batch_size)
+
+    def size(self, index: int) -> int:
+        """Count the images of batch ``index``."""
+        return min(self.batch_size, len(self.labels) - index * self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Go through one epoch, in a new order."""
@@ -78,8 +86,8 @@ class Batches:
             (N,) int64 on the CPU: a permutation, or 0 to N - 1 where ``shuffle`` is False (nothing is drawn).
         """
         if not self.shuffle:
-            return torch.arange(len(self._labels))
-        return torch.randperm(len(self._labels), generator=generator or self.generator)
+            return torch.arange(len(self.labels))
+        return torch.randperm(len(self.labels), generator=generator or self.generator)
 
     def epoch(self, order: Tensor, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Go through the batches that ``order`` makes, from batch ``start`` on.
@@ -94,18 +102,22 @@ class Batches:
         Raises:
             ConfigError: ``order`` is no permutation of this split, or ``start`` is outside the epoch.
         """
-        count = len(self._labels)
+        self.check(order, start)
+        return self._gather(order.to(self.labels.device), start)
+
+    def check(self, order: Tensor, start: int) -> None:
+        """Refuse what is no order of this split, or no place in an epoch; see :meth:`epoch`."""
+        count = len(self.labels)
         if order.dtype != torch.int64 or not torch.equal(order.cpu().sort().values, torch.arange(count)):
             raise ConfigError(f"the data order is not a permutation of the {count} images; it is of another data set")
         if not 0 <= start <= len(self):
             raise ConfigError(f"batch {start} is outside an epoch of {len(self)} batches; is it another data set?")
-        return self._gather(order.to(self._labels.device), start)
 
     def _gather(self, order: Tensor, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         for chosen in torch.split(order[start * self.batch_size :], self.batch_size):
             if len(chosen):  # split() gives one empty piece when start is the end
-                images = self._images[chosen]
-                yield bytes_to_float(images) if images.dtype == torch.uint8 else images, self._labels[chosen]
+                images = self.images[chosen]
+                yield bytes_to_float(images) if images.dtype == torch.uint8 else images, self.labels[chosen]
 
 
 def split_validation(split: Split, size: int, seed: int) -> tuple[Split, Split]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from gloro_fast.bounds.rounding import add_up, product_up, root_sum_squares_up
 from gloro_fast.graph.merging import Merged
 from gloro_fast.graph.node import Joining, Mapping, Node
+from gloro_fast.ops.product import product
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Composition:
         return values[-1]
 
     def estimate(self, factors: Sequence[float | Tensor], which: Sequence[int], found: Tensor) -> Tensor:
-        """Compose differentiable constants.
+        """Compose differentiable constants; on a GPU nothing waits for it or is copied from the host.
 
         Args:
             factors: the constants of ``parts``, numbers or scalars; those in ``found`` are multiplied by theirs.
@@ -86,6 +87,7 @@ class Composition:
             scalar of the type of ``found``.
         """
         place = {part: position for position, part in enumerate(which)}
+        apart: Sequence[Tensor] = ()
         values: list[Tensor | float] = [1.0]
         for step in self.steps:
             if isinstance(step, Join):
@@ -94,8 +96,11 @@ class Composition:
                 continue
             value = values[step.source]
             indices = [place[part] for part in step.parts if part in place]
-            if indices:
-                value = _times(_taken(found, indices).prod(), value)
+            if 0 < len(indices) == len(found):
+                value = _times(product(found), value)
+            elif indices:
+                apart = apart or found.unbind()
+                value = _times(product(torch.stack([apart[index] for index in indices])), value)
             number = 1.0
             for part in step.parts:
                 factor = factors[part]
@@ -104,7 +109,7 @@ class Composition:
                 else:
                     value = value * factor
             values.append(_times(value, number))
-        return torch.as_tensor(values[-1], dtype=found.dtype, device=found.device)
+        return _scalar(values[-1], found)
 
 
 def compose(nodes: Sequence[Node], merged: dict[int, tuple[int, Merged]], target: int) -> Composition:
@@ -180,11 +185,9 @@ def _times(value: Tensor | float, factor: Tensor | float) -> Tensor | float:
     return torch.mul(factor, value)
 
 
-def _taken(found: Tensor, indices: list[int]) -> Tensor:
-    first, count = indices[0], len(indices)
-    if indices == list(range(first, first + count)):
-        return found if count == len(found) else found[first : first + count]
-    return found[indices]
+def _scalar(value: Tensor | float, like: Tensor) -> Tensor:
+    # new_full fills on the device, where a tensor made of a number is copied to it, and waited for.
+    return like.new_full((), value) if isinstance(value, float) else value.to(like.dtype)
 
 
 def _joined(terms: list[Tensor | float], stacked: bool) -> Tensor | float:
@@ -192,7 +195,7 @@ def _joined(terms: list[Tensor | float], stacked: bool) -> Tensor | float:
         numbers = [float(term) for term in terms]
         return root_sum_squares_up(*numbers) if stacked else add_up(*numbers)
     like = next(term for term in terms if isinstance(term, Tensor))
-    together = torch.stack([torch.as_tensor(term, dtype=like.dtype, device=like.device) for term in terms])
+    together = torch.stack([_scalar(term, like) for term in terms])
     if not stacked:
         return together.sum()
     # Divided by the largest first: squares of 1e-23 would vanish, and the root of 0 has no gradient.

@@ -9,7 +9,9 @@ from torch import Tensor
 from gloro_fast.ops.all_margins import rises, with_certified
 
 
-def emma_reference(logits: Tensor, differences: Tensor, lipschitz: Tensor, epsilon: float, labels: Tensor) -> Tensor:
+def emma_reference(
+    logits: Tensor, differences: Tensor, lipschitz: Tensor, epsilon: float | Tensor, labels: Tensor
+) -> Tensor:
     """Give the loss per row, in plain PyTorch.
 
     With y_i = f_i - f_y for the label y and m_i = ``lipschitz * differences[y, i]``, each class is raised by as much as
@@ -32,7 +34,7 @@ def emma_reference(logits: Tensor, differences: Tensor, lipschitz: Tensor, epsil
 
 
 def emma(
-    logits: Tensor, differences: Tensor, lipschitz: Tensor, epsilon: float, labels: Tensor
+    logits: Tensor, differences: Tensor, lipschitz: Tensor, epsilon: float | Tensor, labels: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Give (loss, prediction, certified) per row; see :func:`emma_reference` and ``with_certified``."""
     return with_certified(emma_reference, logits, differences, lipschitz, epsilon, labels)

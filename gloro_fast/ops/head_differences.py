@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gloro_fast import _extension
+from gloro_fast import _extension, _gpu
 
 
 def head_differences_reference(weight: Tensor) -> Tensor:
@@ -29,28 +29,40 @@ def head_differences_reference(weight: Tensor) -> Tensor:
 def head_differences(weight: Tensor) -> Tensor:
     """Give D by direct differences without an (m, m, d) tensor; arguments as for the reference.
 
-    Runs compiled on the CPU: half of the symmetric D forward, and only the pairs that a gradient reaches backward.
-    Elsewhere, and within torch.func's transforms, through ``torch.cdist`` in the mode that takes differences; the
-    other, which it picks by itself above 25 rows, goes through w_i . w_j and loses all digits where rows are close.
-    Same bits at every number of threads.
+    Runs compiled on the CPU, half of the symmetric D forward and only the pairs that a gradient reaches backward, and,
+    but for float64, in Triton on the GPU, one launch each way. Elsewhere, and within torch.func's transforms, through
+    ``torch.cdist`` in the mode that takes differences; the other, which it picks by itself above 25 rows, goes through
+    w_i . w_j and loses all digits where rows are close. Same bits at every number of threads and in every run.
     """
-    weight = weight if weight.itemsize >= 4 else weight.float()
-    if weight.device.type == "cpu" and not torch._C._are_functorch_transforms_active():
-        if _extension.available():
-            run: Callable[..., Any] = (
-                torch.ops.gloro_fast.head_differences if torch.compiler.is_compiling() else _Eager.apply
-            )
-            differences: Tensor = run(weight)
-            return differences
-        _extension.warn_if_missing()
+    compiled = _runs_compiled(weight)
+    if weight.itemsize < 4 and not (compiled and weight.is_cuda):  # the kernels for GPUs widen what they load
+        weight = weight.float()
+    if compiled:
+        run: Callable[..., Any] = (
+            torch.ops.gloro_fast.head_differences if torch.compiler.is_compiling() else _Eager.apply
+        )
+        differences: Tensor = run(weight)
+        return differences
     return torch.cdist(weight, weight, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def _runs_compiled(weight: Tensor) -> bool:
+    if torch._C._are_functorch_transforms_active():
+        return False
+    if weight.is_cuda:
+        return weight.dtype != torch.float64 and _gpu.runs("head_differences")
+    if not weight.is_cpu:
+        return False
+    _extension.warn_if_missing()
+    return _extension.available()
 
 
 # What follows tells torch of the compiled op: shapes for tracing, and the gradient.
 
 
 def _fake_head_differences(weight: Tensor) -> Tensor:
-    differences: Tensor = weight.new_empty([weight.shape[0], weight.shape[0]])
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    differences: Tensor = weight.new_empty([weight.shape[0], weight.shape[0]], dtype=dtype)
     return differences
 
 
@@ -90,6 +102,8 @@ class _Eager(torch.autograd.Function):
 
 
 if _extension.available():
+    _gpu.implement("head_differences", "head_differences")
+    _gpu.implement("head_differences_backward", "head_differences")
     torch.library.register_fake("gloro_fast::head_differences", _fake_head_differences)
     torch.library.register_fake("gloro_fast::head_differences_backward", _fake_head_differences_backward)
     torch.library.register_autograd("gloro_fast::head_differences", _backward, setup_context=_save)

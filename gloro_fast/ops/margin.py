@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from gloro_fast import _extension, _gpu
+from gloro_fast.ops.scalar import as_scalar, constant
 
 _MOST_CLASSES_ON_GPU = 4096
 """A program holds whole rows (kernels/margin_tiles.py)."""
 
 
 def margin_reference(
-    logits: Tensor, differences: Tensor, lipschitz: Tensor, epsilon: float
+    logits: Tensor, differences: Tensor, lipschitz: Tensor, epsilon: float | Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Give (bottom, prediction, radius), in plain PyTorch.
 
@@ -33,7 +34,8 @@ def margin_reference(
         logits: (B, m) logits f of a floating dtype, m >= 2.
         differences: (m, m), ||w_i - w_j||_2 of the rows of the last layer.
         lipschitz: scalar tensor, the Lipschitz constant of everything before the last layer.
-        epsilon: l2 radius, >= 0, in units of the input.
+        epsilon: l2 radius, >= 0, in units of the input: a number, or a 0-dim float64 tensor, which gives the same bits;
+            a constant to autograd.
 
     Returns:
         bottom: (B,), with gradients to the runner-up's logit, ``differences`` and ``lipschitz``.
@@ -43,6 +45,7 @@ def margin_reference(
     """
     dtype = torch.promote_types(torch.promote_types(logits.dtype, differences.dtype), torch.float32)
     logits, differences, lipschitz = logits.to(dtype), differences.to(dtype), lipschitz.to(dtype)
+    epsilon = constant(epsilon)
     with torch.no_grad():
         prediction = logits.argmax(dim=1)
         top = logits.gather(1, prediction[:, None])
@@ -59,7 +62,9 @@ def margin_reference(
     return _reconcile(bottom, top.squeeze(1), radius > epsilon), prediction, radius
 
 
-def margin(logits: Tensor, differences: Tensor, lipschitz: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
+def margin(
+    logits: Tensor, differences: Tensor, lipschitz: Tensor, epsilon: float | Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Give (bottom, prediction, radius); see :func:`margin_reference`, which it agrees with bit for bit.
 
     Runs compiled on the CPU and, but for float64, in Triton on the GPU, in one pass over the logits; elsewhere, and
@@ -67,7 +72,9 @@ def margin(logits: Tensor, differences: Tensor, lipschitz: Tensor, epsilon: floa
     """
     if runs_compiled("margin", logits, differences, lipschitz):
         run: Callable[..., Any] = torch.ops.gloro_fast.margin if torch.compiler.is_compiling() else _Eager.apply
-        bottom, prediction, radius, *_ = run(*in_one_dtype(logits, differences, lipschitz), epsilon)
+        bottom, prediction, radius, *_ = run(
+            *in_one_dtype(logits, differences, lipschitz), as_scalar(epsilon, logits.device)
+        )
         return bottom, prediction, radius
     return margin_reference(logits, differences, lipschitz, epsilon)
 
@@ -109,7 +116,7 @@ def _reconcile(bottom: Tensor, top: Tensor, certified: Tensor) -> Tensor:
 
 
 def _fake_margin(
-    logits: Tensor, differences: Tensor, lipschitz: Tensor, epsilon: float
+    logits: Tensor, differences: Tensor, lipschitz: Tensor, epsilon: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     rows = logits.shape[0]
     bottom, radius = differences.new_empty([rows]), differences.new_empty([rows])
@@ -119,16 +126,17 @@ def _fake_margin(
 
 def _fake_margin_backward(
     grad_bottom: Tensor,
+    logits: Tensor,
     prediction: Tensor,
     runner_up: Tensor,
     differences: Tensor,
     lipschitz: Tensor,
-    epsilon: float,
+    epsilon: Tensor,
     with_differences: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     classes = differences.shape[0]
     size = classes if with_differences else 0
-    grad_logits = grad_bottom.new_empty([grad_bottom.shape[0], classes])
+    grad_logits = logits.new_empty([grad_bottom.shape[0], classes])
     return grad_logits, differences.new_empty([size, size]), torch.empty_like(lipschitz)
 
 
@@ -138,21 +146,20 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 
 
 def _save_runner_up(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    logits, differences, lipschitz, ctx.epsilon = inputs
     _, prediction, _, runner_up = output
-    ctx.save_for_backward(logits, differences, lipschitz, prediction, runner_up)
+    ctx.save_for_backward(*inputs, prediction, runner_up)
 
 
 def _backward(ctx: Any, grad_bottom: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    *arguments, prediction, runner_up = ctx.saved_tensors
+    *arguments, epsilon, prediction, runner_up = ctx.saved_tensors
     if torch.is_grad_enabled():
-        return *gradients_to_differentiate(margin_reference, arguments, grad_bottom, ctx, ctx.epsilon), None
+        return *gradients_to_differentiate(margin_reference, arguments, grad_bottom, ctx, epsilon), None
     logits, differences, lipschitz = arguments
     with_differences = ctx.needs_input_grad[1]
     grad_logits, grad_differences, grad_lipschitz = torch.ops.gloro_fast.margin_backward(
-        grad_bottom, prediction, runner_up, differences, lipschitz, ctx.epsilon, with_differences
+        grad_bottom, logits, prediction, runner_up, differences, lipschitz, epsilon, with_differences
     )
-    return grad_logits.to(logits.dtype), grad_differences if with_differences else None, grad_lipschitz, None
+    return grad_logits, grad_differences if with_differences else None, grad_lipschitz, None
 
 
 class _Eager(torch.autograd.Function):

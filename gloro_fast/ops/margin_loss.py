@@ -12,6 +12,7 @@ from gloro_fast import _extension, _gpu
 from gloro_fast.errors import ConfigError
 from gloro_fast.ops.cross_entropy import cross_entropy_reference
 from gloro_fast.ops.margin import gradients_to_differentiate, in_one_dtype, margin_reference, runs_compiled
+from gloro_fast.ops.scalar import as_scalar, constant
 from gloro_fast.ops.trades import trades_reference
 
 CRITERIA = ("ce", "trades-kl", "trades-ce")
@@ -22,10 +23,10 @@ def margin_loss(
     logits: Tensor,
     differences: Tensor,
     lipschitz: Tensor,
-    epsilon: float,
+    epsilon: float | Tensor,
     labels: Tensor,
     criterion: str,
-    lam: float = 0.0,
+    lam: float | Tensor = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Give (loss, prediction, certified) per row; see :func:`margin_loss_reference`.
 
@@ -38,8 +39,10 @@ def margin_loss(
     _check(criterion)
     if runs_compiled("margin_loss", logits, differences, lipschitz):
         run: Callable[..., Any] = torch.ops.gloro_fast.margin_loss if torch.compiler.is_compiling() else _Eager.apply
-        arguments = in_one_dtype(logits, differences, lipschitz)
-        loss, prediction, certified, *_ = run(*arguments, epsilon, labels, CRITERIA.index(criterion), lam)
+        arguments = *in_one_dtype(logits, differences, lipschitz), as_scalar(epsilon, logits.device)
+        loss, prediction, certified, *_ = run(
+            *arguments, labels, CRITERIA.index(criterion), as_scalar(lam, logits.device)
+        )
         return loss, prediction, certified
     return margin_loss_reference(logits, differences, lipschitz, epsilon, labels, criterion, lam)
 
@@ -48,10 +51,10 @@ def margin_loss_reference(
     logits: Tensor,
     differences: Tensor,
     lipschitz: Tensor,
-    epsilon: float,
+    epsilon: float | Tensor,
     labels: Tensor,
     criterion: str,
-    lam: float = 0.0,
+    lam: float | Tensor = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compose the margin and a criterion over the m + 1 logits, in plain PyTorch.
 
@@ -59,11 +62,12 @@ def margin_loss_reference(
         logits: (B, m) logits f of a floating dtype, m >= 2.
         differences: (m, m), ||w_i - w_j||_2 of the rows of the last layer.
         lipschitz: scalar tensor, the Lipschitz constant of everything before the last layer.
-        epsilon: l2 radius, >= 0, in units of the input.
+        epsilon: l2 radius, >= 0, in units of the input: a number, or a 0-dim float64 tensor, which gives the same bits;
+            a constant to autograd.
         labels: (B,) int64 in [0, m); the caller has checked them.
         criterion: ``"ce"`` (``cross_entropy_reference``), ``"trades-kl"`` or ``"trades-ce"``
             (``trades_reference``).
-        lam: weight of the robust term of TRADES, >= 0.
+        lam: weight of the robust term of TRADES, >= 0: a number or a tensor, as epsilon.
 
     Returns:
         loss: (B,), of the promoted dtype of the arguments, at least float32; with gradients to ``logits``,
@@ -80,7 +84,7 @@ def margin_loss_reference(
     if criterion == "ce":
         loss = cross_entropy_reference(with_bottom, labels)
     else:
-        loss = trades_reference(with_bottom, labels, lam, criterion.removeprefix("trades-"))
+        loss = trades_reference(with_bottom, labels, constant(lam), criterion.removeprefix("trades-"))
     return loss, prediction, radius > epsilon
 
 
@@ -96,10 +100,10 @@ def _fake_margin_loss(
     logits: Tensor,
     differences: Tensor,
     lipschitz: Tensor,
-    epsilon: float,
+    epsilon: Tensor,
     labels: Tensor,
     criterion: int,
-    lam: float,
+    lam: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     rows, classes = logits.shape
     loss, share_of_bottom = differences.new_empty([rows]), differences.new_empty([rows])
@@ -110,17 +114,18 @@ def _fake_margin_loss(
 
 def _fake_margin_loss_backward(
     grad_loss: Tensor,
+    logits: Tensor,
     share_of_logits: Tensor,
     share_of_bottom: Tensor,
     prediction: Tensor,
     runner_up: Tensor,
     differences: Tensor,
     lipschitz: Tensor,
-    epsilon: float,
+    epsilon: Tensor,
     with_differences: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     size = differences.shape[0] if with_differences else 0
-    return torch.empty_like(share_of_logits), differences.new_empty([size, size]), torch.empty_like(lipschitz)
+    return logits.new_empty(share_of_logits.shape), differences.new_empty([size, size]), torch.empty_like(lipschitz)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -129,25 +134,25 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 
 
 def _save_shares(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    logits, differences, lipschitz, ctx.epsilon, labels, ctx.criterion, ctx.lam = inputs
+    logits, differences, lipschitz, epsilon, labels, ctx.criterion, lam = inputs
     _, prediction, _, share_of_logits, share_of_bottom, runner_up = output
     ctx.save_for_backward(
-        logits, differences, lipschitz, labels, share_of_logits, share_of_bottom, prediction, runner_up
+        logits, differences, lipschitz, epsilon, labels, lam, share_of_logits, share_of_bottom, prediction, runner_up
     )
 
 
 def _backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    logits, differences, lipschitz, labels, *shares = ctx.saved_tensors
+    logits, differences, lipschitz, epsilon, labels, lam, *shares = ctx.saved_tensors
     if torch.is_grad_enabled():
-        arguments, rest = (logits, differences, lipschitz), (ctx.epsilon, labels, CRITERIA[ctx.criterion], ctx.lam)
+        arguments, rest = (logits, differences, lipschitz), (epsilon, labels, CRITERIA[ctx.criterion], lam)
         found = gradients_to_differentiate(margin_loss_reference, arguments, grad_loss, ctx, *rest)
         return *found, None, None, None, None
     with_differences = ctx.needs_input_grad[1]
     grad_logits, grad_differences, grad_lipschitz = torch.ops.gloro_fast.margin_loss_backward(
-        grad_loss, *shares, differences, lipschitz, ctx.epsilon, with_differences
+        grad_loss, logits, *shares, differences, lipschitz, epsilon, with_differences
     )
     grad_differences = grad_differences if with_differences else None
-    return grad_logits.to(logits.dtype), grad_differences, grad_lipschitz, None, None, None, None
+    return grad_logits, grad_differences, grad_lipschitz, None, None, None, None
 
 
 class _Eager(torch.autograd.Function):

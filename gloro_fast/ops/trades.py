@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def trades_reference(logits: Tensor, labels: Tensor, lam: float, robust: str = "kl") -> Tensor:
+def trades_reference(logits: Tensor, labels: Tensor, lam: float | Tensor, robust: str = "kl") -> Tensor:
     """Give CE(f, y) + lam * robust term per row, in plain PyTorch.
 
     Write p = softmax f over the m classes, 0 on bottom, and q = softmax f_bar over all m + 1. The paper prints
@@ -22,7 +22,7 @@ def trades_reference(logits: Tensor, labels: Tensor, lam: float, robust: str = "
         logits: (B, m + 1) of a floating dtype, bottom last; half types are computed in float32.
         labels: (B,) int64 in [0, m), or (B, m) of a floating dtype: a weight p for each class, so that the loss is
             sum_i p_i times that of label i.
-        lam: weight of the robust term, >= 0.
+        lam: weight of the robust term, >= 0: a number or a 0-dim tensor.
         robust: ``"kl"`` or ``"ce"``.
 
     Returns:
@@ -41,6 +41,6 @@ def trades_reference(logits: Tensor, labels: Tensor, lam: float, robust: str = "
     return lse - true_logit + lam * term
 
 
-def trades(logits: Tensor, labels: Tensor, lam: float, robust: str = "kl") -> Tensor:
+def trades(logits: Tensor, labels: Tensor, lam: float | Tensor, robust: str = "kl") -> Tensor:
     """Give the TRADES loss per row; see ``trades_reference``."""
     return trades_reference(logits, labels, lam, robust)

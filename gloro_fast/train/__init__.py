@@ -3,6 +3,7 @@
 from gloro_fast.train.checkpoint import saved_config
 from gloro_fast.train.config import RunConfig, check_unchanged, read_config
 from gloro_fast.train.epochs import EpochMetrics, EpochSettings, epoch_settings
+from gloro_fast.train.graphed_step import GraphedStep
 from gloro_fast.train.observers import (
     Curves,
     MetricsCsv,
@@ -21,6 +22,7 @@ __all__ = [
     "Curves",
     "EpochMetrics",
     "EpochSettings",
+    "GraphedStep",
     "Interrupted",
     "MetricsCsv",
     "Observer",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gloro_fast import architectures
 from gloro_fast.errors import ConfigError
@@ -16,6 +16,8 @@ from gloro_fast.train.config import RunConfig
 
 # Where torch has the single-kernel Adam for float32.
 _FUSED_ADAM = ("cpu", "cuda")
+# Where the learning rate is a tensor, which a captured step reads at every replay.
+_TENSOR_RATE = ("cuda",)
 
 
 def build_net(config: RunConfig, device: str = "cpu") -> GloRoNet:
@@ -75,8 +77,19 @@ def build_criterion(recipe: Recipe) -> MarginCriterion:
 def build_optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Adam:
     """Give the paper's Adam (Leino et al. 2021, Appendix B), in one fused kernel where torch has it."""
     parameters = list(net.parameters())
-    fused = all(parameter.device.type in _FUSED_ADAM for parameter in parameters)
-    return torch.optim.Adam(parameters, lr=recipe.learning_rate, betas=(0.9, 0.999), eps=1e-7, fused=fused)
+    device = parameters[0].device
+    fused, capturable = device.type in _FUSED_ADAM, device.type in _TENSOR_RATE
+    rate = torch.tensor(recipe.learning_rate, device=device) if capturable else recipe.learning_rate
+    return torch.optim.Adam(parameters, lr=rate, betas=(0.9, 0.999), eps=1e-7, fused=fused, capturable=capturable)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of all parameters, in place where it is a tensor."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 def usable_device(name: str) -> torch.device:

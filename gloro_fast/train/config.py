@@ -33,6 +33,7 @@ class RunConfig:
         data_dir: where the data were found; empty where they need no place.
         threads: CPU threads of torch; 0 stands for as many as torch has when the run starts.
         data_note: what to print beside results made with these data.
+        deterministic: whether a GPU uses deterministic algorithms alone, for the same bits at every run.
     """
 
     recipe: Recipe
@@ -43,6 +44,7 @@ class RunConfig:
     data_dir: str = ""
     threads: int = 0
     data_note: str = ""
+    deterministic: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:

@@ -67,7 +67,7 @@ class EpochMetrics:
         validation_vra: share of them also certified at the recipe's ``epsilon``, by the estimate.
         validation_lipschitz: K that this was certified with, the estimate by ``power``.
         bound_gap: K by the default method, an upper bound, over the estimate by ``power``, of the weights at the end
-            of the epoch; None for nets that take long to bound.
+            of the epoch; found in some ten epochs of a run, the last among them; None for nets that take long to bound.
     """
 
     epoch: int

@@ -22,7 +22,10 @@ def standard_loss(net: GloRoNet, images: Tensor, labels: Tensor) -> tuple[Tensor
 
 
 def robust_loss(net: GloRoNet, images: Tensor, labels: Tensor, criterion: Criterion) -> tuple[Tensor, BatchStatistics]:
-    """Give the criterion over the m + 1 logits at the net's epsilon (Leino et al. 2021, Section 4.1)."""
-    loss = net(images, labels, criterion)
+    """Give the criterion over the m + 1 logits at the net's epsilon (Leino et al. 2021, Section 4.1).
+
+    Images and labels are not checked: those of a data set were when it was made.
+    """
+    loss = net.unchecked_loss(images, labels, criterion)
     assert net.batch_statistics is not None
     return loss, net.batch_statistics

@@ -49,6 +49,7 @@ class Result:
         device: where it ran.
         threads: CPU threads of torch.
         versions: of this package, torch, numpy and Python, and the kernels and vector instructions in use.
+        graphs: "captured" where the steps were replays of CUDA graphs, else why they were not.
     """
 
     recipe: str
@@ -72,6 +73,7 @@ class Result:
     device: str
     threads: int
     versions: dict[str, str]
+    graphs: str
 
     def to_dict(self) -> dict[str, Any]:
         """Give the fields as JSON can say them; a value that is not finite becomes None."""
@@ -82,7 +84,7 @@ class Result:
         return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
 
 
-def measure(state: TrainingState, config: RunConfig, data: DataSet, seconds: float) -> Result:
+def measure(state: TrainingState, config: RunConfig, data: DataSet, seconds: float, graphs: str) -> Result:
     """Certify the test split with the weights that the net now has, and put the result together.
 
     Args:
@@ -90,6 +92,7 @@ def measure(state: TrainingState, config: RunConfig, data: DataSet, seconds: flo
         config: the configuration.
         data: the data set.
         seconds: duration of the run.
+        graphs: what to say of them.
     """
     recipe, best = config.recipe, state.best
     found = evaluate(state.net, data.test)
@@ -115,6 +118,7 @@ def measure(state: TrainingState, config: RunConfig, data: DataSet, seconds: flo
         device=config.device,
         threads=config.threads,
         versions=versions(),
+        graphs=graphs,
     )
 
 

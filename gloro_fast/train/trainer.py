@@ -11,24 +11,33 @@ import torch
 from torch import Tensor
 
 from gloro_fast import atomic, tensor_file
-from gloro_fast.data import Batches, DataSet, augmentation, gaussian_noise, split_validation
+from gloro_fast.data import Batches, DataSet, split_validation
 from gloro_fast.model import GloRoNet
 from gloro_fast.recipes import Recipe
 from gloro_fast.run_folder import RunFolder
 from gloro_fast.train import checkpoint
 from gloro_fast.train.allocator import keep_freed_memory
-from gloro_fast.train.build import build_criterion, build_net, build_optimizer, memory_format, usable_device
+from gloro_fast.train.build import (
+    build_criterion,
+    build_net,
+    build_optimizer,
+    memory_format,
+    set_learning_rate,
+    usable_device,
+)
 from gloro_fast.train.config import RunConfig
+from gloro_fast.train.determinism import deterministic
 from gloro_fast.train.divergence import check_finite_loss, check_finite_weights, steps_between_checks
 from gloro_fast.train.epochs import EpochMetrics, EpochSettings, epoch_settings
-from gloro_fast.train.gap import bound_gap
-from gloro_fast.train.objective import robust_loss, standard_loss
+from gloro_fast.train.gap import bound_gap, is_due
 from gloro_fast.train.observers import Curves, MetricsCsv, Observer, RunStart, Step, closing
 from gloro_fast.train.randomness import Randomness
+from gloro_fast.train.replay import recorder_for
 from gloro_fast.train.result import Result, measure
 from gloro_fast.train.running import RunningSums
 from gloro_fast.train.signals import Interrupted, StopSignals
 from gloro_fast.train.state import TrainingState
+from gloro_fast.train.steps import Steps
 from gloro_fast.train.validation import validate
 
 
@@ -50,6 +59,8 @@ class Trainer:
         data_dir: where the data were found, for the record.
         observers: who hears of the run besides those that write metrics.csv and curves.png.
         overwrite: start anew in a folder that holds a run.
+        graphs: capture the steps as CUDA graphs, where the device is a GPU; with or without, the bits are the same.
+        deterministic: use deterministic algorithms alone on a GPU, so that a seed gives the same bits at every run.
 
     Attributes:
         config: what decides the run.
@@ -73,13 +84,25 @@ class Trainer:
         data_dir: str = "",
         observers: Sequence[Observer] | None = None,
         overwrite: bool = False,
+        graphs: bool = True,
+        deterministic: bool = True,
     ) -> None:
         self.folder = RunFolder(out)
         self._overwrite = overwrite
         if not overwrite:
             self.folder.check_free()
         threads = torch.get_num_threads()
-        self.config = RunConfig(recipe, data.input_shape, data.num_classes, seed, device, data_dir, threads, data.note)
+        self.config = RunConfig(
+            recipe,
+            data.input_shape,
+            data.num_classes,
+            seed,
+            device,
+            data_dir,
+            threads,
+            data.note,
+            deterministic,
+        )
         self._data = data
         self._data_sha256 = checkpoint.digest(data)
         self._device = usable_device(device)
@@ -89,15 +112,20 @@ class Trainer:
         if recipe.validation_size:
             train, self._validation = split_validation(data.train, recipe.validation_size, seed)
         self._batches = Batches(train, recipe.batch_size, shuffle=True, device=self._device)
-        self._augment = augmentation(recipe.augmentation)
         self.criterion = build_criterion(recipe)
         net = build_net(self.config, device)
         self._memory_format = memory_format(net, self._device)
         net.to(memory_format=self._memory_format)  # type: ignore[call-overload]
-        self.state = TrainingState(net, build_optimizer(net, recipe), Randomness(seed, self._device), RunningSums())
+        optimizer = build_optimizer(net, recipe)
+        self.state = TrainingState(net, optimizer, Randomness(seed, self._device), RunningSums(self._device))
+        recorder = recorder_for(self._device) if graphs else None
+        self._graphs = "captured" if recorder else f"there are none on {device}" if graphs else "switched off"
+        self._steps = Steps(recipe, self.state, self._batches, self.criterion, self._memory_format, recorder)
         self._observers: list[Observer] = [MetricsCsv(), Curves(), *(observers or ())]
         self._settings = epoch_settings(recipe, 0)
+        self._steps.begin(self._settings.phase == "robust")
         self._stop = StopSignals()
+        self._writer = checkpoint.Writer(self.folder, beside=self._device.type != "cpu")
         self._saved = False
         self._started = self._epoch_started = 0.0
 
@@ -109,6 +137,7 @@ class Trainer:
         *,
         observers: Sequence[Observer] | None = None,
         device: str | None = None,
+        graphs: bool = True,
     ) -> Trainer:
         """Take up a run where its checkpoint left it; :meth:`fit` then goes on as if it had never stopped.
 
@@ -117,6 +146,7 @@ class Trainer:
             data: the data set it began with.
             observers: as for the constructor.
             device: another device than it began on.
+            graphs: as for the constructor.
 
         Raises:
             ConfigError: the run is already finished, or its config.toml was changed.
@@ -137,6 +167,8 @@ class Trainer:
             data_dir=config.data_dir,
             observers=observers,
             overwrite=True,
+            graphs=graphs,
+            deterministic=config.deterministic,
         )
         trainer.config = config
         complaint = f"{trainer.folder.checkpoint} does not fit architecture {config.recipe.architecture}"
@@ -167,7 +199,14 @@ class Trainer:
             ConfigError: the run folder cannot be used, or another process trains in it.
         """
         self._started = time.monotonic()
-        with self._stop, self.folder.locked(), self.state.randomness.as_global(), closing(self._observers):
+        with (
+            self._stop,
+            self.folder.locked(),
+            self.state.randomness.as_global(),
+            deterministic(self._device, self.config.deterministic),
+            self._writer,
+            closing(self._observers),
+        ):
             self._open_folder()
             self._tell_start()
             while self.state.epoch < self.epochs:
@@ -181,20 +220,7 @@ class Trainer:
             images: (B, C, H, W) float32 in [0, 1], not yet augmented, on the training device.
             labels: (B,) int64.
         """
-        state, recipe = self.state, self.config.recipe
-        images = self._augment(images, state.randomness.augmentation).contiguous(memory_format=self._memory_format)
-        if recipe.noise:
-            images = gaussian_noise(images, recipe.noise, state.randomness.augmentation)
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-            if self._settings.phase != "robust":
-                loss, statistics = standard_loss(state.net, images, labels)
-            else:
-                loss, statistics = robust_loss(state.net, images, labels, self.criterion)
-        state.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        state.optimizer.step()
-        state.batch += 1
-        state.sums.add(state.batch, len(labels), loss, statistics.correct, statistics.verified, statistics.lipschitz)
+        self._steps.step(images, labels)
 
     def _open_folder(self) -> None:
         if self._saved:
@@ -216,8 +242,7 @@ class Trainer:
         assert state.order is not None
         state.net.train()
         every = steps_between_checks(self._device)
-        for images, labels in self._batches.epoch(state.order, state.batch):
-            self.step(images, labels)
+        for _ in self._steps.epoch(state.order, state.batch):
             if state.batch % every == 0:
                 check_finite_loss(state, self.folder)
             report = Step(state.epoch + 1, state.batch, self._settings, state.sums)
@@ -233,8 +258,8 @@ class Trainer:
             self.net.epsilon = settings.epsilon
         if settings.lam is not None:
             self.criterion.lam = settings.lam
-        for group in self.state.optimizer.param_groups:
-            group["lr"] = settings.learning_rate
+        set_learning_rate(self.state.optimizer, settings.learning_rate)
+        self._steps.begin(settings.phase == "robust")
 
     def _begin_epoch(self) -> None:
         state, recipe = self.state, self.config.recipe
@@ -254,11 +279,11 @@ class Trainer:
         row = EpochMetrics.of(state.epoch + 1, self._settings, state.sums.read(), seconds)
         if self._validation is not None and self._settings.phase == "robust":
             row = validate(state, self._validation, row, self.config.recipe.epsilon)
-        if self._settings.phase == "robust":
+        if self._settings.phase == "robust" and is_due(row.epoch, self.epochs):
             row = dataclasses.replace(row, bound_gap=bound_gap(state.net, row.validation_lipschitz))
         state.rows.append(row)
         state.epoch, state.batch, state.order, state.epoch_seconds = state.epoch + 1, 0, None, 0.0
-        self._save()
+        self._save(at_once=False)
         for observer in self._observers:
             observer.on_epoch(row)
         if state.epoch < self.epochs:
@@ -266,12 +291,15 @@ class Trainer:
 
     def _finish(self) -> Result:
         state, recipe = self.state, self.config.recipe
+        self._writer.wait()
+        graphs = self._steps.why_eager or self._graphs
+        self._steps.forget()
         if state.best is not None:
             state.net.load_state_dict(state.best.weights)
         state.net.epsilon = recipe.epsilon
         # As whoever loads the net will have it: in another memory format its logits differ in their last bits.
         state.net.eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        result = measure(state, self.config, self._data, self._seconds())
+        result = measure(state, self.config, self._data, self._seconds(), graphs)
         document = {"epsilon": recipe.epsilon, "config": self.config.to_dict()}
         tensor_file.write(self.folder.model, "model", state.net.state_dict(), document)
         for observer in self._observers:
@@ -298,9 +326,9 @@ class Trainer:
         self._save()
         raise Interrupted(self._stop.received, self.folder.checkpoint)
 
-    def _save(self) -> None:
+    def _save(self, at_once: bool = True) -> None:
         self.state.seconds, self._started = self._seconds(), time.monotonic()
-        checkpoint.save(self.folder, self.state, self.config, self._data_sha256)
+        self._writer.save(self.state, self.config, self._data_sha256, at_once)
         self._saved = True
 
     def _seconds(self) -> float:

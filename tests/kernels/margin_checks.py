@@ -13,6 +13,8 @@ from gloro_fast.ops.margin_loss import CRITERIA, margin_loss_reference
 
 EPSILON = 0.3
 LAMBDA = 1.5
+NUMBERS = torch.tensor(EPSILON, dtype=torch.float64), torch.tensor(LAMBDA, dtype=torch.float64)
+"""Both as the kernels take them."""
 Problem = tuple[Tensor, Tensor, Tensor]
 
 
@@ -35,7 +37,7 @@ def with_specials(logits: Tensor) -> Tensor:
 
 def check_margin(margin: Callable[..., Any], problem: Problem, epsilon: float = EPSILON) -> None:
     """The bits of the reference."""
-    bottom, prediction, radius, _ = margin(*problem, epsilon)
+    bottom, prediction, radius, _ = margin(*problem, torch.tensor(epsilon, dtype=torch.float64))
     for actual, expected in zip((bottom, prediction, radius), margin_reference(*problem, epsilon), strict=True):
         assert actual.dtype == expected.dtype
         torch.testing.assert_close(actual, expected, rtol=0, atol=0, equal_nan=True)
@@ -45,8 +47,9 @@ def check_loss(margin_loss: Callable[..., Any], problem: Problem, criterion: int
     """Loss and derivatives to 1e-6 of the float64 reference, of each row's largest; decisions to the bit."""
     labels = torch.arange(len(problem[0])) * 7 % problem[0].shape[1]
     rest = (EPSILON, labels, CRITERIA[criterion], LAMBDA)
+    epsilon, lam = NUMBERS
     loss, prediction, certified, share_of_logits, share_of_bottom, runner_up = margin_loss(
-        *problem, EPSILON, labels, criterion, LAMBDA
+        *problem, epsilon, labels, criterion, lam
     )
     exact = [tensor.double().requires_grad_() for tensor in problem]
     expected = margin_loss_reference(exact[0], exact[1], exact[2], *rest)[0]
@@ -58,8 +61,6 @@ def check_loss(margin_loss: Callable[..., Any], problem: Problem, criterion: int
     assert (relative <= 1e-6).all(), f"loss: {relative.max():.2g}"
     relative = (share_of_logits.double() - gradient).abs().amax(1) / gradient.abs().amax(1)
     assert (relative <= 1e-6).all(), f"gradient: {relative.max():.2g}"
-    bottom = torch.ops.gloro_fast.margin_loss(
-        *(tensor.detach() for tensor in exact), EPSILON, labels, criterion, LAMBDA
-    )
+    bottom = torch.ops.gloro_fast.margin_loss(*(tensor.detach() for tensor in exact), epsilon, labels, criterion, lam)
     torch.testing.assert_close(share_of_bottom.double(), bottom[4], rtol=1e-6, atol=1e-9)
     assert torch.equal(runner_up, bottom[5])

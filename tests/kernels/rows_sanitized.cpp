@@ -89,10 +89,9 @@ void run_margin(int64_t rows, int64_t classes, bool specials, std::mt19937& rand
   const double rounding = sizeof(C) == 8 ? 1e-12 : 1e-4;
   const double special[] = {0.0, -0.0, 3.0, 3.0, INFINITY, -INFINITY, kNan, 1e30, -1e30};
   std::normal_distribution<double> normal;
-  Buffer<T> logits(rows * classes);
+  Buffer<T> logits(rows * classes), grad_logits(rows * classes);
   Buffer<C> differences(classes * classes), bottom(rows), radius(rows), loss(rows), share(rows * classes);
-  Buffer<C> share_of_bottom(rows), grad(rows), grad_logits(rows * classes), grad_differences(classes * classes),
-      grad_lipschitz(1);
+  Buffer<C> share_of_bottom(rows), grad(rows), grad_differences(classes * classes), grad_lipschitz(1);
   Buffer<int64_t> prediction(rows), runner_up(rows), labels(rows), prediction_2(rows), runner_up_2(rows);
   Buffer<bool> certified(rows);
   Buffer<double> f(classes);
@@ -115,7 +114,8 @@ void run_margin(int64_t rows, int64_t classes, bool specials, std::mt19937& rand
                   runner_up_2.data, r, r + 1);
       scale_rows(grad.data, share.data, classes, grad_logits.data, r, r + 1);
       for (int64_t i = 0; !specials && i < classes; ++i) {
-        check(close(grad_logits[r * classes + i], grad[r] * share[r * classes + i], rounding), "scaled gradient");
+        const T wanted = narrow<T>(grad[r] * share[r * classes + i]);
+        check(widen(grad_logits[r * classes + i]) == widen(wanted), "scaled gradient");
       }
       margin_backward(grad.data, runner_up.data, classes, grad_logits.data, r, r + 1);
     }

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from margin_checks import EPSILON, LAMBDA, Problem, check_loss, check_margin, problem, with_specials
+from margin_checks import EPSILON, LAMBDA, NUMBERS, Problem, check_loss, check_margin, problem, with_specials
 
 from gloro_fast import _extension
 from gloro_fast.ops.margin import margin_reference
@@ -63,7 +63,7 @@ def test_huge_logits(interpreter: Any, scale: float, criterion: int) -> None:
     arguments = (logits.sign() * scale if scale < 0 else logits, differences, lipschitz)
     labels = torch.arange(40) % 10
     loss, _, _, share, *_ = interpreter.call(
-        "margin_loss", "margin_loss", *arguments, EPSILON, labels, criterion, LAMBDA
+        "margin_loss", "margin_loss", *arguments, NUMBERS[0], labels, criterion, NUMBERS[1]
     )
     exact = margin_loss_reference(*(t.double() for t in arguments), EPSILON, labels, CRITERIA[criterion], LAMBDA)[0]
     torch.testing.assert_close(loss.double(), exact, rtol=1e-6, atol=1e-7 * abs(scale))  # bottom itself is rounded
@@ -76,9 +76,11 @@ def test_rows_in_doubt(interpreter: Any, criterion: int) -> None:
     logits, differences, lipschitz = problem(300, 5)
     logits = with_specials(logits)
     labels = torch.arange(300) % 5
-    arguments = (logits, differences, lipschitz, EPSILON, labels)
-    loss, prediction, certified, *_ = interpreter.call("margin_loss", "margin_loss", *arguments, criterion, LAMBDA)
-    expected = margin_loss_reference(*arguments, CRITERIA[criterion], LAMBDA)
+    arguments, (epsilon, lam) = (logits, differences, lipschitz), NUMBERS
+    loss, prediction, certified, *_ = interpreter.call(
+        "margin_loss", "margin_loss", *arguments, epsilon, labels, criterion, lam
+    )
+    expected = margin_loss_reference(*arguments, EPSILON, labels, CRITERIA[criterion], LAMBDA)
     assert torch.equal(prediction, expected[1])
     assert torch.equal(certified, expected[2])
     assert not certified[~logits.isfinite().all(1)].any()
@@ -93,16 +95,17 @@ def test_gradients_of_bounds(interpreter: Any) -> None:
     logits[4, 2] = torch.inf
     labels = torch.arange(200) % 6
     grad = torch.randn(200)
-    _, prediction, _, runner_up = torch.ops.gloro_fast.margin(logits, differences, lipschitz, EPSILON)
-    arguments = (grad, prediction, runner_up, differences, lipschitz, EPSILON, True)
+    epsilon, lam = NUMBERS
+    _, prediction, _, runner_up = torch.ops.gloro_fast.margin(logits, differences, lipschitz, epsilon)
+    arguments = (grad, logits, prediction, runner_up, differences, lipschitz, epsilon, True)
     for actual, expected in zip(
         interpreter.call("margin", "margin_backward", *arguments),
         torch.ops.gloro_fast.margin_backward(*arguments),
         strict=True,
     ):
         torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
-    saved = torch.ops.gloro_fast.margin_loss(logits, differences, lipschitz, EPSILON, labels, 1, LAMBDA)
-    arguments = (grad, saved[3], saved[4], saved[1], saved[5], differences, lipschitz, EPSILON, True)
+    saved = torch.ops.gloro_fast.margin_loss(logits, differences, lipschitz, epsilon, labels, 1, lam)
+    arguments = (grad, logits, saved[3], saved[4], saved[1], saved[5], differences, lipschitz, epsilon, True)
     for actual, expected in zip(
         interpreter.call("margin_loss", "margin_loss_backward", *arguments),
         torch.ops.gloro_fast.margin_loss_backward(*arguments),
@@ -119,11 +122,13 @@ def test_gradients_of_bounds(interpreter: Any) -> None:
         (0, torch.zeros(3, 4).double(), "float32, bfloat16 or float16"),
         (1, torch.zeros(3, 4), "differences must be"),
         (2, torch.zeros(2), "lipschitz must be one"),
+        (3, torch.zeros(()), "epsilon must be one float64"),
         (4, torch.zeros(2, dtype=torch.int64), "labels must be int64"),
+        (6, torch.zeros(2).double(), "lam must be one float64"),
     ],
 )
 def test_what_does_not_fit_is_refused(interpreter: Any, place: int, value: Any, message: str) -> None:
-    arguments: list[Any] = [*problem(3, 4), EPSILON, torch.zeros(3, dtype=torch.int64), 0, LAMBDA]
+    arguments: list[Any] = [*problem(3, 4), NUMBERS[0], torch.zeros(3, dtype=torch.int64), 0, NUMBERS[1]]
     arguments[place] = value
     with pytest.raises(RuntimeError, match=message):
         interpreter.call("margin_loss", "margin_loss", *arguments)

@@ -9,7 +9,7 @@ from torch import Tensor
 pytest.importorskip("triton")
 from gloro_fast.kernels.margin_rows import gradients_of_bounds
 
-EPSILON = 0.3
+EPSILON = torch.tensor(0.3, dtype=torch.float64)
 
 
 def rows_of(count: int, classes: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

@@ -38,8 +38,9 @@ def margin_of(classes: int, dtype: torch.dtype) -> None:
         torch.zeros(classes, classes),
         torch.zeros(()),
     )
-    margin.margin(logits, differences, lipschitz, 0.3)
-    margin_loss.margin_loss(logits, differences, lipschitz, 0.3, torch.zeros(512, dtype=torch.int64), TRADES_CE, 1.5)
+    number, labels = torch.zeros((), dtype=torch.float64), torch.zeros(512, dtype=torch.int64)
+    margin.margin(logits, differences, lipschitz, number)
+    margin_loss.margin_loss(logits, differences, lipschitz, number, labels, TRADES_CE, number)
 
 
 CALLS: dict[str, Callable[[], None]] = {

@@ -28,6 +28,7 @@ from gloro_fast.ops.margin_loss import CRITERIA
 compiled = pytest.mark.skipif(not _extension.available(), reason=f"compiled ops: {_extension.why_not()}")
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 EPSILON = 0.3
+EPSILON_TENSOR, LAMBDA_TENSOR = (torch.tensor(number, dtype=torch.float64) for number in (EPSILON, 1.5))
 
 
 def problem(
@@ -161,11 +162,12 @@ class TestMargin:
     def test_opcheck(self) -> None:
         for requires_grad in (False, True):
             arguments = [t.requires_grad_(requires_grad) for t in problem(5, 4)[:3]]
-            torch.library.opcheck(torch.ops.gloro_fast.margin, (*arguments, EPSILON))
-        bottom, prediction, _, runner_up = torch.ops.gloro_fast.margin(*problem(5, 4)[:3], EPSILON)
+            torch.library.opcheck(torch.ops.gloro_fast.margin, (*arguments, EPSILON_TENSOR))
+        logits, *bounds, _ = problem(5, 4)
+        bottom, prediction, _, runner_up = torch.ops.gloro_fast.margin(logits, *bounds, EPSILON_TENSOR)
         torch.library.opcheck(
             torch.ops.gloro_fast.margin_backward,
-            (bottom, prediction, runner_up, *problem(5, 4)[1:3], EPSILON, True),
+            (bottom, logits, prediction, runner_up, *bounds, EPSILON_TENSOR, True),
         )
 
 
@@ -324,7 +326,9 @@ class TestMarginLoss:
         for requires_grad in (False, True):
             *arguments, labels = problem(5, 4)
             arguments = [t.requires_grad_(requires_grad) for t in arguments]
-            torch.library.opcheck(torch.ops.gloro_fast.margin_loss, (*arguments, EPSILON, labels, 2, 1.5))
+            torch.library.opcheck(
+                torch.ops.gloro_fast.margin_loss, (*arguments, EPSILON_TENSOR, labels, 2, LAMBDA_TENSOR)
+            )
 
     @pytest.mark.parametrize("criterion", CRITERIA)
     def test_compiles_whole(self, criterion: str) -> None:

@@ -11,6 +11,7 @@ from gloro_fast.data import DataSet, Split
 from gloro_fast.run_folder import RunFolder, load_net
 from gloro_fast.tensor_file import read
 from gloro_fast.train import Interrupted, Trainer
+from gloro_fast.train import steps as steps_module
 from gloro_fast.train import trainer as trainer_module
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
@@ -56,13 +57,13 @@ def stopped(out):
 @pytest.mark.parametrize("format", FORMATS)
 def test_weights_moments_and_batches_lie_as_asked(tmp_path, use, monkeypatch, format):
     use(format)
-    seen, plain = [], trainer_module.robust_loss
+    seen, plain = [], steps_module.robust_loss
 
     def spy(net, images, labels, criterion):
         seen.append(images)
         return plain(net, images, labels, criterion)
 
-    monkeypatch.setattr(trainer_module, "robust_loss", spy)
+    monkeypatch.setattr(steps_module, "robust_loss", spy)
     check_state(stopped(tmp_path), format)
     assert len(seen) == 6
     assert all(lies(images, format) for images in seen)

@@ -10,14 +10,13 @@ from gloro_fast.train.running import RunningSums
 
 
 def add(sums, step, loss=0.1, images=3, correct=2, verified=1, lipschitz=5.0):
-    sums.add(
-        step,
-        images,
+    sums.record(
         torch.tensor(loss, requires_grad=True),
         torch.tensor(correct),
         torch.tensor(verified),
         torch.tensor(lipschitz),
     )
+    sums.count(step, images)
 
 
 def test_means_and_the_last_constant():

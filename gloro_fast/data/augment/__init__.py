@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import torch
-from torch import Tensor
-
+from gloro_fast.data.augment.base import Augmentation as Augmentation
 from gloro_fast.data.augment.keras import KerasAffine
 from gloro_fast.data.augment.tfds import FlipZoomBrightness
 from gloro_fast.errors import ConfigError, nearest
 
-Augmentation = Callable[[Tensor, torch.Generator], Tensor]
-"""Takes float images (B, C, H, W) in [0, 1] and a CPU generator; gives images of that shape and device."""
-
-
-def _unchanged(images: Tensor, generator: torch.Generator) -> Tensor:
-    return images
-
-
 _BY_NAME: dict[str, Augmentation] = {
-    "none": _unchanged,
+    "none": Augmentation(),
     "default": KerasAffine(rotation=20, shift=0.2, shear=0.1, zoom=0.1, flip=True),
     "light": KerasAffine(rotation=4, shift=0.025, zoom=0.03),
     "tfds": FlipZoomBrightness(flip=True, zoom=0.25, brightness=0.2),
@@ -40,8 +28,8 @@ def augmentation(name: str) -> Augmentation:
             shifts up to 1/40 of a side, zoom up to 3 %, no flip.
 
     Returns:
-        A function of (images, generator). All its random numbers come from the CPU generator, the same count
-        for every batch of a size, so a seed gives the same augmentation on every device.
+        It, to be called as a function of (images, generator). All its random numbers come from the CPU generator, the
+        same count for every batch of a size, so a seed gives the same augmentation on every device.
 
     Raises:
         ConfigError: unknown name; the message has the nearest.

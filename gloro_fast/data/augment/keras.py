@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gloro_fast.data.augment.base import Augmentation
 from gloro_fast.data.augment.draws import uniform
-from gloro_fast.data.augment.warp import warp
+from gloro_fast.data.augment.warp import resample, sampling
 
 
 @dataclass(frozen=True)
-class KerasAffine:
+class KerasAffine(Augmentation):
     """One random affine map an image: rotation, shift, shear, zoom, and perhaps a horizontal flip.
 
     The semantics are those of ``ImageDataGenerator`` with ``fill_mode="nearest"`` and bilinear interpolation:
@@ -33,10 +34,13 @@ class KerasAffine:
     zoom: float = 0.0
     flip: bool = False
 
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Augment ``images``, float (B, C, H, W); ``generator`` is a CPU generator."""
-        height, width = images.shape[-2:]
-        return warp(images, self.maps(len(images), height, width, generator))
+    def draw(self, count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
+        """Draw what :meth:`apply` takes for ``count`` images: (count, 6) float32 on the CPU."""
+        return sampling(self.maps(count, height, width, generator), height, width).flatten(1).float()
+
+    def apply(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Augment ``images``, float32 (B, C, H, W), by ``draws`` on their device."""
+        return resample(images, draws.view(-1, 2, 3))
 
     def maps(self, count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
         """Draw ``count`` maps for images of ``height`` x ``width``: (count, 2, 3), as ``warp`` takes them."""

@@ -12,10 +12,12 @@ def gaussian_noise(images: Tensor, deviation: float, generator: torch.Generator)
     Args:
         images: (B, C, H, W) of a floating dtype.
         deviation: standard deviation of the noise.
-        generator: CPU generator; the same numbers come on every device.
+        generator: CPU generator, for images on the CPU; on another device torch's own generator of that device is used,
+            since a captured step draws on the device.
 
     Returns:
         New images of the same shape, dtype, device and memory format.
     """
-    noise = torch.randn(images.shape, generator=generator)
+    on_cpu = images.device.type == "cpu"
+    noise = torch.randn(images.shape, generator=generator if on_cpu else None, device=images.device)
     return torch.add(images, noise.to(images), alpha=deviation)

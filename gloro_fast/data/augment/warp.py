@@ -19,11 +19,24 @@ def warp(images: Tensor, maps: Tensor) -> Tensor:
         As ``images``. Every pixel lies in the range of its own image.
     """
     height, width = images.shape[-2:]
+    return resample(images, sampling(maps, height, width).to(images.device, images.dtype))
+
+
+def sampling(maps: Tensor, height: int, width: int) -> Tensor:
+    """Give ``maps`` of images of ``height`` x ``width`` in the units of ``torch.nn.functional.affine_grid``.
+
+    Returns:
+        (B, 2, 3) float64 on the CPU.
+    """
     # grid_sample's coordinates are (x, y) and reach from -1 to 1 over the image, whatever its sides.
     half_sides = torch.tensor([width / 2, height / 2], dtype=torch.float64)
     linear = maps[:, :, :2].flip(1, 2) * half_sides / half_sides[:, None]
     offset = maps[:, :, 2].flip(1) / half_sides
-    theta = torch.cat((linear, offset[:, :, None]), dim=2).to(images.device, images.dtype)
+    return torch.cat((linear, offset[:, :, None]), dim=2)
+
+
+def resample(images: Tensor, theta: Tensor) -> Tensor:
+    """Do so by maps as :func:`sampling` gives them, (B, 2, 3) of the dtype and device of ``images``."""
     grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
     warped = functional.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
     # The four weights of a pixel may sum to a rounding more than 1.
