@@ -3,7 +3,7 @@
 #   make test [ARGS="-k minmax"]   the test suite          make lint     linters and type checks, as CI runs them
 #   make demo                      train and certify       make format   format Python and C++
 #   make venv                      only the environment    make clean    remove what was built, keep .venv's packages
-#   make bench [NAME=latest]       all benchmarks, in up to 15 minutes; table, chart and JSON in benchmarks/results
+#   make bench [NAME=latest]       all benchmarks, in up to 15 minutes, 5 on a GPU; results in benchmarks/results
 #   make bench-quick               the same in two minutes: fewer rounds, no torch.compile
 
 PYTHON ?= python3

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from benchmarks import compiled, eager
 from benchmarks.bound_jobs import ITERATIONS, MATRIX, call, eager_loop, flops, ours, sgemm
+from benchmarks.budget import Budget
 from benchmarks.conftest import Measure
 from benchmarks.interleaving import Job
 from benchmarks.networks import NETWORKS
@@ -30,7 +31,7 @@ SGEMM = f"product of {MATRIX} x {MATRIX} float32 matrices by ops.dense"
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_bound_with_gradient(name: str, measure: Measure, device: torch.device, quick: bool) -> None:
+def test_bound_with_gradient(name: str, measure: Measure, device: torch.device, budget: Budget) -> None:
     maps = NETWORKS[name].linear_maps(device)
     weights, geometries = [linear.weight for linear in maps], [linear.geometry for linear in maps]
     contenders: dict[str, Job] = {
@@ -44,7 +45,7 @@ def test_bound_with_gradient(name: str, measure: Measure, device: torch.device, 
         contenders,
         left_out,
         lambda: eager_loop(weights, geometries, weights, compile=True),
-        quick=quick,
+        budget=budget,
         here=name != "4C3F",
     )
     measure(

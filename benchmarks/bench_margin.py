@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks import compiled, eager
+from benchmarks.budget import Budget
 from benchmarks.conftest import Measure
 from benchmarks.interleaving import Job
 from benchmarks.networks import LAMBDA
@@ -19,7 +20,7 @@ FEATURES, BATCH, EPSILON = 32, 512, 0.3
 
 
 @pytest.mark.parametrize("classes", [10, 200, 1000])
-def test_margin_and_loss(classes: int, measure: Measure, device: torch.device, quick: bool) -> None:
+def test_margin_and_loss(classes: int, measure: Measure, device: torch.device, budget: Budget) -> None:
     features = torch.randn(BATCH, FEATURES, device=device, requires_grad=True)
     labels = torch.randint(classes, (BATCH,), device=device)
     # A net of a head alone: its K is 1, and all else is what every step does after its last hidden layer.
@@ -49,7 +50,7 @@ def test_margin_and_loss(classes: int, measure: Measure, device: torch.device, q
         contenders,
         left_out,
         lambda: with_gradients(torch.compile(eager_loss, dynamic=False)),
-        quick=quick,
+        budget=budget,
         here=classes == 200,
     )
     measure(

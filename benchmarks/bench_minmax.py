@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import compiled
+from benchmarks.budget import Budget
 from benchmarks.conftest import Measure
 from benchmarks.eager import PairSort
 from benchmarks.interleaving import Job
@@ -38,7 +39,7 @@ class _Source(torch.autograd.Function):
 @pytest.mark.parametrize("sides", SHAPES)
 @pytest.mark.parametrize("memory_format", FORMATS)
 def test_minmax(
-    memory_format: str, sides: str, inplace: bool, measure: Measure, device: torch.device, quick: bool
+    memory_format: str, sides: str, inplace: bool, measure: Measure, device: torch.device, budget: Budget
 ) -> None:
     op = ops.minmax_ if inplace else _out_of_place
     x, gradient, target = (_drawn(SHAPES[sides], memory_format, device) for _ in range(3))
@@ -74,7 +75,7 @@ def test_minmax(
             contenders,
             left_out,
             lambda: both_ways(torch.compile(_eager, dynamic=False)),
-            quick=quick,
+            budget=budget,
             here=sides == "even sides",
         )
     # Read x, write y; read the gradient, write the gradient: what a copy of both tensors moves as well.

@@ -1,4 +1,4 @@
-"""Choosing the strongest form of a comparator before it is measured."""
+"""Choosing the strongest form of a comparator before it is measured, and leaving out what cannot run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _K = TypeVar("_K", bound=Hashable)
 _WARM_UP = 2
 
 
-def fastest(candidates: Mapping[_K, Job], synchronize: Callable[[], None], rounds: int) -> tuple[_K, dict[_K, float]]:
+def fastest(candidates: Mapping[_K, Job], synchronize: Job, rounds: int) -> tuple[_K, dict[_K, float]]:
     """Give the candidate with the smallest median over interleaved rounds.
 
     The rounds that decide are not those that are reported: the winner is measured anew, so that it owes nothing to
@@ -36,3 +36,21 @@ def fastest(candidates: Mapping[_K, Job], synchronize: Callable[[], None], round
             seconds[name].append(time.perf_counter() - start)
     medians = {name: median(values[_WARM_UP:]) for name, values in seconds.items()}
     return min(medians, key=medians.__getitem__), medians
+
+
+def add_if_it_runs(contenders: dict[str, Job], left_out: dict[str, str], name: str, make: Callable[[], Job]) -> None:
+    """Add a contender, run once so that what its first call sets up is done; or note why it cannot run here.
+
+    Args:
+        contenders: to add it to.
+        left_out: to note the reason in.
+        name: of the contender.
+        make: makes the job.
+    """
+    try:
+        job = make()
+        job()
+    except Exception as error:  # whatever this machine's compiler or driver fails with
+        left_out[name] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"[:200]
+        return
+    contenders[name] = job

@@ -10,6 +10,7 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks import machine
+from benchmarks.budget import Budget
 from benchmarks.interleaving import Job, at_once, interleave
 from benchmarks.record import Comparison, Record
 from gloro_fast.train.allocator import keep_freed_memory
@@ -18,10 +19,13 @@ from gloro_fast.train.allocator import keep_freed_memory
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("gloro_fast benchmarks")
     group.addoption("--quick", action="store_true", help="few rounds, no torch.compile, no processes of their own")
+    group.addoption("--minutes", type=float, help="for the whole run; no limit on the CPU if not given, 5 on a GPU")
     group.addoption("--device", default="", help="what to measure, as torch names it; a GPU if there is one")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if _minutes(config) is not None:  # what matters most goes first: only the first have time for torch.compile
+        items.sort(key=lambda item: "training_step" not in item.nodeid)
     if not config.getoption("--quick"):
         return
     for item in items:
@@ -58,6 +62,20 @@ def quick(pytestconfig: pytest.Config) -> bool:
 
 
 @pytest.fixture(scope="session")
+def _budget(pytestconfig: pytest.Config, request: pytest.FixtureRequest, quick: bool) -> Budget:
+    minutes = _minutes(pytestconfig)
+    jobs = [item for item in request.session.items if not item.get_closest_marker("skip")]
+    return Budget(None if minutes is None else 60 * minutes, len(jobs), quick=quick)
+
+
+@pytest.fixture(autouse=True)
+def budget(_budget: Budget) -> Budget:
+    """The time there is, another benchmark of those that share it begun."""
+    _budget.begin()
+    return _budget
+
+
+@pytest.fixture(scope="session")
 def synchronize(device: torch.device) -> Callable[[], None]:
     """Wait for the device."""
     return torch.cuda.synchronize if device.type == "cuda" else lambda: None
@@ -79,10 +97,13 @@ def _repeatable() -> None:
 class Measure:
     """Runs the contenders of one benchmark in interleaved rounds and records what they took."""
 
-    def __init__(self, benchmark: BenchmarkFixture, synchronize: Callable[[], None], quick: bool) -> None:
+    def __init__(
+        self, benchmark: BenchmarkFixture, synchronize: Callable[[], None], quick: bool, budget: Budget
+    ) -> None:
         self._benchmark = benchmark
         self._synchronize = synchronize
         self._quick = quick
+        self._budget = budget
 
     def __call__(
         self,
@@ -106,7 +127,7 @@ class Measure:
             contenders: name to job.
             comparisons: the ratios of interest; those with contenders that could not run are dropped.
             described: name to a few words on each contender.
-            seconds: for the rounds of the full run; a fifth of that in the quick one.
+            seconds: for the rounds of the full run; a fifth of that in the quick one; less where the budget is short.
             least: rounds of the full run at least; five in the quick one.
             repeat: how often a round does a job that is too short for the clock alone.
             settle: called, not timed, before every job.
@@ -115,7 +136,7 @@ class Measure:
         samples = interleave(
             self._benchmark,
             {name: self._waited_for(contender, repeat) for name, contender in contenders.items()},
-            seconds=seconds / 5 if self._quick else seconds,
+            seconds=self._budget.rounds(seconds / 5 if self._quick else seconds),
             least=5 if self._quick else least,
             settle=settle,
         )
@@ -143,9 +164,14 @@ class Measure:
 
 
 @pytest.fixture
-def measure(benchmark: BenchmarkFixture, synchronize: Callable[[], None], quick: bool) -> Measure:
+def measure(benchmark: BenchmarkFixture, synchronize: Callable[[], None], quick: bool, budget: Budget) -> Measure:
     """Measure contenders and record them."""
-    return Measure(benchmark, synchronize, quick)
+    return Measure(benchmark, synchronize, quick, budget)
+
+
+def _minutes(config: pytest.Config) -> float | None:
+    minutes: float | None = config.getoption("--minutes")
+    return 5.0 if minutes is None and _device(config).type == "cuda" else minutes
 
 
 def _device(config: pytest.Config) -> torch.device:

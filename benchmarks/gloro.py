@@ -1,4 +1,4 @@
-"""gloro_fast as its users run it: a trainer on synthetic data."""
+"""gloro_fast as its users run it: a trainer on synthetic data, or a loop of one's own."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks.interleaving import Job
 from benchmarks.networks import LAMBDA, Network
+from benchmarks.stock import adam
+from gloro_fast import GloRoNet, architectures, train
 from gloro_fast.data import Batches
+from gloro_fast.losses import TradesLoss
 from gloro_fast.train import Trainer
 
 
@@ -46,3 +50,45 @@ class GloRoStep:
         state = self.trainer.state
         moments = [value for moment in state.optimizer.state.values() for value in moment.values()]
         return [*state.net.parameters(), *state.net.buffers(), *moments, state.sums.values, self.images, self.labels]
+
+
+def by_hand(network: Network, device: torch.device, *, graph: bool = False) -> Job:
+    """Make a step of a loop of one's own, in channels_last: net, criterion, fused Adam, nothing counted.
+
+    Args:
+        network: the architecture and its recipe.
+        device: where to train.
+        graph: whether the step is one CUDA graph.
+
+    Raises:
+        RuntimeError: there are no graphs here.
+    """
+    batch = network.data(network.batch_size).train
+    images, labels = (batch.images / 255).to(device), batch.labels.to(device)
+    images = images.contiguous(memory_format=torch.channels_last)
+    module = architectures.build(network.name, input_shape=network.input_shape, num_classes=network.classes)
+    net = GloRoNet(module, network.recipe.epsilon, network.input_shape).train()
+    net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    criterion, optimizer = TradesLoss(LAMBDA), adam(net, fused=True, capturable=graph)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with network.autocast(device):
+            loss = net(images, labels, criterion)
+        loss.backward()
+        optimizer.step()
+
+    if not graph:
+        return step
+    if device.type != "cuda":
+        raise RuntimeError(f"there are no CUDA graphs on {device.type}")
+    graphed_step = getattr(train, "GraphedStep", None)
+    if graphed_step is None:
+        raise RuntimeError("this version of gloro_fast has no GraphedStep")
+    graphed = graphed_step(net, optimizer, criterion)
+
+    def replay() -> None:
+        with network.autocast(device):
+            graphed(images, labels)
+
+    return replay

@@ -25,12 +25,16 @@ class Network:
         recipe_name: the paper's recipe for it.
         input_shape: (C, H, W).
         batch_size: images a step.
+        classes: of the head.
+        precision: ``"float32"`` or ``"bfloat16"``.
     """
 
     name: str
     recipe_name: str
     input_shape: tuple[int, int, int]
     batch_size: int
+    classes: int = NUM_CLASSES
+    precision: str = "float32"
 
     @property
     def case(self) -> str:
@@ -40,12 +44,17 @@ class Network:
     @property
     def recipe(self) -> Recipe:
         """MinMax with TRADES-KL, T = 5, Adam with eps 1e-7: the paper's recipe, without augmentation."""
-        return get(self.recipe_name).override(augmentation="none", batch_size=self.batch_size, epochs=1)
+        recipe = get(self.recipe_name).override(augmentation="none", batch_size=self.batch_size, epochs=1)
+        return recipe.override(precision=self.precision)
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """Give the context of a forward pass in the network's precision."""
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
 
     def linear_maps(self, device: torch.device) -> list[LinearMap]:
         """List the linear layers before the head, with Glorot's weights: orthogonal ones converge at once."""
         module = architectures.build(
-            self.name, input_shape=self.input_shape, num_classes=NUM_CLASSES, initialization="glorot_uniform"
+            self.name, input_shape=self.input_shape, num_classes=self.classes, initialization="glorot_uniform"
         )
         return make_plan(module.to(device), self.input_shape).linear_maps()
 
@@ -53,10 +62,10 @@ class Network:
         """Draw ``images`` random images and labels; the first batch serves as test split."""
         generator = torch.Generator().manual_seed(0)
         pixels = torch.randint(256, (images, *self.input_shape), dtype=torch.uint8, generator=generator)
-        labels = torch.randint(NUM_CLASSES, (images,), generator=generator)
+        labels = torch.randint(self.classes, (images,), generator=generator)
         train = Split(pixels, labels)
         test = Split(pixels[: self.batch_size], labels[: self.batch_size])
-        return DataSet("synthetic", train, test, tuple(str(label) for label in range(NUM_CLASSES)))
+        return DataSet("synthetic", train, test, tuple(str(label) for label in range(self.classes)))
 
 
 NETWORKS = {

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from benchmarks.device_time import DeviceTime
+
 OURS = "gloro_fast"
 COST, SPEEDUP, RATE = "cost", "speedup", "rate"
 
@@ -42,6 +44,7 @@ class Record:
         work_unit: ``"flop"`` or ``"B"``.
         left_out: contenders that could not run here, and why.
         notes: facts worth a line under the table.
+        device_times: where the time of a contender goes on a GPU.
     """
 
     job: str
@@ -54,6 +57,7 @@ class Record:
     work_unit: str = "flop"
     left_out: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    device_times: dict[str, DeviceTime] = field(default_factory=dict)
 
     @property
     def ours(self) -> str:
@@ -68,4 +72,5 @@ class Record:
     def from_dict(cls, values: Mapping[str, Any]) -> Record:
         """Read what :meth:`to_dict` gave."""
         comparisons = [Comparison(**comparison) for comparison in values["comparisons"]]
-        return cls(**{**values, "comparisons": comparisons})
+        device_times = {name: DeviceTime(**time) for name, time in values.get("device_times", {}).items()}
+        return cls(**{**values, "comparisons": comparisons, "device_times": device_times})

@@ -13,20 +13,23 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
 import torch
 
 from benchmarks.candidates import fastest
+from benchmarks.captured import captured
+from benchmarks.device_time import DeviceTime, device_time
 from benchmarks.eager import EagerStep
-from benchmarks.gloro import GloRoStep
+from benchmarks.gloro import GloRoStep, by_hand
 from benchmarks.interleaving import Job, at_once
 from benchmarks.networks import NETWORKS, Network
 from benchmarks.stock import Settings, StandardStep
 
 OURS, STOCK, EAGER, COMPILED = "gloro_fast", "stock", "eager", "torch.compile"
+OURS_IN_A_GRAPH, STOCK_IN_A_GRAPH = "gloro_fast in a graph", "stock in a graph"
 # OpenMP's threads wait busily for a few milliseconds after a step; the next contender's must find the cores free.
 _IDLE_SECONDS = 0.02
 
@@ -43,7 +46,7 @@ class StepProcess:
         network: name of the network.
         device: where to train.
         kind: whose step.
-        settings: what a user may choose; none for ``OURS``.
+        settings: what a user may choose; none for ours.
     """
 
     def __init__(self, network: str, device: torch.device, kind: str, settings: Settings | None = None) -> None:
@@ -67,41 +70,60 @@ class StepProcess:
         Raises:
             RuntimeError: it failed; the message is the process's own.
         """
+        self._ask("step")
+
+    def device_time(self) -> DeviceTime:
+        """Say where the time of its steps goes.
+
+        Raises:
+            RuntimeError: a step failed; the message is the process's own.
+        """
+        return DeviceTime(**self._ask("device time"))
+
+    def _ask(self, what: str) -> Any:
         assert self._process.stdin is not None
-        self._process.stdin.write("step\n")
+        self._process.stdin.write(f"{what}\n")
         self._process.stdin.flush()
-        _answer(self._process)
+        return _answer(self._process)
 
 
 def choose(
-    network: str, device: torch.device, kind: str, candidates: Sequence[Settings], rounds: int
-) -> dict[Settings, float]:
-    """Measure candidates side by side in one process.
+    network: str, device: torch.device, candidates: Mapping[str, Sequence[Settings]], rounds: int
+) -> dict[str, dict[Settings, float]]:
+    """Measure the candidates of each kind side by side, one kind after the other, in one process.
 
     Returns:
-        The median seconds of each; the fastest comes first.
+        For each kind the median seconds of its candidates; the fastest comes first.
     """
-    spec = {"kind": kind, "candidates": [dataclasses.asdict(settings) for settings in candidates], "rounds": rounds}
-    process = _start(network, device, json.dumps(spec))
+    listed = {kind: [dataclasses.asdict(settings) for settings in each] for kind, each in candidates.items()}
+    process = _start(network, device, json.dumps({"candidates": listed, "rounds": rounds}))
     try:
         medians = _answer(process)
     finally:
         _end(process)
-    return dict(sorted(zip(candidates, medians, strict=True), key=lambda pair: pair[1]))
+    pairs = {
+        kind: zip(each, seconds, strict=True) for (kind, each), seconds in zip(candidates.items(), medians, strict=True)
+    }
+    return {kind: dict(sorted(each, key=lambda pair: pair[1])) for kind, each in pairs.items()}
 
 
 def main(network_name: str, device_name: str, spec: str) -> None:
-    """Make the contender, then step once for every line of the input, answering each."""
+    """Make the contender, then step once for every line of the input, or as often as it asks for, answering each."""
     network, device, wanted = NETWORKS[network_name], torch.device(device_name), json.loads(spec)
     synchronize = torch.cuda.synchronize if device.type == "cuda" else at_once
     try:
-        make = _maker(network, device, wanted["kind"])
         if "candidates" in wanted:
-            candidates = [Settings(**settings) for settings in wanted["candidates"]]
-            _, medians = fastest({settings: make(settings) for settings in candidates}, synchronize, wanted["rounds"])
-            return _say([medians[settings] for settings in candidates])
-        step = make(Settings(**wanted["settings"]))
-        for _ in sys.stdin:
+            return _say(
+                [
+                    _medians(_maker(network, device, kind), candidates, synchronize, wanted["rounds"])
+                    for kind, candidates in wanted["candidates"].items()
+                ]
+            )
+        step = _maker(network, device, wanted["kind"])(Settings(**wanted["settings"]))
+        for line in sys.stdin:
+            if line.startswith("device"):
+                _say(dataclasses.asdict(device_time(step, device)))
+                continue
             step()
             synchronize()
             _say(None)
@@ -109,11 +131,23 @@ def main(network_name: str, device_name: str, spec: str) -> None:
         _say({"error": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"[:200]})
 
 
+def _medians(
+    make: Callable[[Settings], Job], candidates: Sequence[Mapping[str, bool]], synchronize: Job, rounds: int
+) -> list[float]:
+    jobs = {index: make(Settings(**settings)) for index, settings in enumerate(candidates)}
+    _, medians = fastest(jobs, synchronize, rounds)
+    return [medians[index] for index in jobs]
+
+
 def _maker(network: Network, device: torch.device, kind: str) -> Callable[[Settings], Job]:
     if kind == OURS:
         return lambda settings: GloRoStep(network, device)
     batch = network.data(network.batch_size).train
     images, labels = (batch.images / 255).to(device), batch.labels.to(device)
+    if kind == OURS_IN_A_GRAPH:
+        return lambda settings: by_hand(network, device, graph=True)
+    if kind == STOCK_IN_A_GRAPH:
+        return lambda settings: captured(StandardStep(network, settings, images, labels, capturable=True), device)
     if kind == STOCK:
         return lambda settings: StandardStep(network, settings, images, labels)
     if kind in (EAGER, COMPILED):
@@ -137,7 +171,7 @@ def _answer(process: subprocess.Popen[str]) -> Any:
     for line in process.stdout:
         if line.startswith(_MARK):
             answer = json.loads(line.removeprefix(_MARK))
-            if isinstance(answer, dict):
+            if isinstance(answer, dict) and "error" in answer:
                 raise RuntimeError(answer["error"])
             return answer
     raise RuntimeError(f"the process of a training step ended with status {process.wait()}; its messages stand above")

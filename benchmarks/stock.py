@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.networks import NUM_CLASSES, Network
+from benchmarks.networks import Network
 from gloro_fast.architectures import ARCHITECTURES
 
 
@@ -62,7 +62,7 @@ def build(network: Network, activation: Callable[[], nn.Module]) -> nn.Sequentia
     for units in architecture.dense:
         layers += [nn.Linear(features, units), activation()]
         features = units
-    return nn.Sequential(*layers, nn.Linear(features, NUM_CLASSES))
+    return nn.Sequential(*layers, nn.Linear(features, network.classes))
 
 
 class StandardStep:
@@ -73,12 +73,16 @@ class StandardStep:
         settings: memory format, ReLU in place or not, optimizer.
         images: (B, C, H, W), on the device to train on.
         labels: (B,).
+        capturable: whether a CUDA graph can hold the step.
     """
 
-    def __init__(self, network: Network, settings: Settings, images: Tensor, labels: Tensor) -> None:
+    def __init__(
+        self, network: Network, settings: Settings, images: Tensor, labels: Tensor, capturable: bool = False
+    ) -> None:
         module = build(network, lambda: nn.ReLU(inplace=settings.inplace))
         self.module = module.to(images.device, memory_format=settings.memory_format)  # type: ignore[call-overload]
-        self.optimizer = adam(self.module, settings.fused)
+        self.optimizer = adam(self.module, settings.fused, capturable)
+        self._network = network
         self._memory_format = settings.memory_format
         self.images = self._laid_out(images)
         self.labels = labels
@@ -90,7 +94,8 @@ class StandardStep:
     def train_on(self, images: Tensor, labels: Tensor) -> Tensor:
         """Step on another batch."""
         self.optimizer.zero_grad(set_to_none=True)
-        loss = F.cross_entropy(self.module(self._laid_out(images)), labels)
+        with self._network.autocast(images.device):
+            loss = F.cross_entropy(self.module(self._laid_out(images)), labels)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         return loss.detach()
@@ -104,8 +109,8 @@ class StandardStep:
         return images.contiguous(memory_format=self._memory_format)
 
 
-def adam(module: nn.Module, fused: bool) -> torch.optim.Adam:
+def adam(module: nn.Module, fused: bool, capturable: bool = False) -> torch.optim.Adam:
     """Give the fused Adam with the recipe's eps, or the one that ``Adam(lr=...)`` gives."""
     if fused:
-        return torch.optim.Adam(module.parameters(), lr=1e-3, eps=1e-7, fused=True)
-    return torch.optim.Adam(module.parameters(), lr=1e-3)
+        return torch.optim.Adam(module.parameters(), lr=1e-3, eps=1e-7, fused=True, capturable=capturable)
+    return torch.optim.Adam(module.parameters(), lr=1e-3, capturable=capturable)

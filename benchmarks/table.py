@@ -15,6 +15,7 @@ _HEADER = (
     "| case | ours: median (quartiles) | against | theirs: median (quartiles) | ratio | value [95 % interval] | goal "
     "| reached |\n|---|---|---|---|---|---|---|---|"
 )
+_DEVICE_TIMES = "| case | contender | wall | GPU time | host time | launches |\n|---|---|---|---|---|---|"
 _MEANING = {COST: "ours / theirs", SPEEDUP: "theirs / ours", RATE: "our rate / theirs"}
 
 
@@ -74,7 +75,7 @@ def _section(job: str, records: Sequence[Record]) -> str:
     lines = [f"## {job}", "", _HEADER]
     for record in records:
         lines += [_row(record, comparison) for comparison in record.comparisons]
-    lines += [""]
+    lines += ["", *_device_times(records)]
     described = dict(item for record in records for item in record.described.items() if item[0] in record.samples)
     same = {name: {record.described.get(name) for record in records if name in record.samples} for name in described}
     for name, texts in same.items():
@@ -85,6 +86,21 @@ def _section(job: str, records: Sequence[Record]) -> str:
     lines += [f"- {note}" for record in records for note in record.notes]
     lines += _left_out(records)
     return "\n".join(lines)
+
+
+def _device_times(records: Sequence[Record]) -> list[str]:
+    """Say where the time of the contenders goes, one call after the other without waiting."""
+    rows = [
+        f"| {record.case} | {name} | {_seconds(time.wall)} | {_seconds(time.gpu)} | {_seconds(time.host)} "
+        f"| {'' if time.launches is None else f'{time.launches:.4g}'} |"
+        for record in records
+        for name, time in record.device_times.items()
+    ]
+    return [_DEVICE_TIMES, *rows, ""] if rows else []
+
+
+def _seconds(value: float | None) -> str:
+    return "" if value is None else _quantity(Spread(value, value, value), _TIME_UNITS, varies=False)
 
 
 def _left_out(records: Sequence[Record]) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from gloro_fast import _extension
 
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 _in_triton: set[str] = set()
+_implementations: dict[str, Callable[..., Any]] = {}
 _switched_off: dict[str, str] = {}
 _warned: set[str] = set()
 
@@ -31,7 +33,13 @@ def implement(op: str, module: str) -> None:
         return getattr(importlib.import_module(f"gloro_fast.kernels.{module}"), op)(*arguments)
 
     _in_triton.add(module)
+    _implementations[f"gloro_fast::{op}"] = run
     torch.library.impl(f"gloro_fast::{op}", "CUDA", run)
+
+
+def implementation(op: str) -> Callable[..., Any] | None:
+    """Give the function in Triton that serves an op, such as ``"gloro_fast::minmax"``; None if there is none."""
+    return _implementations.get(op)
 
 
 def is_triton(op: str) -> bool:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.step_process import OURS, STOCK, StepProcess, choose
+from benchmarks.step_process import EAGER, OURS, OURS_IN_A_GRAPH, STOCK, STOCK_IN_A_GRAPH, StepProcess, choose
 from benchmarks.stock import Settings
 
 CPU = torch.device("cpu")
@@ -18,11 +18,27 @@ def test_a_step_is_done_for_every_call(kind, settings):
 
 
 def test_candidates_come_with_the_fastest_first():
-    medians = choose("2C2F", CPU, STOCK, [Settings(), Settings(fused=True)], rounds=1)
-    assert set(medians) == {Settings(), Settings(fused=True)}
-    assert list(medians.values()) == sorted(medians.values())
+    candidates = {STOCK: [Settings(), Settings(fused=True)], EAGER: [Settings(channels_last=True)]}
+    medians = choose("2C2F", CPU, candidates, rounds=1)
+    assert {kind: set(each) for kind, each in medians.items()} == {kind: set(each) for kind, each in candidates.items()}
+    for each in medians.values():
+        assert list(each.values()) == sorted(each.values())
 
 
 def test_what_fails_there_is_raised_here():
     with StepProcess("2C2F", CPU, "nobody") as step, pytest.raises(RuntimeError, match="no contender 'nobody'"):
+        step()
+
+
+def test_it_says_where_its_time_goes():
+    with StepProcess("2C2F", CPU, STOCK, Settings(channels_last=True)) as step:
+        found = step.device_time()
+        step()
+    assert 0 < found.host <= found.wall
+    assert found.launches is None
+
+
+@pytest.mark.parametrize("kind", [OURS_IN_A_GRAPH, STOCK_IN_A_GRAPH])
+def test_the_cpu_has_no_graphs(kind):
+    with StepProcess("2C2F", CPU, kind) as step, pytest.raises(RuntimeError, match="no CUDA graphs on cpu"):
         step()

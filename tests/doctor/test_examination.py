@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -98,6 +99,30 @@ class TestOnAGpu:
         message = {"wrong": "it is wrong", "raises": "RuntimeError: an illegal memory access"}[kind]
         assert (finding.failure, finding.cases, finding.device) == (message, 2, "cuda:1")
         assert f"found it wrong on cuda:1: {message}" in str(_gpu.why_not("minmax"))
+
+    def test_kernels_in_triton_are_compiled_beforehand_for_the_device(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        happened: list[Any] = []
+
+        @contextmanager
+        def current(device: torch.device) -> Iterator[None]:
+            happened.append(device)
+            yield
+
+        def check(device: torch.device) -> Iterator[str | None]:
+            happened.append(device)
+            yield None
+
+        def fail(checks: list[Any]) -> None:
+            happened.append(checks)
+            raise RuntimeError("there is no compiler")
+
+        monkeypatch.setattr(torch.cuda, "device", current)
+        monkeypatch.setattr(examination, "compile_kernels", fail)
+        monkeypatch.setattr(examination, "_CHECKS", {"minmax": check, "power_iteration": lambda device: iter([None])})
+        gpu = torch.device("cuda:1")
+        findings = doctor.examine(gpu)
+        assert happened == [gpu, [check], gpu]
+        assert [finding.failure for finding in findings] == [None, None]
 
     def test_what_is_right_stays_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(examination, "_CHECKS", {"minmax": lambda device: iter([None, None])})

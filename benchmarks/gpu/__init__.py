@@ -1,0 +1,1 @@
+"""What to run where there is a GPU for a quarter of an hour; see README.md."""
