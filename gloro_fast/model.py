@@ -226,6 +226,7 @@ class GloRoNet(BoundedNet):
                 self.iterates.vectors(),
                 [linear.geometry for linear in maps],
                 self.power_iterations,
+                multiprocessors=None,
             )
             self.iterates.move_to(v_new)
         else:

@@ -15,7 +15,7 @@ from torch import Tensor
 from gloro_fast import _extension
 from gloro_fast.ops.geometry import Geometry
 from gloro_fast.ops.normalize import normalize
-from gloro_fast.ops.power_iteration_gpu import gpu_runs
+from gloro_fast.ops.power_iteration_gpu import enough_multiprocessors, gpu_runs
 from gloro_fast.ops.power_iteration_grouped import power_iteration_grouped
 
 _WEIGHT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -65,7 +65,7 @@ def power_iteration(
     v: Sequence[Tensor],
     geometries: Sequence[Geometry],
     iterations: int,
-    multiprocessors: int = 0,
+    multiprocessors: int | None = 0,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """Run the power iteration of every layer in one call; arguments and results as for the reference.
 
@@ -79,12 +79,15 @@ def power_iteration(
     Args:
         weights, v, geometries, iterations: as for the reference.
         multiprocessors: of the GPU, to leave the others to what runs beside: the launch holds no more blocks than so
-            many take, all of them at 0. :func:`gloro_fast.ops.power_iteration_gpu.enough_multiprocessors` gives how many a network needs. The last bits
-            of the results depend on it, as on the card.
+            many take, all of them at 0, and at None as many as the network needs by
+            :func:`gloro_fast.ops.power_iteration_gpu.enough_multiprocessors`. The last bits of the results depend on
+            it, as on the card.
     """
     layers = _describe(weights, v, geometries)
     if layers is not None:
         if _extension.available():
+            if multiprocessors is None:
+                multiprocessors = _enough(layers, weights[0].device)
             if torch.compiler.is_compiling():
                 sigma, v_new, u = torch.ops.gloro_fast.power_iteration(
                     list(weights), list(v), layers, iterations, multiprocessors=multiprocessors
@@ -97,6 +100,12 @@ def power_iteration(
     if weights and weights[0].is_cuda and not torch._C._are_functorch_transforms_active():
         return power_iteration_grouped(weights, v, geometries, iterations)
     return power_iteration_reference(weights, v, geometries, iterations)
+
+
+def _enough(layers: list[int], device: torch.device) -> int:
+    if device.type != "cuda" or torch.compiler.is_compiling() or not torch.cuda.is_available():
+        return 0
+    return enough_multiprocessors(tuple(layers), torch.cuda.current_device() if device.index is None else device.index)
 
 
 # What follows tells torch of the compiled ops: the layers as integers (csrc/cpu/power_iteration_description.h
