@@ -77,7 +77,10 @@ def power_iteration(
     :func:`gloro_fast.ops.power_iteration_grouped.power_iteration_grouped` does it.
 
     Args:
-        weights, v, geometries, iterations: as for the reference.
+        weights: as for the reference.
+        v: as for the reference.
+        geometries: as for the reference.
+        iterations: as for the reference.
         multiprocessors: of the GPU, to leave the others to what runs beside: the launch holds no more blocks than so
             many take, all of them at 0, and at None as many as the network needs by
             :func:`gloro_fast.ops.power_iteration_gpu.enough_multiprocessors`. The last bits of the results depend on
