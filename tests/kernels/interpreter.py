@@ -50,6 +50,7 @@ def _call(module: str, function: str, packed: bytes, planted: tuple[str, str, st
     from gloro_fast.kernels import launch_table, minmax_tiles
 
     torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)  # fills what is empty, so that nothing left unwritten is right by chance
     # Few programs of little work each, so that small inputs go through all loops.
     minmax_tiles.entry_of_current_device = lambda: launch_table.Entry(tile_bytes=4096, warps=1, programs=3)
     kernels = planting.planted(module, *planted) if planted else importlib.import_module(f"gloro_fast.kernels.{module}")

@@ -180,8 +180,13 @@ def call(module: str, function: str, *arguments: Any, planted: tuple[str, str, s
     kernels = planting.planted(module, *planted) if planted else importlib.import_module(f"gloro_fast.kernels.{module}")
     if planted:
         _planted.append(kernels)
-    with gpu():
-        return getattr(kernels, function)(*arguments)
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)  # fills what is empty, so that nothing left unwritten is right by chance
+    try:
+        with gpu():
+            return getattr(kernels, function)(*arguments)
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def far_out(program: int) -> Any:
