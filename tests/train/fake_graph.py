@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_leaves
 
 # What a graph cannot hold: it waits for the device, or copies a number from Python's memory.
-_FORBIDDEN = {
+FORBIDDEN = {
     "aten::_local_scalar_dense",
     "aten::nonzero",
     "aten::masked_select",
@@ -39,7 +39,7 @@ class Recording(TorchDispatchMode):
             self._keep(tensor)
         out = func(*args, **kwargs)
         name = func._schema.name
-        if name in _FORBIDDEN or _indexes_by_mask(name, args):
+        if name in FORBIDDEN or indexes_by_mask(name, args):
             raise RuntimeError(f"{name}: operation not permitted when stream is capturing")
         self.log.append((func, args, kwargs, out))
         given = {_place(tensor) for tensor in _tensors((args, kwargs))}
@@ -108,7 +108,7 @@ def _written(func, args, kwargs):
             yield from _tensors(value)
 
 
-def _indexes_by_mask(name, args):
+def indexes_by_mask(name, args):
     return name in ("aten::index", "aten::index_put", "aten::index_put_") and any(
         index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]
     )
