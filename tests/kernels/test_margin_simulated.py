@@ -15,6 +15,7 @@ from gloro_fast import _extension
 
 pytest.importorskip("triton")
 from gloro_fast.kernels import margin as margin_kernel
+from gloro_fast.kernels import margin_gradients as gradients_kernel
 from gloro_fast.kernels import margin_loss as loss_kernel
 from gloro_fast.kernels.margin_tiles import RowTiles
 from simulated_gpu import far_out, gpu, needs_simulator
@@ -143,6 +144,21 @@ def test_beyond_two_to_the_31_elements(rows: int, classes: int, program: int) ->
 
         check_margin(margin_far_out, (logits, differences, lipschitz))
         check_loss(loss_far_out, (logits, differences, lipschitz), 1)
+
+
+@pytest.mark.parametrize(("rows", "classes", "tile"), [(64, 10, 30_000_001), (1, 1000, 3_000_001)])
+def test_gradients_beyond_two_to_the_31_elements(rows: int, classes: int, tile: int) -> None:
+    first, share, grad, result = tile * rows, torch.randn(rows, classes), torch.randn(rows), torch.empty(rows, classes)
+    prediction, runner_up, *bounds = saved(rows, classes)
+    with gpu(edit=far_out(1 + tile)) as simulated:
+        tiles = RowTiles.of(result)
+        simulated.origins = {tensor: first * tensor[0].nbytes for tensor in (share, grad, result)}
+        gradients_kernel.margin_gradients[(1,)](
+            grad, 1, share, torch.empty_like(grad), prediction, runner_up, *bounds, result, *torch.empty(2, 1),
+            first + rows, tiles.vectors, 0, PAIRS=32, SUMMED=1, **tiles.constants, num_warps=tiles.warps,
+            enable_fp_fusion=False,
+        )  # fmt: skip
+    assert torch.equal(result, grad[:, None] * share)
 
 
 def test_an_access_out_of_bounds_is_caught() -> None:
