@@ -8,7 +8,8 @@ import triton.language as tl
 from torch import Tensor
 
 from .launch_table import on_device_of
-from .margin_rows import checked, gradients_of_bounds, margin_of_program, rows_of_program
+from .margin_gradients import gradients
+from .margin_rows import checked, margin_of_program, rows_of_program
 from .margin_tiles import RowTiles
 
 
@@ -18,7 +19,7 @@ def margin_rows(
     VECTOR: tl.constexpr, STAGED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, FLAT: tl.constexpr,
 ):  # fmt: skip
     """The margin of a tile of rows."""
-    classes, first_row, row, live, column = rows_of_program(rows, vectors, VECTOR, ROWS, COLUMNS)
+    classes, first_row, row, live, column = rows_of_program(tl.program_id(0), rows, vectors, VECTOR, ROWS, COLUMNS)
     _, _, j, low, certified_radius, i = margin_of_program(
         logits, differences, lipschitz, tl.load(epsilon).to(tl.float32), rows, classes, first_row, live, column,
         STAGED, ROWS, COLUMNS, FLAT,
@@ -58,8 +59,6 @@ def margin_backward(
     with_differences: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Give the gradients of logits, D and K: the CUDA implementation of the op ``gloro_fast::margin_backward``."""
-    place, reaches = runner_up.clamp(min=0), runner_up >= 0
-    grad_logits = grad_bottom.new_zeros(len(grad_bottom), differences.shape[0])
-    grad_logits.scatter_(1, place[:, None], torch.where(reaches, grad_bottom, 0.0)[:, None])
-    grads = gradients_of_bounds(grad_bottom, prediction, runner_up, differences, lipschitz, epsilon, with_differences)
-    return grad_logits.to(logits.dtype), *grads
+    return gradients(
+        grad_bottom, logits, None, prediction, runner_up, differences, lipschitz, epsilon, with_differences
+    )

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from .float32_math import INFINITY, exp, is_finite, log1p
 from .launch_table import on_device_of
-from .margin_rows import checked, gradients_of_bounds, margin_of_program, rows_of_program, store_rows
+from .margin_gradients import gradients
+from .margin_rows import checked, margin_of_program, rows_of_program, store_rows
 from .margin_tiles import RowTiles
 
 _CROSS_ENTROPY = tl.constexpr(0)  # places in gloro_fast.ops.margin_loss.CRITERIA
@@ -28,7 +29,7 @@ def loss_rows(
     VECTOR: tl.constexpr, STAGED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, FLAT: tl.constexpr,
 ):  # fmt: skip
     """The margin, a criterion and its derivatives for a tile of rows; formulas in csrc/cpu/margin_loss.h."""
-    classes, first_row, row, live, column = rows_of_program(rows, vectors, VECTOR, ROWS, COLUMNS)
+    classes, first_row, row, live, column = rows_of_program(tl.program_id(0), rows, vectors, VECTOR, ROWS, COLUMNS)
     inside = column < classes
     # As many as there are threads, not all of them loaded: of fewer, several warps would ask for each.
     place = tl.arange(0, 2 * ROWS)
@@ -145,7 +146,7 @@ def margin_loss_backward(
     with_differences: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Give the gradients of logits, D and K: the CUDA implementation of ``gloro_fast::margin_loss_backward``."""
-    grads = gradients_of_bounds(
-        grad_loss * share_of_bottom, prediction, runner_up, differences, lipschitz, epsilon, with_differences
+    shares = share_of_logits, share_of_bottom
+    return gradients(
+        grad_loss, logits, shares, prediction, runner_up, differences, lipschitz, epsilon, with_differences
     )
-    return (grad_loss[:, None] * share_of_logits).to(logits.dtype), *grads

@@ -1,4 +1,4 @@
-"""What the kernels of margin and margin_loss share: rows in and out, their margin, and the gradients of D and K.
+"""What the kernels of margin and margin_loss share: rows in and out, and their margin.
 
 Every operation of ``margin_reference`` is there in its order and precision, so that the bits are the reference's; the
 kernels are compiled with ``enable_fp_fusion=False``, which keeps products and sums apart.
@@ -103,9 +103,9 @@ def margin_of_rows(values, distance, column, inside, top, prediction, lipschitz,
 
 
 @triton.jit
-def rows_of_program(rows, vectors, VECTOR: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+def rows_of_program(program, rows, vectors, VECTOR: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """Give where a program's tile lies: (classes, first_row, row, live, column); the cut is that of ``RowTiles``."""
-    first_row = tl.program_id(0).to(tl.int64) * ROWS
+    first_row = program.to(tl.int64) * ROWS
     row = first_row + tl.arange(0, ROWS)
     return vectors * VECTOR, first_row, row, row < rows, tl.arange(0, COLUMNS)[None, :]
 
@@ -140,35 +140,3 @@ def checked(logits: Tensor, differences: Tensor, lipschitz: Tensor, **numbers: T
         if number.numel() != 1 or number.dtype != torch.float64 or number.device != logits.device:
             raise RuntimeError(f"margin: {name} must be one float64 number, beside the logits")
     return logits.contiguous(), differences.contiguous()
-
-
-def gradients_of_bounds(
-    grad_bottom: Tensor,
-    prediction: Tensor,
-    runner_up: Tensor,
-    differences: Tensor,
-    lipschitz: Tensor,
-    epsilon: Tensor,
-    with_differences: bool,
-) -> tuple[Tensor, Tensor]:
-    """Add up the gradients of D and K over the rows, in float32 and float64; the same bits in every run.
-
-    On the GPU ``index_put_`` with ``accumulate`` is a sort by pair and a sum over each segment, whether deterministic
-    algorithms are asked for or not: a stable radix sort of cub, then ``indexing_backward_kernel_stride_1``, in which
-    one warp sums a segment in a fixed order (aten/src/ATen/native/TensorAdvancedIndexing.cpp and cuda/Indexing.cu; on
-    ROCm the same). There are no atomics, and torch's list of what is not deterministic names it on the CPU alone.
-    ``unsafe`` leaves out the check of the indices, which are right: six launches, in some versions a wait for the GPU.
-    """
-    classes = differences.shape[0]
-    reaches = runner_up >= 0  # else bottom is not finite and has no gradient
-    pair = prediction * classes + runner_up.clamp(min=0)
-    rise = torch.where(reaches, epsilon * grad_bottom, 0.0)
-    of_pair = differences.reshape(-1)[pair].double()
-    grad_lipschitz = (
-        torch.where(reaches, rise.double() * of_pair, 0.0).sum().to(lipschitz.dtype).reshape(lipschitz.shape)
-    )
-    if not with_differences:
-        return differences.new_empty(0, 0), grad_lipschitz
-    grad_differences = torch.zeros_like(differences, memory_format=torch.contiguous_format)
-    torch.ops.aten._index_put_impl_(grad_differences.view(-1), [pair], rise * lipschitz, accumulate=True, unsafe=True)
-    return grad_differences, grad_lipschitz

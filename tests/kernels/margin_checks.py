@@ -64,3 +64,65 @@ def check_loss(margin_loss: Callable[..., Any], problem: Problem, criterion: int
     bottom = torch.ops.gloro_fast.margin_loss(*(tensor.detach() for tensor in exact), epsilon, labels, criterion, lam)
     torch.testing.assert_close(share_of_bottom.double(), bottom[4], rtol=1e-6, atol=1e-9)
     assert torch.equal(runner_up, bottom[5])
+
+
+def saved(rows: int, classes: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Predictions, runners-up (none for the same few of each half), D of numbers that are close, K and epsilon."""
+    generator = torch.Generator().manual_seed(rows)
+    prediction = torch.randint(classes, (rows,), generator=generator)
+    runner_up = (prediction + torch.randint(1, classes, (rows,), generator=generator)) % classes
+    runner_up[_none(rows)] = -1
+    differences = 1 + 1e-6 * torch.rand(classes, classes, generator=generator)
+    return prediction, runner_up, differences, torch.tensor(0.7), NUMBERS[0]
+
+
+def _none(rows: int) -> Tensor:
+    return torch.arange(rows) % max(1, rows // 2) % 7 == 0
+
+
+def check_gradients(
+    margin_backward: Callable[..., Any],
+    loss_backward: Callable[..., Any],
+    rows: int,
+    classes: int,
+    dtype: torch.dtype = torch.float32,
+    step: int = 1,
+) -> None:
+    """Those of logits to the bit, D's to 1e-5 of what is added up, K's summed in float64; rows without bottom apart.
+
+    ``step``: between the elements of the gradient that comes in; 0 is what a mean gives.
+    """
+    generator = torch.Generator().manual_seed(classes)
+    prediction, runner_up, differences, lipschitz, epsilon = kept = saved(rows, classes)
+    grad = torch.randn(max(1, rows * step), generator=generator).as_strided((rows,), (step,))
+    shares = torch.randn(rows, classes, generator=generator), torch.randn(rows, generator=generator)
+    half = rows // 2
+    shares[1][half : 2 * half] = shares[1][:half]
+    if step:  # the halves cancel, so that only float64 gives the sum for K
+        grad[half : 2 * half] = -grad[:half]
+        grad[_none(rows)] = torch.nan
+    reaches = runner_up >= 0
+    pair = (prediction * classes + runner_up)[reaches]
+    logits = torch.empty(rows, classes, dtype=dtype)
+    scattered = torch.zeros(rows, classes)
+    scattered[reaches, runner_up[reaches]] = grad[reaches]
+    for call, arguments, of_logits, of_bottom in (
+        (margin_backward, (grad, logits, *kept), scattered, grad),
+        (loss_backward, (grad, logits, *shares, *kept), grad[:, None] * shares[0], grad * shares[1]),
+    ):
+        found, found_d, found_k = call(*arguments, True)
+        assert found.dtype == dtype
+        torch.testing.assert_close(found, of_logits.to(dtype), rtol=0, atol=0, equal_nan=True)
+        rise = (epsilon * of_bottom)[reaches]
+        of_d, of_k = (rise * lipschitz).double(), rise.double() * differences.flatten()[pair].double()
+        expected = torch.bincount(pair, of_d, minlength=classes**2).reshape(classes, classes)
+        size = torch.bincount(pair, of_d.abs(), minlength=classes**2).reshape(classes, classes)
+        assert found_d.dtype == found_k.dtype == torch.float32
+        assert found_d.shape == differences.shape
+        assert ((found_d.double() - expected).abs() <= 1e-5 * size).all()
+        assert found_k.shape == ()
+        assert (found_k.double() - of_k.sum()).abs() <= 2**-24 * of_k.sum().abs() + 1e-14 * of_k.abs().sum()
+        again = call(*arguments, False)
+        torch.testing.assert_close(again[0], found, rtol=0, atol=0, equal_nan=True)
+        assert again[1].shape == (0, 0)
+        assert torch.equal(again[2], found_k)

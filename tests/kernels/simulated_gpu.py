@@ -156,9 +156,10 @@ class SimulatedGpu:
 
 
 def _memory(tensor: Tensor) -> np.ndarray:
-    """The memory of a dense tensor, in its order, as words."""
+    """The memory that a tensor spans, in its order, as words."""
     words = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.itemsize]
-    flat = tensor.detach().as_strided((tensor.numel(),), (1,), tensor.storage_offset())
+    span = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    flat = tensor.detach().as_strided((span if tensor.numel() else 0,), (1,), tensor.storage_offset())
     return flat.view(words).numpy() if tensor.numel() else np.zeros(1, np.uint8)
 
 

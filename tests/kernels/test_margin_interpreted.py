@@ -9,7 +9,17 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from margin_checks import EPSILON, LAMBDA, NUMBERS, Problem, check_loss, check_margin, problem, with_specials
+from margin_checks import (
+    EPSILON,
+    LAMBDA,
+    NUMBERS,
+    Problem,
+    check_gradients,
+    check_loss,
+    check_margin,
+    problem,
+    with_specials,
+)
 
 from gloro_fast import _extension
 from gloro_fast.ops.margin import margin_reference
@@ -90,29 +100,72 @@ def test_rows_in_doubt(interpreter: Any, criterion: int) -> None:
     torch.testing.assert_close(loss[sound], expected[0][sound], rtol=1e-5, atol=1e-5, equal_nan=True)
 
 
-def test_gradients_of_bounds(interpreter: Any) -> None:
+def backwards(interpreter: Any, planted: tuple[str, str, str] | None = None) -> list[Any]:
+    ops = ("margin", "margin_backward"), ("margin_loss", "margin_loss_backward")
+    return [partial(interpreter.call, *op, planted=planted) for op in ops]
+
+
+@pytest.mark.parametrize("step", [0, 1, 2])
+@pytest.mark.parametrize("shape", [(1, 2), (2100, 3), (530, 10), (300, 17), (40, 130), (0, 10), (0, 40)])
+def test_gradients(interpreter: Any, shape: tuple[int, int], step: int) -> None:
+    check_gradients(*backwards(interpreter), *shape, step=step)
+
+
+@pytest.mark.parametrize("shape", [(70, 10), (9, 40)])
+def test_gradients_of_float16(interpreter: Any, shape: tuple[int, int]) -> None:
+    check_gradients(*backwards(interpreter), *shape, dtype=torch.float16)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 90), st.integers(2, 40), st.integers(0, 3))
+def test_gradients_of_any_shape(interpreter: Any, rows: int, classes: int, step: int) -> None:
+    check_gradients(*backwards(interpreter), rows, classes, step=step)
+
+
+def test_the_backward_pass_of_the_cpu(interpreter: Any) -> None:
+    """What CPU kernels leave, and where D and K are not finite."""
     logits, differences, lipschitz = problem(200, 6)
     logits[4, 2] = torch.inf
+    differences[1, 2] = torch.inf
     labels = torch.arange(200) % 6
     grad = torch.randn(200)
     epsilon, lam = NUMBERS
     _, prediction, _, runner_up = torch.ops.gloro_fast.margin(logits, differences, lipschitz, epsilon)
-    arguments = (grad, logits, prediction, runner_up, differences, lipschitz, epsilon, True)
-    for actual, expected in zip(
-        interpreter.call("margin", "margin_backward", *arguments),
-        torch.ops.gloro_fast.margin_backward(*arguments),
-        strict=True,
-    ):
-        torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+    kept = (differences, lipschitz, epsilon, True)
     saved = torch.ops.gloro_fast.margin_loss(logits, differences, lipschitz, epsilon, labels, 1, lam)
-    arguments = (grad, logits, saved[3], saved[4], saved[1], saved[5], differences, lipschitz, epsilon, True)
-    for actual, expected in zip(
-        interpreter.call("margin_loss", "margin_loss_backward", *arguments),
-        torch.ops.gloro_fast.margin_loss_backward(*arguments),
+    for call, op, arguments in zip(
+        backwards(interpreter),
+        (torch.ops.gloro_fast.margin_backward, torch.ops.gloro_fast.margin_loss_backward),
+        ((grad, logits, prediction, runner_up), (grad, logits, saved[3], saved[4], saved[1], saved[5])),
         strict=True,
     ):
-        torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5, equal_nan=True)
-    assert interpreter.call("margin_loss", "margin_loss_backward", *arguments[:-1], False)[1].shape == (0, 0)
+        for actual, expected in zip(call(*arguments, *kept), op(*arguments, *kept), strict=True):
+            torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("grad + row * grad_step, live, 0)\n    if", "grad + row, live, 0)\n    if"),
+        ("of_bottom = of_bottom * tl.load(share_of_bottom + row, live, 0)", "of_bottom = of_bottom"),
+        ("return epsilon * of_bottom", "return of_bottom"),
+        ("differences + j * classes + i", "differences + i * classes + j"),
+        ("rise.to(tl.float64) * distance.to(tl.float64)", "(rise * distance).to(tl.float64)"),
+        ("total += tl.where(reaches", "total = tl.where(reaches"),
+        ("row < rows, -1) == j", "row < rows, -1) >= j"),
+        ("row, own) * lipschitz", "row, own)"),
+        ("total += tl.sum", "total = tl.sum"),
+        ("program - 1, grad", "(program - 1) // 2, grad"),
+        ("column == tl.load(runner_up + row, live, -1)", "column >= tl.load(runner_up + row, live, -1)"),
+    ],
+    ids=[
+        "no_stride", "no_share", "no_epsilon", "transposed", "float32_k", "last_block_of_k",
+        "rows_of_others", "no_k", "last_block_of_d", "another_class", "scattered_wide",
+    ],
+)  # fmt: skip
+def test_a_bug_planted_in_the_gradients_is_caught(interpreter: Any, old: str, new: str) -> None:
+    with pytest.raises(AssertionError):
+        check_gradients(*backwards(interpreter, ("margin_gradients", old, new)), 2100, 3, step=2)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from margin_checks import NUMBERS, check_loss, check_margin, problem, with_specials
+from margin_checks import NUMBERS, check_gradients, check_loss, check_margin, problem, saved, with_specials
 from planting import planted
 from torch import Tensor
 
@@ -15,6 +15,7 @@ from gloro_fast import _extension
 
 pytest.importorskip("triton")
 from gloro_fast.kernels import margin as margin_kernel
+from gloro_fast.kernels import margin_gradients as gradients_kernel
 from gloro_fast.kernels import margin_loss as loss_kernel
 from gloro_fast.kernels.margin_tiles import RowTiles
 from simulated_gpu import far_out, gpu, needs_simulator
@@ -63,9 +64,31 @@ def test_loss(shape: tuple[int, int], dtype: torch.dtype, criterion: int) -> Non
         check_loss(as_on_a_gpu("margin_loss"), problem(*shape, dtype), criterion)
 
 
+@pytest.mark.parametrize(
+    ("shape", "dtype", "step"),
+    [
+        ((70, 10), torch.float32, 0),
+        ((70, 10), torch.bfloat16, 1),
+        ((600, 3), torch.float16, 1),
+        ((5, 37), torch.bfloat16, 2),
+        ((3, 1000), torch.bfloat16, 0),
+        ((0, 10), torch.float32, 1),
+    ],
+)
+def test_gradients(shape: tuple[int, int], dtype: torch.dtype, step: int) -> None:
+    with gpu() as simulated:
+        check_gradients(
+            as_on_a_gpu("margin_backward"), as_on_a_gpu("margin_loss_backward"), *shape, dtype=dtype, step=step
+        )
+    assert len(simulated.launches) == 4  # one a call: with and without the gradient of D, of margin and of a loss
+
+
 @pytest.mark.parametrize("shape", [(128, 10), (8, 200), (4, 1000)])
 def test_traffic(shape: tuple[int, int]) -> None:
-    """At most 10 % more than every byte once, but for K, epsilon and lambda: each warp asks for their sectors."""
+    """At most 10 % more than every byte once; rows of D count as often as different ones are read.
+
+    Each warp asks for K, epsilon and lambda.
+    """
     logits, differences, lipschitz = problem(*shape)
     labels = torch.arange(shape[0]) % shape[1]
     with gpu() as simulated:
@@ -76,6 +99,16 @@ def test_traffic(shape: tuple[int, int]) -> None:
         numbers = 32 * {"margin_rows": 2, "loss_rows": 3}[launch.kernel.metadata.name]
         of_warps = numbers * launch.kernel.metadata.num_warps * launch.grid[0]
         assert launch.bytes_requested - of_warps <= 1.10 * needed
+
+
+@pytest.mark.parametrize("shape", [(64, 200), (16, 1000)])
+def test_traffic_of_gradients(shape: tuple[int, int]) -> None:
+    """The same without D, whose programs read the predictions again and again, from cache."""
+    arguments = torch.ones(()).expand(shape[0]), torch.empty(shape), torch.ones(shape), torch.ones(shape[0])
+    with gpu() as simulated:
+        as_on_a_gpu("margin_loss_backward")(*arguments, *saved(*shape), False)
+    (launch,) = simulated.launches
+    assert launch.bytes_requested <= 1.10 * (launch.traffic["load_unique_bytes"] + launch.traffic["store_unique_bytes"])
 
 
 def _results(logits: Tensor) -> list[Tensor]:
@@ -113,14 +146,36 @@ def test_beyond_two_to_the_31_elements(rows: int, classes: int, program: int) ->
         check_loss(loss_far_out, (logits, differences, lipschitz), 1)
 
 
+@pytest.mark.parametrize(("rows", "classes", "tile"), [(64, 10, 30_000_001), (1, 1000, 3_000_001)])
+def test_gradients_beyond_two_to_the_31_elements(rows: int, classes: int, tile: int) -> None:
+    first, share, grad, result = tile * rows, torch.randn(rows, classes), torch.randn(rows), torch.empty(rows, classes)
+    prediction, runner_up, *bounds = saved(rows, classes)
+    with gpu(edit=far_out(1 + tile)) as simulated:
+        tiles = RowTiles.of(result)
+        simulated.origins = {tensor: first * tensor[0].nbytes for tensor in (share, grad, result)}
+        gradients_kernel.margin_gradients[(1,)](
+            grad, 1, share, torch.empty_like(grad), prediction, runner_up, *bounds, result, *torch.empty(2, 1),
+            first + rows, tiles.vectors, 0, PAIRS=32, SUMMED=1, **tiles.constants, num_warps=tiles.warps,
+            enable_fp_fusion=False,
+        )  # fmt: skip
+    assert torch.equal(result, grad[:, None] * share)
+
+
 def test_an_access_out_of_bounds_is_caught() -> None:
     broken = planted("margin", "margin_rows", "(first_row + row < rows) & (column < classes)", "column < classes + row")
     with gpu(), pytest.raises(Exception, match="out of bounds"):
         broken.margin(*problem(5, 37), NUMBERS[0])
 
 
+def test_a_gradient_out_of_bounds_is_caught() -> None:
+    broken = planted("margin", "margin_gradients", "total, column < classes)", "total)")
+    prediction, runner_up, *rest = saved(5, 37)
+    with gpu(), pytest.raises(Exception, match="out of bounds"):
+        broken.margin_backward(torch.ones(5), torch.empty(5, 37), prediction, runner_up, *rest, True)
+
+
 def test_rows_that_two_programs_write_are_caught() -> None:
-    broken = planted("margin", "margin_rows", "tl.program_id(0).to(tl.int64) * ROWS", "tl.program_id(0).to(tl.int64)")
+    broken = planted("margin", "margin_rows", "program.to(tl.int64) * ROWS", "program.to(tl.int64)")
     assert broken.margin_rows is not margin_kernel.margin_rows
     with gpu(), pytest.raises(AssertionError):
         check_margin(broken.margin, problem(40, 37))
