@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parent
 CSRC = ROOT / "csrc"
 OPS_LIBRARY = "libgloro_fast"  # loaded by torch, free of Python: the same file for every Python version
 BUILD_FACTS = "_build_info"
-TORCH_MINIMUM = (2, 11)
+TORCH_MINIMUM = (2, 11)  # of which alone the stable ABI is used, so that one binary serves every later version
 CXX_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
 # A kernel file named for an instruction set is compiled for it, and chosen at run time (csrc/cpu/simd.h).
 SIMD_FLAGS = {
@@ -225,7 +225,7 @@ def write_object(writer: Writer, rule: str, source: Path, flags: list[str]) -> s
 def write_ops_library(writer: Writer, tools: Toolchain, planner: list[str]) -> str:
     """Kernels free of torch, their glue and the bindings against torch's stable ABI, CUDA where there is nvcc."""
     torch_home = Path(importlib.util.find_spec("torch").origin).parent
-    stable_abi = ["-DTORCH_TARGET_VERSION=0x020b000000000000", "-DTORCH_STABLE_ONLY"]
+    stable_abi = [f"-DTORCH_TARGET_VERSION=0x{bytes(TORCH_MINIMUM).hex()}000000000000", "-DTORCH_STABLE_ONLY"]
     glue_flags = [*CXX_FLAGS, "-isystem", str(torch_home / "include"), *stable_abi]
     glue = [CSRC / "bindings.cpp", *sorted((CSRC / "glue").glob("*.cpp"))]
     link_flags = ["-L", str(torch_home / "lib"), "-ltorch_cpu"]

@@ -114,7 +114,8 @@ void bind_planner(py::module_& module) {
          bool cooperative, int64_t multiprocessors) {
         cuda::Card card = read_card(properties);
         card.cooperative = cooperative;
-        return cuda::fit_power_iteration(read(numbers), cuda::share_of(card, multiprocessors), {resident_blocks, try_launch});
+        return cuda::fit_power_iteration(read(numbers), cuda::share_of(card, multiprocessors),
+                                         {resident_blocks, try_launch});
       },
       py::arg("numbers"), py::arg("card"), py::arg("resident_blocks"), py::arg("try_launch"),
       py::arg("cooperative") = true, py::arg("multiprocessors") = 0);

@@ -5,6 +5,8 @@ import importlib.util
 import json
 import os
 import platform
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +97,15 @@ class TestLoaded:
         like = torch.empty(1, device="cuda")
         major, minor = torch.cuda.get_device_capability(like.device)
         assert torch.ops.gloro_fast.architecture(like).item() <= 100 * major + 10 * minor
+
+    @compiled
+    @pytest.mark.skipif(shutil.which("nm") is None, reason="nm is not installed")
+    def test_only_the_c_functions_of_torch_are_called(self) -> None:
+        """Those of C++ differ from one version of torch to the next."""
+        nm = ["nm", "--dynamic", "--undefined-only", "--demangle", _extension.facts()["library"]]
+        names = subprocess.run(nm, capture_output=True, text=True, check=True).stdout
+        assert "torch_call_dispatcher" in names
+        assert not re.findall(r"\b(?:at|c10|torch|caffe2)::.*", names)
 
     def test_kernels_are_a_package(self) -> None:
         try:
@@ -200,6 +211,17 @@ class TestSetup:
         )
         expected = ["-L", str(tmp_path / "lib")] if folder == "lib" else []
         assert result.stdout.splitlines()[-1] == str(expected), result.stderr
+
+    def test_an_older_torch_is_refused(self) -> None:
+        older = "import importlib.metadata as m; version = m.version; m.version = lambda name: '2.10.1'"
+        result = self.build(older, CXX="true", GLORO_FAST_CUDA_ARCHS="none")
+        assert result.returncode == 1
+        assert "PyTorch 2.10.1 is too old: run `pip install -U 'torch>=2.11'`" in self.said(result)
+
+    def test_the_oldest_torch_is_the_same_everywhere(self) -> None:
+        setup, project = (ROOT / "setup.py").read_text(), (ROOT / "pyproject.toml").read_text()
+        oldest = re.findall(r"PyTorch (\d+\.\d+) or newer", (ROOT / "README.md").read_text())
+        assert set(re.findall(r"torch>=([\d.]+)", setup + project)) == set(oldest) == {"2.11"}
 
     def test_unknown_architecture(self, tmp_path: Path) -> None:
         nvcc = tmp_path / "bin" / "nvcc"

@@ -13,8 +13,7 @@ using torch::stable::Tensor;
 
 Tensor new_tensor(int64_t dim, const int64_t* size, const int64_t* strides, int32_t type) {
   AtenTensorHandle handle = nullptr;
-  TORCH_ERROR_CODE_CHECK(
-      aoti_torch_empty_strided(dim, size, strides, type, aoti_torch_device_type_cpu(), 0, &handle));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(dim, size, strides, type, aoti_torch_device_type_cpu(), 0, &handle));
   return Tensor(handle);
 }
 

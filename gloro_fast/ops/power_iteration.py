@@ -77,14 +77,13 @@ def power_iteration(
     :func:`gloro_fast.ops.power_iteration_grouped.power_iteration_grouped` does it.
 
     Args:
-        weights: as for the reference.
-        v: as for the reference.
-        geometries: as for the reference.
-        iterations: as for the reference.
-        multiprocessors: of the GPU, to leave the others to what runs beside: the launch holds no more blocks than so
-            many take, all of them at 0, and at None as many as the network needs by
-            :func:`gloro_fast.ops.power_iteration_gpu.enough_multiprocessors`. The last bits of the results depend on
-            it, as on the card.
+        weights: L weights.
+        v: L iterates.
+        geometries: L geometries.
+        iterations: steps T >= 0.
+        multiprocessors: how many of a GPU's to hold, and so how many to leave to what runs beside; 0 holds all, None as
+            many as the network needs by :func:`gloro_fast.ops.power_iteration_gpu.enough_multiprocessors`. The last
+            bits of the results depend on it, as they do on the card.
     """
     layers = _describe(weights, v, geometries)
     if layers is not None:

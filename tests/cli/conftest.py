@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner, Result
 
 from gloro_fast.cli import app
@@ -18,6 +19,12 @@ _DRAW = curves.draw
 def _no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Curves of training would take most of the time; the run that the tests share has real ones."""
     monkeypatch.setattr(curves, "draw", lambda rows, path: path.write_bytes(b""))
+
+
+@pytest.fixture(autouse=True)
+def _on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without --device commands take the GPU where there is one, which rounds otherwise and refuses `executed`."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
 @pytest.fixture

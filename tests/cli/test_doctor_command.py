@@ -1,13 +1,9 @@
 from __future__ import annotations
 
-import pytest
-import torch
-
 from gloro_fast import _extension
 from gloro_fast.doctor import examination
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_without_a_gpu_it_says_so_and_checks_the_cpu(invoke, monkeypatch):
     monkeypatch.setattr(examination, "_CHECKS", {"fingerprint": examination._CHECKS["fingerprint"]})
     result = invoke("doctor")

@@ -36,7 +36,17 @@ def copied(made, tmp_path):
 
 
 def common(folder) -> list[str]:
-    return ["--quick", "--threads", "1", "--out", str(folder / "reports"), "--runs", str(folder / "runs")]
+    return [
+        "--quick",
+        "--threads",
+        "1",
+        "--device",
+        "cpu",
+        "--out",
+        str(folder / "reports"),
+        "--runs",
+        str(folder / "runs"),
+    ]
 
 
 def test_digits_end_to_end(made):
