@@ -57,9 +57,7 @@ def count(labels: Tensor, prediction: Tensor, certified: Tensor) -> Tensor:
     return counts
 
 
-def record_(
-    table: Tensor, cursor: Tensor, loss: Tensor, correct: Tensor, verified: Tensor, lipschitz: Tensor
-) -> None:
+def record_(table: Tensor, cursor: Tensor, loss: Tensor, correct: Tensor, verified: Tensor, lipschitz: Tensor) -> None:
     """Write a row of the table: the CUDA implementation of the op ``gloro_fast::record_``."""
     if table.dtype != torch.float64 or table.dim() != 2 or table.shape[1] != 4 or not table.is_contiguous():
         raise RuntimeError(
