@@ -11,10 +11,10 @@ from torch import Tensor
 from benchmarks.interleaving import Job
 from benchmarks.networks import LAMBDA, Network
 from benchmarks.stock import adam
-from gloro_fast import GloRoNet, architectures, train
+from gloro_fast import GloRoNet, architectures
 from gloro_fast.data import Batches
 from gloro_fast.losses import TradesLoss
-from gloro_fast.train import Trainer
+from gloro_fast.train import GraphedStep, Trainer
 
 
 class GloRoStep:
@@ -58,10 +58,7 @@ def by_hand(network: Network, device: torch.device, *, graph: bool = False) -> J
     Args:
         network: the architecture and its recipe.
         device: where to train.
-        graph: whether the step is one CUDA graph.
-
-    Raises:
-        RuntimeError: there are no graphs here.
+        graph: whether the step is one CUDA graph; its calls raise where it cannot be captured.
     """
     batch = network.data(network.batch_size).train
     images, labels = (batch.images / 255).to(device), batch.labels.to(device)
@@ -69,7 +66,7 @@ def by_hand(network: Network, device: torch.device, *, graph: bool = False) -> J
     module = architectures.build(network.name, input_shape=network.input_shape, num_classes=network.classes)
     net = GloRoNet(module, network.recipe.epsilon, network.input_shape).train()
     net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    criterion, optimizer = TradesLoss(LAMBDA), adam(net, fused=True, capturable=graph)
+    criterion, optimizer = TradesLoss(LAMBDA), adam(net, fused=True)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -80,15 +77,12 @@ def by_hand(network: Network, device: torch.device, *, graph: bool = False) -> J
 
     if not graph:
         return step
-    if device.type != "cuda":
-        raise RuntimeError(f"there are no CUDA graphs on {device.type}")
-    graphed_step = getattr(train, "GraphedStep", None)
-    if graphed_step is None:
-        raise RuntimeError("this version of gloro_fast has no GraphedStep")
-    graphed = graphed_step(net, optimizer, criterion)
+    graphed = GraphedStep(net, optimizer, criterion)
 
     def replay() -> None:
         with network.autocast(device):
             graphed(images, labels)
+        if graphed.why_eager:
+            raise RuntimeError(graphed.why_eager)
 
     return replay
