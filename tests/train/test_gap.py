@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -61,4 +62,4 @@ def test_the_gap_is_found_some_ten_times_a_run_and_at_its_end(epochs):
     due = [epoch for epoch in range(1, epochs + 1) if gap.is_due(epoch, epochs)]
     assert due[-1] == epochs
     assert min(epochs, 5) <= len(due) <= 10
-    assert len({later - earlier for earlier, later in zip(due, due[1:], strict=False)}) <= 1
+    assert len({later - earlier for earlier, later in itertools.pairwise(due)}) <= 1
