@@ -105,7 +105,7 @@ class Plan:
         return (
             module is self.module
             and self.reads.hold()
-            and _device(module) == self.device
+            and device_of(module) == self.device
             and floating_dtype(module) == self.dtype
         )
 
@@ -131,7 +131,7 @@ def make_plan(
         raise ArchitectureError("the module has no layers; give one that ends in logits (B, m)")
     # In inference mode tensors do not tell whether they were written over.
     with torch.inference_mode(False):
-        image = torch.zeros(1, *input_shape, device=_device(module), dtype=floating_dtype(module))
+        image = torch.zeros(1, *input_shape, device=device_of(module), dtype=floating_dtype(module))
     if not image.is_meta:
         run_once(module, image)
     if training:
@@ -163,7 +163,7 @@ def make_plan(
         composition,
         reads,
         tuple((child, child.training) for child in module.modules()),
-        _device(module),
+        device_of(module),
         floating_dtype(module),
     )
 
@@ -229,5 +229,6 @@ def floating_dtype(module: nn.Module) -> torch.dtype:
     return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.get_default_dtype())
 
 
-def _device(module: nn.Module) -> torch.device:
+def device_of(module: nn.Module) -> torch.device:
+    """Give the device of the module's parameters; the CPU if it has none."""
     return next((p.device for p in module.parameters()), torch.device("cpu"))
