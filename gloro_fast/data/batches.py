@@ -67,8 +67,7 @@ class Batches:
         self.shuffle = shuffle
         self.generator = generator
         self.labels = split.labels.to(device)
-        moves = split.images.device != self.labels.device
-        self.is_resident = has_room(split.images, self.labels.device) and not (once and moves)
+        self.is_resident = has_room(split.images, self.labels.device, once)
         self.images = split.images.to(device) if self.is_resident else split.images.cpu()
 
     def __len__(self) -> int:

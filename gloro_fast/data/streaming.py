@@ -11,10 +11,15 @@ from torch import Tensor
 _SHARE_OF_FREE_MEMORY = 0.5
 
 
-def has_room(images: Tensor, device: torch.device) -> bool:
-    """Whether images are to lie on ``device``: where that is a GPU, they take half of its free memory at most."""
+def has_room(images: Tensor, device: torch.device, once: bool = False) -> bool:
+    """Whether images are to lie on ``device``: where that is a GPU, they take half of its free memory at most.
+
+    Images that are not there yet and are wanted but ``once`` are not to.
+    """
     if device.type != "cuda" or images.device == device:
         return True
+    if once:
+        return False
     free, _ = torch.cuda.mem_get_info(device)
     return images.nbytes <= _SHARE_OF_FREE_MEMORY * free
 

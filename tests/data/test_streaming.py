@@ -42,7 +42,7 @@ def test_streamed_batches_are_those_of_a_resident_split(split, monkeypatch, star
         split = Split(split.images / 255, split.labels)
     resident = Batches(split, 5, shuffle=True)
     assert resident.is_resident
-    monkeypatch.setattr(batches_module, "has_room", lambda images, device: False)
+    monkeypatch.setattr(batches_module, "has_room", lambda *arguments: False)
     copiers = []
     monkeypatch.setattr(
         batches_module, "CudaCopier", lambda *arguments: copiers.append(FakeCopier(*arguments)) or copiers[-1]
@@ -66,15 +66,14 @@ def test_images_are_resident_where_they_take_half_of_the_free_memory_at_most(mon
     assert streaming.has_room(images, torch.device("cpu"))
 
 
-def test_images_that_are_wanted_once_are_not_moved_all_together(split, monkeypatch):
-    copiers = []
-    monkeypatch.setattr(
-        batches_module, "CudaCopier", lambda *arguments: copiers.append(FakeCopier(*arguments)) or copiers[-1]
-    )
-    assert Batches(split, 5, shuffle=False, once=True).is_resident  # where they are already
-    assert Batches(split, 5, shuffle=False, device="meta").is_resident
-    elsewhere = Batches(split, 5, shuffle=False, device="meta", once=True)
-    assert not elsewhere.is_resident
-    found = torch.cat([images for images, _ in elsewhere])
-    assert torch.equal(found, split.images / 255)
-    assert copiers[0].most_on_the_way == 2
+def test_images_that_are_wanted_once_are_not_moved_to_a_gpu_together(split, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1 << 40, 1 << 40))
+    gpu, cpu = torch.device("cuda", 0), torch.device("cpu")
+    assert streaming.has_room(split.images, gpu)
+    assert not streaming.has_room(split.images, gpu, once=True)
+    assert streaming.has_room(split.images, cpu, once=True)
+    asked = []
+    monkeypatch.setattr(batches_module, "has_room", lambda images, device, once: asked.append(once) or True)
+    Batches(split, 5, shuffle=False, once=True)
+    Batches(split, 5, shuffle=False)
+    assert asked == [True, False]
