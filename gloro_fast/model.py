@@ -17,6 +17,7 @@ from torch._compile import _disable_dynamo
 from gloro_fast import ops
 from gloro_fast.bounded_net import BoundedNet
 from gloro_fast.bounds import general_difference_bounds
+from gloro_fast.capturing import is_capturing
 from gloro_fast.certify import check_batch
 from gloro_fast.errors import ConfigError
 from gloro_fast.exporting import is_exporting
@@ -318,7 +319,7 @@ def _second_stream(device: torch.device) -> torch.cuda.Stream:
 
 def _is_captured(device: torch.device) -> bool:
     # Outside of a capture nothing waits for the GPU but Python, so that a second stream gains nothing there.
-    return device.type == "cuda" and not torch.compiler.is_compiling() and torch.cuda.is_current_stream_capturing()
+    return not torch.compiler.is_compiling() and is_capturing(device)
 
 
 def _beside(device: torch.device) -> AbstractContextManager[Any]:
