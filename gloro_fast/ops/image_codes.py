@@ -24,7 +24,7 @@ def image_codes_reference(images: Tensor) -> Tensor:
     """
     pixels = images.detach().reshape(len(images), images[:1].numel())
     outside = ((pixels < 0) | (pixels > 1)).any(dim=1)
-    return outside * OUTSIDE + ~pixels.isfinite().all(dim=1) * NOT_FINITE
+    return (outside * OUTSIDE + ~pixels.isfinite().all(dim=1) * NOT_FINITE).to(torch.uint8)
 
 
 def image_codes(images: Tensor) -> Tensor:

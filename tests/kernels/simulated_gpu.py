@@ -69,10 +69,12 @@ def _simulator() -> Any:
             super().note(i, a, key, off * cells, size * cells, *rest)
 
         def compile(self, i: Any) -> Any:
-            if i.op[-1] not in ("bf16x2", "f16x2") or i.op[0] not in ("add", "fma"):
+            if i.op[-1] not in ("bf16x2", "f16x2") or i.op[0] not in ("add", "fma", "abs"):
                 return super().compile(i)
             inputs = [self.get(argument, "b32") for argument in i.args[1:]]
             output = self.put(i.args[0], "b32")
+            if i.op[0] == "abs":
+                return lambda a: output(a, inputs[0](a) & np.uint32(0x7FFF7FFF))
             dtype = torch.bfloat16 if i.op[-1] == "bf16x2" else torch.float16
 
             def packed(a: Any) -> None:
