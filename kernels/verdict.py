@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from gloro_fast.certify import MOST_CLASSES_ON_GPU
 from gloro_fast.ops.image_codes import NOT_FINITE
 from gloro_fast.ops.verdict import CHANGED, LOGITS_NOT_FINITE
 
@@ -22,7 +23,6 @@ from .float64_math import next_down, next_up
 from .launch_table import on_device_of
 from .margin_rows import first_largest
 
-MOST_CLASSES = 4096
 _CLASSES_OF_A_WARP = 512
 _TENSORS = 8  # whose hashes are compared at once
 _SMALLEST = tl.constexpr(2.2250738585072014e-308)
@@ -124,9 +124,9 @@ def verdict(
     signed: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return prediction, radius, bottom, certified, codes: the CUDA implementation of ``gloro_fast::verdict``."""
-    if logits.dim() != 2 or not 2 <= logits.shape[1] <= MOST_CLASSES or not logits.is_floating_point():
+    if logits.dim() != 2 or not 2 <= logits.shape[1] <= MOST_CLASSES_ON_GPU or not logits.is_floating_point():
         raise RuntimeError(
-            f"verdict: logits must be (batch, classes) of floats with 2 to {MOST_CLASSES} classes, got {logits.dtype}"
+            f"verdict: logits must be (batch, classes) of floats with 2 to {MOST_CLASSES_ON_GPU} classes, got {logits.dtype}"
             f" {tuple(logits.shape)}"
         )
     rows, classes = logits.shape

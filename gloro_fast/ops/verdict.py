@@ -8,15 +8,12 @@ import torch
 from torch import Tensor
 
 from gloro_fast import _extension, _gpu
-from gloro_fast.certify import certify_logits_reference
+from gloro_fast.certify import certify_logits_reference, runs_on_gpu
 from gloro_fast.ops.image_codes import NOT_FINITE
 
 LOGITS_NOT_FINITE = 2
 CHANGED = 8
 """Beside the codes of images: what a row's code may hold."""
-
-_MOST_CLASSES_ON_GPU = 4096
-"""A program holds a whole row, and the compiler takes its time."""
 
 
 class Verdict(NamedTuple):
@@ -82,7 +79,7 @@ def verdict(
 ) -> Verdict:
     """Sign logits: see :func:`verdict_reference`, whose bits it has; one Triton launch on the GPU."""
     arguments = (logits.detach(), differences.detach(), lipschitz, epsilon, images, shares, signed)
-    if logits.is_cuda and logits.shape[1] <= _MOST_CLASSES_ON_GPU and _gpu.runs("verdict"):
+    if logits.is_cuda and runs_on_gpu(logits):
         return Verdict(*torch.ops.gloro_fast.verdict(*arguments))
     return verdict_reference(*arguments)
 
@@ -108,4 +105,3 @@ if _extension.available():
     )
     torch.library.register_fake("gloro_fast::verdict", _fake_verdict)
     _gpu.implement("verdict", "verdict")
-    _gpu.implement("certify", "verdict")
