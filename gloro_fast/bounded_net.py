@@ -320,12 +320,12 @@ class BoundedNet(nn.Module):
             signed, snapshot = self._current(), None
         found = self._sign_batch(x, epsilon, signed, images, snapshot)
         assert found.codes is not None
-        codes = found.codes.cpu()  # the one wait
-        if refuse and bool((codes & (NOT_FINITE | OUTSIDE)).any()):
+        codes = found.codes.cpu().numpy()  # the one wait
+        if refuse and (codes & (NOT_FINITE | OUTSIDE)).any():
             check_floats(x, "images")
-            if bool((codes & NOT_FINITE).any()):
+            if (codes & NOT_FINITE).any():
                 raise DataError("images: pixels were NaN or infinite before a layer wrote over them; repair them")
-        if int(codes[0]) >= CHANGED:
+        if codes[0] & CHANGED:
             found = self._sign_batch(x, epsilon, self._current(), images, None)
         return found
 
