@@ -316,7 +316,12 @@ class BoundedNet(nn.Module):
         """
         images, signed = image_codes(x), self._signed
         snapshot = signed.snapshot if signed is not None else None
-        if signed is None or snapshot is None or not _is_at_hand(signed, x) or not snapshot.structure_holds(self.module):
+        if (
+            signed is None
+            or snapshot is None
+            or not _is_at_hand(signed, x)
+            or not snapshot.structure_holds(self.module)
+        ):
             signed, snapshot = self._current(), None
         found = self._sign_batch(x, epsilon, signed, images, snapshot)
         assert found.codes is not None
@@ -360,7 +365,9 @@ class BoundedNet(nn.Module):
         logits = self._class_logits(x)
         hashes = snapshot.hashes if snapshot is not None and shares is not None else None
         return Evaluation(
-            signed, logits, *verdict(logits, signed.differences, signed.network.lipschitz, epsilon, images, shares, hashes)
+            signed,
+            logits,
+            *verdict(logits, signed.differences, signed.network.lipschitz, epsilon, images, shares, hashes),
         )
 
     def _class_logits(self, x: Tensor) -> Tensor:
@@ -483,7 +490,7 @@ def _refuse_onnx() -> None:
 
 
 def _looks_last(x: Tensor) -> bool:
-    """Whether Python looks at what a device says of a batch when all is computed: it would have to wait for it before."""
+    """Whether to look at what a device says of a batch when all is computed: Python would have to wait before."""
     return x.is_cuda and len(x) > 0
 
 

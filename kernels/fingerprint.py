@@ -21,7 +21,7 @@ from gloro_fast.ops.fingerprint import SHARES
 from .launch_table import on_device_of
 
 _BLOCK = 1024
-_WARPS = 4  # 8 words a thread at once, 8 kB in flight a program
+_WARPS = 8  # 4 words a thread at once, 8 kB in flight a program
 _SIZES = tl.constexpr(4)  # where sizes and strides begin in a row of the table
 
 # Those of gloro_fast.ops.fingerprint, unsigned.
@@ -102,7 +102,7 @@ def fingerprint_shares(tensors: list[Tensor]) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _table(places: tuple[Place, ...], device: torch.device) -> Tensor:
-    """Make a row a tensor: address, count of units, bytes of one, dimensions, then the sizes and strides, last first."""
+    """Make a row a tensor: address, number of units, bytes of one, dimensions, then sizes and strides, last first."""
     if capturing.is_capturing(device):
         raise ConfigError(
             "a CUDA graph is captured, which cannot hash weights at addresses that are new: evaluate or certify once "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import triton
 import triton.language as tl
@@ -44,7 +46,7 @@ def image_codes(images: Tensor) -> Tensor:
         raise RuntimeError(f"image_codes: expected a batch of floats, got {images.dtype} {tuple(images.shape)}")
     if not (images.dim() == 4 and images.is_contiguous(memory_format=torch.channels_last)):
         images = images.contiguous()
-    pixels = images[:1].numel()
+    pixels = math.prod(images.shape[1:])
     codes = images.new_empty(len(images), dtype=torch.uint8)
     if len(images):
         with on_device_of(images):

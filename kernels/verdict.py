@@ -126,8 +126,8 @@ def verdict(
     """Return prediction, radius, bottom, certified, codes: the CUDA implementation of ``gloro_fast::verdict``."""
     if logits.dim() != 2 or not 2 <= logits.shape[1] <= MOST_CLASSES_ON_GPU or not logits.is_floating_point():
         raise RuntimeError(
-            f"verdict: logits must be (batch, classes) of floats with 2 to {MOST_CLASSES_ON_GPU} classes, got {logits.dtype}"
-            f" {tuple(logits.shape)}"
+            f"verdict: logits must be (batch, classes) of floats with 2 to {MOST_CLASSES_ON_GPU} classes, got"
+            f" {logits.dtype} {tuple(logits.shape)}"
         )
     rows, classes = logits.shape
     if differences.shape != (classes, classes) or differences.dtype != torch.float64:

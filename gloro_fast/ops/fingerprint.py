@@ -131,9 +131,7 @@ def _fake_fingerprint(tensors: Sequence[Tensor]) -> Tensor:
     return hashes
 
 
-@torch.library.custom_op(
-    "gloro_fast::fingerprint_reference", mutates_args=(), tags=(torch.Tag.cudagraph_unsafe,)
-)
+@torch.library.custom_op("gloro_fast::fingerprint_reference", mutates_args=(), tags=(torch.Tag.cudagraph_unsafe,))
 def _in_a_graph(tensors: Sequence[Tensor]) -> Tensor:
     return _untraced(tensors)
 

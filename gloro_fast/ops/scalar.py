@@ -93,4 +93,3 @@ def as_scalar(number: float | Tensor, device: torch.device) -> Tensor:
 def constant(number: float | Tensor) -> float | Tensor:
     """Return the number without its gradient."""
     return number.detach() if isinstance(number, Tensor) else number
-

@@ -61,6 +61,7 @@ def verdict_reference(
     if images is not None:
         codes = codes | images
     if shares is not None:
+        assert signed is not None
         codes = codes | (shares.sum(dim=1) != signed).any() * CHANGED
     doubtful = (codes & (CHANGED | NOT_FINITE)) != 0
     radius = torch.where(doubtful, 0.0, radius)

@@ -40,8 +40,12 @@ CASES: dict[str, Callable[[], list[Tensor]]] = {
         bits(3, 5, 2, 3).contiguous(memory_format=torch.channels_last),
         bits(4, 6, 3, 3, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last),
     ],
-    "strides": lambda: [bits(4, 6).T, bits(8, 9)[1::2, ::3], bits(5, 1).expand(5, 3), bits(2, 3, 4, 5, 2).permute(3, 0, 4, 2, 1)],
-    "offsets": lambda: [bits(33)[1:], bits(40, dtype=torch.float16)[3:], bits(30, dtype=torch.uint8)[5:], bits(31)[1:-1]],
+    "strides": lambda: [
+        bits(4, 6).T, bits(8, 9)[1::2, ::3], bits(5, 1).expand(5, 3), bits(2, 3, 4, 5, 2).permute(3, 0, 4, 2, 1),
+    ],
+    "offsets": lambda: [
+        bits(33)[1:], bits(40, dtype=torch.float16)[3:], bits(30, dtype=torch.uint8)[5:], bits(31)[1:-1],
+    ],
     "complex": lambda: [
         bits(3, 4, dtype=torch.complex64).T, bits(5, dtype=torch.complex128), bits(5, dtype=torch.complex64)[1:],
         bits(4, 3, dtype=torch.complex128)[:, 1:],

@@ -113,8 +113,8 @@ def test_a_sum_that_is_undefined_and_forgotten_is_caught() -> None:
     simulated_gpu = pytest.importorskip("simulated_gpu")
     if not simulated_gpu.SIMULATOR:
         pytest.skip("needs a PTX simulator: set GLORO_FAST_PTX_SIM to a folder with ptx_sim.py")
+    planted = ("verdict", "& (undefined == 0)", "")
     with pytest.raises(AssertionError):
-        planted = ("verdict", "& (undefined == 0)", "")
         check_certify(simulated_gpu.call, torch.tensor([[3.0, 2.0, 1.0]]), UNDEFINED, 1.0, 0.0, planted)
 
 
@@ -149,7 +149,9 @@ def test_doubts(call: Any, tensors: int) -> None:
 
 def test_doubts_of_a_net_without_tensors(call: Any) -> None:
     logits, differences = problem(4, 16, 5, torch.float32)
-    check_verdict(call, logits, differences, None, torch.zeros(0, 4, dtype=torch.int64), torch.zeros(0, dtype=torch.int64))
+    check_verdict(
+        call, logits, differences, None, torch.zeros(0, 4, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
+    )
     check_verdict(call, logits, differences, None, None, None)
 
 
@@ -166,6 +168,11 @@ def cases() -> list[tuple[Tensor, Tensor, float, float]]:
     found.append((top, plain, 0.0, 5.0))
     found.append((torch.tensor([[2.0, 1.0]]), plain.clone().fill_diagonal_(math.inf), 1.0, 0.0))
     return found
+
+
+def check_cases(call: Any, planted: Planted = None) -> None:
+    for case in cases():
+        check_certify(call, *case, planted)
 
 
 @pytest.mark.parametrize(
@@ -193,11 +200,18 @@ def cases() -> list[tuple[Tensor, Tensor, float, float]]:
     ],
 )  # fmt: skip
 def test_a_planted_bug_in_signing_is_caught(interpreter: Any, old: str, new: str) -> None:
-    for case in cases():
-        check_certify(interpreter.call, *case)
+    check_cases(interpreter.call)
     with pytest.raises(AssertionError):
-        for case in cases():
-            check_certify(interpreter.call, *case, ("verdict", old, new))
+        check_cases(interpreter.call, ("verdict", old, new))
+
+
+def check_changes(call: Any, planted: Planted = None) -> None:
+    logits, differences = problem(4, 16, 5, torch.float32)
+    codes, shares, signed = doubts(16, 20)
+    for by in (0, 1, -1):
+        changed = signed.clone()
+        changed[0] += by
+        check_verdict(call, logits, differences, codes, shares, changed, planted=planted)
 
 
 @pytest.mark.parametrize(
@@ -215,15 +229,9 @@ def test_a_planted_bug_in_signing_is_caught(interpreter: Any, old: str, new: str
     ],
 )
 def test_a_planted_bug_about_doubts_is_caught(interpreter: Any, old: str, new: str) -> None:
-    logits, differences = problem(4, 16, 5, torch.float32)
-    codes, shares, signed = doubts(16, 20)
-    planted = ("verdict", old, new)
+    check_changes(interpreter.call)
     with pytest.raises(AssertionError):
-        check_verdict(interpreter.call, logits, differences, codes, shares, signed, planted=planted)
-        for by in (1, -1):
-            changed = signed.clone()
-            changed[0] += by
-            check_verdict(interpreter.call, logits, differences, codes, shares, changed, planted=planted)
+        check_changes(interpreter.call, ("verdict", old, new))
 
 
 @pytest.mark.parametrize(
