@@ -314,6 +314,7 @@ class BoundedNet(nn.Module):
 
         What was computed by weights that are not those of the bound is thrown away.
         """
+        _refuse_recorders()
         images, signed = image_codes(x), self._signed
         snapshot = signed.snapshot if signed is not None else None
         if (
@@ -336,6 +337,7 @@ class BoundedNet(nn.Module):
 
     def _evaluate_in_capture(self, x: Tensor, epsilon: float) -> Evaluation:
         """Do so in a CUDA graph, which compares the weights at every replay: where they differ it certifies nothing."""
+        _refuse_recorders()
         signed = self._signed
         if not self._frozen or signed is None:
             raise ConfigError("a CUDA graph is captured, which cannot find a bound anew; call freeze() before")
@@ -415,13 +417,7 @@ class BoundedNet(nn.Module):
     def _found(self) -> SignedBound:
         if capturing.is_capturing(self._plan.device):
             raise ConfigError("a CUDA graph is captured, where Python cannot look at weights; ask for the bound before")
-        if torch._C._is_tracing():
-            _refuse_onnx()
-        if torch._C._is_tracing() or torch._C._get_dispatch_mode(_PROXY) is not None:
-            raise ConfigError(
-                "torch.jit.trace and make_fx would keep the Lipschitz constant for whatever weights the result gets; "
-                "freeze the net and use torch.export.export"
-            )
+        _refuse_recorders()
         signed = self._signed
         if signed is None:
             signed = self._signed = self._sign()
@@ -480,6 +476,17 @@ class BoundedNet(nn.Module):
             self._plan = make_plan(self.module, self.input_shape, margins=self._margins)
 
 
+def _refuse_recorders() -> None:
+    """Refuse to sign for what records operations without Python's look at the weights."""
+    if torch._C._is_tracing():
+        _refuse_onnx()
+    if torch._C._is_tracing() or torch._C._get_dispatch_mode(_PROXY) is not None:
+        raise ConfigError(
+            "torch.jit.trace and make_fx would keep the Lipschitz constant for whatever weights the result gets; "
+            "freeze the net and use torch.export.export"
+        )
+
+
 def _refuse_onnx() -> None:
     """Refuse to make an ONNX file, which no operation lets look at the bits of its own weights."""
     if torch.onnx.is_in_onnx_export():
@@ -491,7 +498,7 @@ def _refuse_onnx() -> None:
 
 def _looks_last(x: Tensor) -> bool:
     """Whether to look at what a device says of a batch when all is computed: Python would have to wait before."""
-    return x.is_cuda and len(x) > 0
+    return x.is_cuda and len(x) > 0 and not torch._C._are_functorch_transforms_active()
 
 
 def _is_at_hand(signed: SignedBound, x: Tensor) -> bool:

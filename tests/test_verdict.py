@@ -7,10 +7,11 @@ import pytest
 import torch
 from small_nets import SHAPE, batch, glorot_net
 from test_bounded_net import CHANGES
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gloro_fast import GloRoNet, _extension, bounded_net
-from gloro_fast.errors import DataError, StaleBoundError
+from gloro_fast.errors import ConfigError, DataError, StaleBoundError
 from gloro_fast.ops import fingerprint_reference
 from gloro_fast.ops.image_codes import image_codes_reference
 from gloro_fast.ops.verdict import Verdict, verdict_reference
@@ -178,3 +179,11 @@ def test_evaluation_reads_once_when_all_is_on_its_way(monkeypatch, as_themselves
     assert len(copies) == 1
     assert copies[0][-1] == "verdict"
     assert not {"_local_scalar_dense", "item", "nonzero", "lift_fresh", "_to_copy"} & set(log.names)
+
+
+def test_recorders_that_would_keep_the_constant_are_refused():
+    net = glorot_net().eval().freeze()
+    x, _ = batch()
+    for record in (lambda: torch.jit.trace(net, x), lambda: make_fx(net)(x)):
+        with torch.no_grad(), pytest.raises(ConfigError, match=r"use torch\.export\.export"):
+            record()
