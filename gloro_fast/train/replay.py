@@ -40,7 +40,7 @@ class CudaRecorder:
         self._device = device
         # Never the default stream: a graph cannot be recorded there, nor wait for it.
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self._begin_pool()
+        self._graphs: WeakSet[torch.cuda.CUDAGraph] = WeakSet()
 
     @contextmanager
     def beside(self) -> Iterator[None]:
@@ -65,19 +65,24 @@ class CudaRecorder:
         graph = torch.cuda.CUDAGraph()
         # Other threads, that save a checkpoint say, go on meanwhile.
         capture = torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local")
+        failure: BaseException | None = None
         try:
             # The stream is put back from out here, since a capture that fails leaves its own.
             with torch.cuda.device(self._device), torch.cuda.stream(torch.cuda.current_stream(self._device)), capture:
-                work()
-        except BaseException:
+                try:
+                    work()
+                except BaseException as error:
+                    failure = error
+                    raise
+        except BaseException as error:
             self._recover()
-            raise
+            raise failure or error from None  # else what the end of the capture makes of it
         self._graphs.add(graph)
         return graph.replay
 
     def _begin_pool(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
-        self._graphs: WeakSet[torch.cuda.CUDAGraph] = WeakSet()
+        self._graphs = WeakSet()
 
     def _recover(self) -> None:
         """End what torch before 2.14 leaves begun where a capture fails.
@@ -172,5 +177,6 @@ class _LastOperation(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.name = "an operation"
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.name = str(func)
+        if func.namespace != "profiler":  # It marks the end of an optimizer's step, failed or not.
+            self.name = str(func)
         return func(*args, **(kwargs or {}))
