@@ -14,9 +14,10 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from gloro_fast import GloRoNet
-from gloro_fast.errors import ConfigError, DataError
+from gloro_fast.errors import ConfigError, DataError, StaleBoundError
 from gloro_fast.losses import CrossEntropyLoss
-from gloro_fast.train import GraphedStep, Trainer, build, graphed_step
+from gloro_fast.run_folder import RunFolder
+from gloro_fast.train import GraphedStep, Trainer, build, checkpoint, graphed_step
 from gloro_fast.train import trainer as trainer_module
 
 
@@ -576,3 +577,36 @@ def test_a_captured_step_of_a_trainer_is_gone_when_it_is_dropped(trainers):
         assert recording() is None
     finally:
         gc.enable()
+
+
+def test_a_writer_that_was_waited_for_in_vain_is_waited_for_again(tmp_path):
+    writer = checkpoint.Writer(RunFolder(tmp_path), beside=True)
+    waits = []
+
+    class Running:
+        def exception(self):
+            waits.append(1)
+            if len(waits) == 1:
+                raise KeyboardInterrupt
+
+        def result(self):
+            waits.append(2)
+
+    writer._running = Running()
+    with pytest.raises(KeyboardInterrupt), writer:
+        writer.wait()
+    assert waits == [1, 1, 2]
+
+
+def test_a_frozen_bound_does_not_outlive_a_replay(pair):
+    net = pair.nets[0]
+    net.eval().freeze()
+    x = torch.rand(2, *SHAPE)
+    net.certify(x)
+    net.train()
+    replays = pair.recorder.replays
+    pair.step(*batch())
+    assert pair.recorder.replays == replays + 1
+    net.eval()
+    with pytest.raises(StaleBoundError):
+        net.certify(x)
