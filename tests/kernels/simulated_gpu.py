@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import triton
 from torch import Tensor
+
+pytest.importorskip("triton")
+import triton
 from triton.backends.compiler import GPUTarget
 
 SIMULATOR = os.environ.get("GLORO_FAST_PTX_SIM")
