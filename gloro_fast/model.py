@@ -286,7 +286,6 @@ class GloRoNet(BoundedNet):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GloRoNet:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self._epsilon.on(next((p.device for p in self.parameters()), torch.device("cpu")))
         if self._signed is not None:
             self._signed = self._signed.to(self._plan.device)
         return self

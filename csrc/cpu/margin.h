@@ -29,8 +29,8 @@ void margin(const T* logits, const Wide<T>* differences, Wide<T> lipschitz, Wide
 
 // grad_logits (rows, classes) of zeros, but grad_bottom[row], rounded to T, at the runner-up.
 template <typename T>
-void margin_backward(const Wide<T>* grad_bottom, const int64_t* runner_up, int64_t classes, T* grad_logits, int64_t row_begin,
-                     int64_t row_end);
+void margin_backward(const Wide<T>* grad_bottom, const int64_t* runner_up, int64_t classes, T* grad_logits,
+                     int64_t row_begin, int64_t row_end);
 
 // The gradients of all rows with respect to D (classes, classes; null: not wanted) and K (one number), added up in
 // the order of the rows. The gradient of a row's bottom is grad[row] * share[row], or grad[row] if share is null.

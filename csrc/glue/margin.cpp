@@ -30,8 +30,8 @@ bool is_wide(const Tensor& tensor) {
 }
 
 double number(const Tensor& tensor, const char* name) {
-  STD_TORCH_CHECK(tensor.is_cpu() && tensor.numel() == 1 && tensor.scalar_type() == ScalarType::Double, "margin: ",
-                  name, " must be one float64 number, on the CPU");
+  STD_TORCH_CHECK(tensor.is_cpu() && tensor.numel() == 1 && tensor.scalar_type() == ScalarType::Double,
+                  "margin: ", name, " must be one float64 number, on the CPU");
   return *data<double>(tensor);
 }
 
@@ -149,12 +149,9 @@ std::tuple<Tensor, Tensor, Tensor> margin_backward_cpu(const Tensor& grad_any, c
   return {grad_logits, grad_differences, grad_lipschitz};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> margin_loss_cpu(const Tensor& logits,
-                                                                           const Tensor& differences,
-                                                                           const Tensor& lipschitz,
-                                                                           const Tensor& epsilon_any,
-                                                                           const Tensor& labels_any, int64_t criterion,
-                                                                           const Tensor& lam_any) {
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> margin_loss_cpu(
+    const Tensor& logits, const Tensor& differences, const Tensor& lipschitz, const Tensor& epsilon_any,
+    const Tensor& labels_any, int64_t criterion, const Tensor& lam_any) {
   const Problem problem(logits, differences, lipschitz);
   const double epsilon = number(epsilon_any, "epsilon");
   const double lam = number(lam_any, "lam");

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gloro_fast.data.dataset import Split
+from gloro_fast.data.streaming import CudaCopier, has_room, stream
 from gloro_fast.errors import ConfigError
 from gloro_fast.pixels import bytes_to_float, check_floats
 
@@ -16,7 +17,8 @@ class Batches:
     """The mini-batches of a split, in file order or shuffled; the last partial batch is kept.
 
     Iterating gives (images, labels): float32 (B, C, H, W) in [0, 1] and int64 (B,), on ``device``. The split
-    is moved there once; indexing and the division by 255 happen on it.
+    is moved there once; indexing and the division by 255 happen on it. Images that would take more than half of the
+    free memory of a GPU stay on the CPU, and each batch is copied while the one before is worked on.
 
     To resume in mid-epoch, keep the order and the number of batches done::
 
@@ -32,8 +34,9 @@ class Batches:
         generator: CPU generator that :meth:`order` draws from when it is given none; None is torch's own.
 
     Attributes:
-        images: of the whole split, on ``device``.
-        labels: theirs.
+        images: of the whole split, on ``device`` if ``is_resident``, else on the CPU.
+        labels: theirs, on ``device``.
+        is_resident: whether all images are on ``device``.
 
     Raises:
         ConfigError: ``batch_size`` is below 1 or larger than the split.
@@ -61,8 +64,9 @@ class Batches:
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.generator = generator
-        self.images = split.images.to(device)
         self.labels = split.labels.to(device)
+        self.is_resident = has_room(split.images, self.labels.device)
+        self.images = split.images.to(device) if self.is_resident else split.images.cpu()
 
     def __len__(self) -> int:
         """Count the batches of an epoch, the partial one included."""
@@ -103,7 +107,9 @@ class Batches:
             ConfigError: ``order`` is no permutation of this split, or ``start`` is outside the epoch.
         """
         self.check(order, start)
-        return self._gather(order.to(self.labels.device), start)
+        if self.is_resident:
+            return self._gather(order.to(self.labels.device), start)
+        return self._stream(order.cpu(), start)
 
     def check(self, order: Tensor, start: int) -> None:
         """Refuse what is no order of this split, or no place in an epoch; see :meth:`epoch`."""
@@ -118,6 +124,12 @@ class Batches:
             if len(chosen):  # split() gives one empty piece when start is the end
                 images = self.images[chosen]
                 yield bytes_to_float(images) if images.dtype == torch.uint8 else images, self.labels[chosen]
+
+    def _stream(self, order: Tensor, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        device = self.labels.device
+        pieces = (piece for piece in torch.split(order[start * self.batch_size :], self.batch_size) if len(piece))
+        for images, chosen in stream(self.images, pieces, CudaCopier(self.images, self.batch_size, device)):
+            yield bytes_to_float(images) if images.dtype == torch.uint8 else images, self.labels[chosen.to(device)]
 
 
 def split_validation(split: Split, size: int, seed: int) -> tuple[Split, Split]:

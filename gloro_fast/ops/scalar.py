@@ -24,7 +24,6 @@ class Scalar:
     def __init__(self, value: float) -> None:
         self._value = float(value)
         self._tensors: dict[torch.device, Tensor] = {}
-        self.on(torch.device("cpu"))  # for a compiler, which would not keep one that it makes
 
     def __reduce__(self) -> tuple[type[Scalar], tuple[float]]:
         return Scalar, (self._value,)
@@ -47,6 +46,8 @@ class Scalar:
             ConfigError: a CUDA graph is being captured and the tensor does not exist yet: the graph would fill it with
                 the present number at every replay.
         """
+        if torch.compiler.is_compiling():
+            self._make_outside(device)
         found = self._tensors.get(device)
         return self._make(device) if found is None else found
 
@@ -59,8 +60,6 @@ class Scalar:
         return tensor if torch.compiler.is_compiling() or _captures(device) else tensor.clone()
 
     def _make(self, device: torch.device) -> Tensor:
-        if torch.compiler.is_compiling():
-            return as_scalar(self._value, device)  # not kept: its memory belongs to the graph
         if _captures(device):
             raise ConfigError(
                 f"a CUDA graph is captured on {device}, where nothing has run yet; run one step there before capturing"
@@ -70,6 +69,14 @@ class Scalar:
         if type(tensor) is Tensor and not torch._C._functorch.is_functorch_wrapped_tensor(tensor):
             self._tensors[device] = tensor
         return tensor
+
+    def _make_outside(self, device: torch.device) -> None:
+        """Make the tensor while a compiler traces, which would not keep one that its graph makes."""
+        if device not in self._tensors:
+            self._make(device)
+
+    # What torch.compiler.assume_constant_result does, without importing the whole compiler: called, not traced.
+    _make_outside._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def as_scalar(number: float | Tensor, device: torch.device) -> Tensor:

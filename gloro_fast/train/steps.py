@@ -49,7 +49,8 @@ class Steps:
         self._memory_format, self._recorder = memory_format, recorder
         self._device = batches.labels.device
         self._augment = augmentation(recipe.augmentation)
-        self._resident = None if recorder is None else ResidentBatches(batches, self._augment)
+        gathers = recorder is not None and batches.is_resident
+        self._resident = ResidentBatches(batches, self._augment) if gathers else None
         self._robust = False
         self._captured: dict[object, Replayed] = {}
         self._inputs: dict[object, Batch] = {}

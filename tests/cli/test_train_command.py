@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from gloro_fast.train import ProgressBar
 
+pytestmark = pytest.mark.usefixtures("_digits")
 QUICK = ("--recipe", "digits", "--threads", 1, "--device", "cpu")
 
 
@@ -149,3 +150,14 @@ def assert_same_weights(run, other):
     weights, expected = load_file(run / "model.safetensors"), load_file(other / "model.safetensors")
     assert weights.keys() == expected.keys()
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
+def test_graphs_and_determinism_reach_the_run(invoke, refused, tmp_path):
+    given = ("train", *QUICK, "--epochs", 1, "--out")
+    assert invoke(*given, tmp_path / "a").exit_code == 0
+    assert invoke(*given, tmp_path / "b", "--graphs", "off", "--nondeterministic").exit_code == 0
+    assert json.loads((tmp_path / "a" / "result.json").read_text())["graphs"] == "there are none on cpu"
+    assert json.loads((tmp_path / "b" / "result.json").read_text())["graphs"] == "switched off"
+    for name, deterministic in (("a", True), ("b", False)):
+        assert tomllib.loads((tmp_path / name / "config.toml").read_text())["deterministic"] is deterministic
+    assert "--graphs is 'of'" in refused(*given, tmp_path / "c", "--graphs", "of")

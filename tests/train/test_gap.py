@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -54,3 +55,11 @@ def test_validation_is_by_the_estimate_and_the_result_by_a_bound(tmp_path):
     assert result.method == "auto"
     assert result.lipschitz == pytest.approx(row.validation_lipschitz * row.bound_gap)
     assert result.lipschitz > row.validation_lipschitz
+
+
+@pytest.mark.parametrize("epochs", [1, 3, 10, 11, 25, 100, 800])
+def test_the_gap_is_found_some_ten_times_a_run_and_at_its_end(epochs):
+    due = [epoch for epoch in range(1, epochs + 1) if gap.is_due(epoch, epochs)]
+    assert due[-1] == epochs
+    assert min(epochs, 5) <= len(due) <= 10
+    assert len({later - earlier for earlier, later in itertools.pairwise(due)}) <= 1
