@@ -107,6 +107,7 @@ class GraphedStep:
         # Gradients that a step leaves behind where it raises are none to add to: those are added up from the start.
         self._calls -= place
         self._check_gradients(place == 0)
+        self._gradients = {}  # else those of the step before stay in memory during this one
         captured = None if self._capture is None else self._capture.find(images, labels, place, self)
         if captured is None:
             loss = self.learn(images, labels, place)
@@ -205,6 +206,7 @@ class _Captured:
         left, loss = self.left, self.left.loss
         assert loss is not None
         if not self.replayed.is_recorded:
+            left.gradients, left.statistics = [], None  # so that the next step has their memory
             return loss
         for parameter, gradient in left.gradients:
             parameter.grad = gradient
@@ -262,8 +264,9 @@ class _Captures:
         key = (images.shape, images.dtype, images.stride(), labels.shape, labels.dtype, place)
         if key not in self._captured and len(self._captured) >= _MOST_SHAPES:
             self._warn(
+                "shapes",
                 f"GraphedStep holds {_MOST_SHAPES} shapes of batches, each with memory of its own; batches like "
-                f"{tuple(images.shape)} are learned from eagerly, slower: drop or pad batches of other sizes"
+                f"{tuple(images.shape)} are learned from eagerly, slower: drop or pad batches of other sizes",
             )
             return None
         if key not in self._captured:
@@ -289,7 +292,8 @@ class _Captures:
         """Put learning rates that were set since into the tensors that graphs read."""
         groups = self._optimizer.param_groups
         device = _parameters(self._optimizer)[0].device
-        del self._rates[len(groups) :]
+        kept = len(groups) if self._rates and self._rates[0].device == device else 0
+        del self._rates[kept:]
         for group in groups[len(self._rates) :]:
             self._rates.append(torch.as_tensor(group["lr"], dtype=torch.float32, device=device).clone())
         for group, rate in zip(groups, self._rates, strict=True):
@@ -306,21 +310,23 @@ class _Captures:
         if self._reads is not None and not self._reads.hold():
             changed.append("what the criterion reads")
         if not changed:
+            if self._changes > _MOST_CHANGES:
+                step.why_eager = ""
             self._changes = 0
             return
         self._changes += 1
         if self._changes > _MOST_CHANGES:
             step.why_eager = f"changed before every step: {', '.join(changed)}"
             self._warn(
+                "changes",
                 "the training step is not captured as a CUDA graph and runs eagerly, slower, with the same results "
-                f"({step.why_eager})"
+                f"({step.why_eager})",
             )
         self._captured.clear()
         self._setting = now
         self._reads = None if is_ours(self._criterion) else Reads.of(_Holder(self._criterion))
 
-    def _warn(self, message: str) -> None:
-        kind = message[:20]
+    def _warn(self, kind: str, message: str) -> None:
         if kind not in self._warned:
             self._warned.add(kind)
             warnings.warn(message, RuntimeWarning, stacklevel=4)

@@ -60,7 +60,7 @@ def setting(
             id(criterion),
             *([_plain(value) for value in vars(criterion).values()] if is_ours(criterion) else ()),
         ],
-        "modes of the criterion": [module.training for module in modules],
+        "modes": [module.training for module in modules],
         "power_iterations": net.power_iterations,
         "grad mode": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
         "autocast": torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device),
@@ -125,4 +125,18 @@ def _of_groups(optimizer: torch.optim.Optimizer) -> dict[str, object]:
 
 
 def _plain(value: object) -> object:
-    return value if isinstance(value, _PLAIN) else id(value)
+    return value if isinstance(value, _PLAIN) else _Itself(value)
+
+
+class _Itself:
+    """Equal where it is of the very same object, which it keeps, so that no other one takes its place in memory."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: object) -> None:
+        self._value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Itself) and other._value is self._value
+
+    __hash__ = None  # type: ignore[assignment]

@@ -610,3 +610,32 @@ def test_a_frozen_bound_does_not_outlive_a_replay(pair):
     net.eval()
     with pytest.raises(StaleBoundError):
         net.certify(x)
+
+
+def test_a_method_replaced_twice_between_two_steps(recorder):
+    """The second may lie in memory where the first was."""
+    pair = Pair(recorder, CrossEntropyLoss())
+    for factor in range(1, 8):
+        for criterion in pair.criteria:
+            criterion.reduce = lambda losses: losses.sum()
+            criterion.reduce = lambda losses, factor=factor: losses.mean() * factor
+        pair.run(4)
+
+
+def test_gradients_of_the_step_before_are_gone_in_the_next(recorder):
+    """Were they kept to be compared, a step would take their memory once more."""
+    seen = []
+
+    def criterion(logits, labels):
+        gc.collect()
+        seen.append([gradient() is None for gradient in before])
+        return F.cross_entropy(logits, labels)
+
+    pair = Pair(recorder, criterion)
+    before = []
+    for _ in range(2):
+        images, labels = batch()
+        pair.step(images, labels)
+        before = [weakref.ref(p.grad) for p in pair.nets[0].parameters()]
+    assert all(seen[1])
+    assert len(seen[1]) == 4
