@@ -20,6 +20,7 @@ from gloro_fast.nn.residual import ResidualConv2d
 from gloro_fast.nn.rules import is_dense, known_type
 from gloro_fast.ops.dense import dense
 from gloro_fast.ops.minmax_inplace import minmax_
+from gloro_fast.strict_steps import Strictly, strictly
 
 # A step on the values of earlier ones, in numbered slots: (what, slots read, slot written, slots emptied afterwards).
 Step = tuple[Callable[..., Any], tuple[int, ...], int, tuple[int, ...]]
@@ -84,15 +85,22 @@ class Program:
         return result
 
 
-def program(nodes: Sequence[Node], output: int, fuse: bool = True) -> Program:
+def program(nodes: Sequence[Node], output: int, fuse: bool = True, strict: bool = False) -> Program:
     """Arrange the steps that compute node ``output``, in the order of the nodes, in as few slots as they need.
 
     Args:
         nodes: the graph, the input first.
         output: the index of the logits.
         fuse: make one step of two nodes where that may be.
+        strict: keep the steps from TF32 on a GPU, whatever its switches say.
     """
     operations = _fuse(nodes, output, fuse)
+    if strict:
+        operations = {
+            index: (strictly(operation, nodes[index].name, nodes[index].is_constant), inputs)
+            for index, (operation, inputs) in operations.items()
+        }
+    operations = {index: (_without_hooks(operation), inputs) for index, (operation, inputs) in operations.items()}
     last_use = {source: index for index, (_, inputs) in operations.items() for source in inputs}
     last_use[output] = len(nodes)
     slot_of, free, slots = {0: 0}, [], 1
@@ -156,7 +164,7 @@ def _fuse(nodes: Sequence[Node], output: int, fuse: bool) -> dict[int, tuple[Cal
             operation, inputs = FlattenedLinear(operation), nodes[inputs[0]].inputs
             del operations[node.inputs[0]]
         operations[index] = (operation, inputs)
-    return {index: (_without_hooks(operation), inputs) for index, (operation, inputs) in operations.items()}
+    return operations
 
 
 def _without_hooks(operation: Callable[..., Any]) -> Callable[..., Any]:
@@ -164,7 +172,7 @@ def _without_hooks(operation: Callable[..., Any]) -> Callable[..., Any]:
 
     Layers without are called as modules, so that their backward hooks fire.
     """
-    if isinstance(operation, Within):
+    if isinstance(operation, Within | Strictly):
         inner: Any = _without_hooks(operation.operation)
         return dataclasses.replace(operation, operation=inner)
     everywhere = torch.nn.modules.module
