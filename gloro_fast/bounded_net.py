@@ -17,7 +17,7 @@ from torch._compile import _disable_dynamo
 from gloro_fast.bounds import DEFAULT_METHOD, NetworkBound, bound_work, check_method
 from gloro_fast.certify import Certificate, certify_logits, check_images
 from gloro_fast.errors import ConfigError, FrozenError, StaleBoundError
-from gloro_fast.executed import ExecutedNet, arithmetic
+from gloro_fast.executed import ExecutedNet, sums_of_products
 from gloro_fast.exporting import is_exporting
 from gloro_fast.graph.identity import difference
 from gloro_fast.graph.node import Layer
@@ -259,7 +259,7 @@ class BoundedNet(nn.Module):
     def _evaluate_executed(self, x: Tensor) -> tuple[SignedBound, Tensor, Tensor, Tensor, Tensor]:
         """Give the bound in force, the class logits, predictions, radii in real arithmetic and for what is executed."""
         self._current()
-        with arithmetic(self._plan, x.device):
+        with sums_of_products(self._plan, x.device):
             # Layers may write over a copy; an executed radius is that of the images as they came.
             signed, logits, prediction, real_radius, _ = self._evaluate(x.clone(), executed=True)
             executed = self._executed_net(signed).radius(x, logits, prediction)

@@ -42,15 +42,33 @@ class BiasedMinMax:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Apply both layers to a batch."""
+        # Nobody else has the product, and neither it nor a convolution needs its own result for its gradient.
+        return minmax_(self.product(x), self.linear.bias)
+
+    def product(self, x: Tensor) -> Tensor:
+        """Apply the first layer without its bias."""
         linear = self.linear
         if isinstance(linear, nn.Linear):
-            y = dense(x, linear.weight)
-        elif isinstance(linear, Conv2d | FlattenedLinear):
-            y = linear.without_bias(x)
-        else:
-            y = linear._conv_forward(x, linear.weight, None)
-        # Nobody else has y, and neither a convolution nor a product needs its own result for its gradient.
-        return minmax_(y, linear.bias)
+            return dense(x, linear.weight)
+        if isinstance(linear, Conv2d | FlattenedLinear):
+            return linear.without_bias(x)
+        y: Tensor = linear._conv_forward(x, linear.weight, None)
+        return y
+
+
+@dataclass(frozen=True)
+class StrictBiasedMinMax:
+    """The same, of whose functions the mode that keeps products from TF32 need not see those of MinMax.
+
+    That is 12 of the 15 microseconds that it takes in Python.
+    """
+
+    step: BiasedMinMax
+    product: Callable[[Tensor], Tensor]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Apply both layers to a batch."""
+        return minmax_(self.product(x), self.step.linear.bias)
 
 
 @dataclass(frozen=True)
@@ -97,8 +115,7 @@ def program(nodes: Sequence[Node], output: int, fuse: bool = True, strict: bool 
     operations = _fuse(nodes, output, fuse)
     if strict:
         operations = {
-            index: (strictly(operation, nodes[index].name, nodes[index].is_constant), inputs)
-            for index, (operation, inputs) in operations.items()
+            index: (_strict(operation, nodes[index]), inputs) for index, (operation, inputs) in operations.items()
         }
     operations = {index: (_without_hooks(operation), inputs) for index, (operation, inputs) in operations.items()}
     last_use = {source: index for index, (_, inputs) in operations.items() for source in inputs}
@@ -165,6 +182,13 @@ def _fuse(nodes: Sequence[Node], output: int, fuse: bool) -> dict[int, tuple[Cal
             del operations[node.inputs[0]]
         operations[index] = (operation, inputs)
     return operations
+
+
+def _strict(operation: Callable[..., Any], node: Node) -> Callable[..., Any]:
+    strict = strictly(operation, node.name, node.is_constant)
+    if isinstance(operation, BiasedMinMax) and isinstance(strict, Strictly) and strict.known:
+        return StrictBiasedMinMax(operation, dataclasses.replace(strict, operation=operation.product))
+    return strict
 
 
 def _without_hooks(operation: Callable[..., Any]) -> Callable[..., Any]:

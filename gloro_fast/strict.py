@@ -8,7 +8,7 @@ compilers and exporters trace through, functions that multiply are called in a f
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from gloro_fast.ops.strict_convolution import strict_convolution, wide_convolution
 
-_Handler = Callable[["Strictness", Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+_Handler = Callable[..., Any]
 
 
 class Strictness(TorchFunctionMode):
@@ -34,17 +34,17 @@ class Strictness(TorchFunctionMode):
     """
 
     def __init__(self, wide: bool, dtypes: Sequence[torch.dtype], devices: Sequence[str]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.wide, self._dtypes, self.devices = wide, dtypes, devices
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Call ``func``, or what stands for it."""
+        kwargs = kwargs or {}
         handler = _HANDLERS.get(func)
-        if handler is None:
-            return func(*args, **(kwargs or {}))
-        return handler(self, func, args, kwargs or {})
+        found = NotImplemented if handler is None else handler(self, func, *args, **kwargs)
+        return func(*args, **kwargs) if found is NotImplemented else found
 
     def applies(self, x: Tensor) -> bool:
         """Whether products of ``x`` are to be strict."""
@@ -55,11 +55,12 @@ class Strictness(TorchFunctionMode):
         """Convolve, with the arguments of :func:`strict_convolution`."""
         return wide_convolution(*args) if self.wide else strict_convolution(*args)
 
-    def in_float64(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Call ``func`` on float64 tensors instead of float32 ones, and round what it gives."""
+    def in_float64(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call ``func`` on float64 tensors instead of float32 ones, and round what it gives; NotImplemented if none."""
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        if not any(self.applies(x) and x.dtype == torch.float32 for x in given):
-            return func(*args, **kwargs)
+        # A result for ``out`` would go into a copy.
+        if kwargs.get("out") is not None or not any(self.applies(x) and x.dtype == torch.float32 for x in given):
+            return NotImplemented
         wide_args, wide_kwargs = tree_map_only(Tensor, _widened, (args, kwargs))
         return tree_map_only(Tensor, _rounded, func(*wide_args, **wide_kwargs))
 
@@ -85,13 +86,24 @@ def _rounded(x: Tensor) -> Tensor:
     return x.float() if x.dtype == torch.float64 else x
 
 
+# What stands for the functions: their arguments behind the mode and the function. NotImplemented leaves a call alone.
+
+
 def _convolution(
-    axes: int, mode: Strictness, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    axes: int,
+    mode: Strictness,
+    func: Callable[..., Any],
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
 ) -> Any:
-    x, weight, bias, stride, padding, dilation, groups = _bound(_CONVOLUTION, args, kwargs)
-    if not mode.applies(x):
-        return func(*args, **kwargs)
-    steps, gaps, nothing = _each(stride, axes), _each(dilation, axes), (0,) * axes
+    if not mode.applies(input):
+        return NotImplemented
+    x, gaps, nothing = input, _each(dilation, axes), (0,) * axes
     if padding == "same":
         totals = [gap * (taps - 1) for gap, taps in zip(gaps, weight.shape[2:], strict=True)]
         # The extra one goes to the end.
@@ -99,45 +111,57 @@ def _convolution(
         zeros = tuple(total // 2 for total in totals)
     else:
         zeros = nothing if padding == "valid" else _each(padding, axes)
-    return _on_batch(mode, axes, x, weight, bias, steps, zeros, gaps, False, nothing, groups)
+    return _on_batch(mode, x, weight, bias, _each(stride, axes), zeros, gaps, False, nothing, groups)
 
 
 def _transposed(
-    axes: int, mode: Strictness, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    axes: int,
+    mode: Strictness,
+    func: Callable[..., Any],
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
 ) -> Any:
-    x, weight, bias, stride, padding, output_padding, groups, dilation = _bound(_TRANSPOSED, args, kwargs)
-    if not mode.applies(x):
-        return func(*args, **kwargs)
+    if not mode.applies(input):
+        return NotImplemented
     steps, cuts, extras, gaps = (_each(value, axes) for value in (stride, padding, output_padding, dilation))
-    return _on_batch(mode, axes, x, weight, bias, steps, cuts, gaps, True, extras, groups)
+    return _on_batch(mode, input, weight, bias, steps, cuts, gaps, True, extras, groups)
 
 
-def _any_convolution(
-    mode: Strictness, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+def _any_convolution(mode: Strictness, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    return mode.convolve(*args) if not kwargs and mode.applies(args[0]) else NotImplemented
+
+
+def _on_batch(mode: Strictness, x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
+    return mode.convolve(x, weight, *rest) if x.dim() == weight.dim() else mode.convolve(x[None], weight, *rest)[0]
+
+
+def _linear(
+    mode: Strictness,
+    func: Callable[..., Any],
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
 ) -> Any:
-    return func(*args, **kwargs) if kwargs or not mode.applies(args[0]) else mode.convolve(*args[:9])
+    if mode.wide or weight.dim() != 2 or not mode.applies(input):
+        return mode.in_float64(func, input, weight, bias)
+    return _affine(mode, input, weight, bias)
 
 
-def _on_batch(mode: Strictness, axes: int, x: Tensor, *rest: Any) -> Tensor:
-    return mode.convolve(x, *rest) if x.dim() == axes + 2 else mode.convolve(x[None], *rest)[0]
-
-
-def _linear(mode: Strictness, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    x, weight, bias = _bound(_LINEAR, args, kwargs)
-    if mode.wide or weight.dim() != 2 or not mode.applies(x):
-        return mode.in_float64(func, args, kwargs)
-    return _affine(mode, x, weight, bias)
-
-
-def _matrix_product(mode: Strictness, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _matrix_product(mode: Strictness, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     if mode.wide or kwargs or args[0].dim() < 2 or args[1].dim() != 2 or not mode.applies(args[0]):
-        return mode.in_float64(func, args, kwargs)
+        return mode.in_float64(func, *args, **kwargs)
     return _affine(mode, args[0], args[1].t(), None)
 
 
-def _affine_product(mode: Strictness, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _affine_product(mode: Strictness, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     if mode.wide or kwargs or len(args) != 3 or args[0].dim() != 1 or not mode.applies(args[1]):
-        return mode.in_float64(func, args, kwargs)
+        return mode.in_float64(func, *args, **kwargs)
     return _affine(mode, args[1], args[2].t(), args[0])
 
 
@@ -145,34 +169,19 @@ def _affine(mode: Strictness, x: Tensor, weight: Tensor, bias: Tensor | None) ->
     """Give ``x W^T + b`` as a convolution of one pixel, for which cuDNN takes a permission that cuBLAS does not."""
     pixels = x.reshape(-1, x.shape[-1], 1, 1)
     one, none = (1, 1), (0, 0)
-    y = mode.convolve(pixels, weight[:, :, None, None], bias, one, none, one, False, none, 1)
+    y = mode.convolve(pixels, weight.reshape(*weight.shape, 1, 1), bias, one, none, one, False, none, 1)
     return y.reshape(*x.shape[:-1], len(weight))
 
 
 def _pointwise_product(
-    mode: Strictness, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    mode: Strictness, func: Callable[..., Any], a: Tensor, b: Tensor, bias: Tensor | None, *rest: Any
 ) -> Any:
     """Stand for oneDNN's product on a CPU, by which ``gloro_fast.ops.dense`` computes."""
-    if not mode.applies(args[0]):
-        return func(*args, **kwargs)
-    return mode.in_float64(F.linear, args[:3], {})
+    return mode.in_float64(F.linear, a, b, bias) if mode.applies(a) else NotImplemented
 
 
-def _in_float64(mode: Strictness, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return mode.in_float64(func, args, kwargs)
-
-
-_CONVOLUTION = {"input": None, "weight": None, "bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
-_TRANSPOSED = {
-    "input": None, "weight": None, "bias": None, "stride": 1, "padding": 0, "output_padding": 0, "groups": 1,
-    "dilation": 1,
-}  # fmt: skip
-_LINEAR = {"input": None, "weight": None, "bias": None}
-
-
-def _bound(defaults: dict[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterable[Any]:
-    names = list(defaults)
-    return {**defaults, **dict(zip(names, args, strict=False)), **kwargs}.values()
+def _in_float64(mode: Strictness, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    return mode.in_float64(func, *args, **kwargs)
 
 
 def _each(value: Any, axes: int) -> tuple[int, ...]:
@@ -182,7 +191,8 @@ def _each(value: Any, axes: int) -> tuple[int, ...]:
 
 def _spellings(name: str) -> list[Any]:
     """List what a program may call by the name of an operation: functions, methods, and operations of ATen."""
-    found = [getattr(owner, name, None) for owner in (torch, F, Tensor, torch._C._linalg)]
+    found = [getattr(owner, name, None) for owner in (torch, F, Tensor)]
+    found += [getattr(torch.linalg, name.removeprefix("linalg_"), None)]
     found += [getattr(Tensor, f"__{name}__", None), getattr(Tensor, f"__r{name}__", None)]
     packet = getattr(torch.ops.aten, name, None)
     if packet is not None:

@@ -1,4 +1,4 @@
-"""The steps of a graph in evaluation: those that multiply are kept from TF32, those that may do so are watched as well."""
+"""The steps of a graph in evaluation: those that multiply are kept from TF32, and those that may are watched too."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from gloro_fast.errors import ArchitectureError
-from gloro_fast.flattening import FlattenedLinear
 from gloro_fast.graph.operations import Attribute, Function, Literal, Reshape, Within
 from gloro_fast.nn.rules import known_type, registered_rule
 from gloro_fast.strict import FLOAT32, WEIGHTS, is_replaced
@@ -76,24 +75,29 @@ def _multiplies(operation: Any, is_constant: bool) -> bool | None:
         function = operation.function
         if is_replaced(function):
             return True
+        if getattr(function, "namespace", "") == "aten":
+            # On images the graph has operations that it knows; on parameters there may be any.
+            plain = torch.Tag.pointwise in function.tags or function.is_view
+            return False if plain or not is_constant else None
         ours = (getattr(function, "__module__", None) or "").split(".")[0] in ("gloro_fast", "_operator")
-        known = ours or (getattr(function, "namespace", "") == "aten" and not is_constant)
-        return False if known else None
-    module = getattr(operation, "linear", operation)  # A step made of two operations.
+        return False if ours else None
+    module = operation
+    while not isinstance(module, nn.Module) and hasattr(module, "linear"):  # A step made of several operations.
+        module = module.linear
     if not isinstance(module, nn.Module) or parametrize.is_parametrized(module):
         return None
     kind = known_type(module)
     rule = registered_rule(kind)
     if rule is None or not rule.__module__.startswith("gloro_fast."):
         return None
-    return issubclass(kind, nn.Linear | nn.modules.conv._ConvNd) or isinstance(operation, FlattenedLinear)
+    return issubclass(kind, nn.Linear | nn.modules.conv._ConvNd)
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Refuse operations that may use TF32 within an operation of which nothing is known but its constant."""
 
     def __init__(self, name: str) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._name = name
 
     def __torch_dispatch__(
@@ -101,17 +105,26 @@ class _Watch(TorchDispatchMode):
     ) -> Any:
         if may_use_tf32(func, args, kwargs or {}):
             raise ArchitectureError(
-                f"{self._name or 'the module'} computes {func}, which may use TF32 on a GPU; write it with torch.matmul, "
-                "F.linear or F.conv2d, or convert the net with .double()"
+                f"{self._name or 'the module'} computes {func}, which may use TF32 on a GPU; write it with "
+                "torch.matmul, F.linear or F.conv2d, or convert the net with .double()"
             )
         return func(*args, **(kwargs or {}))
 
 
 _MAY_USE_TF32 = (
     "convolution", "mm", "addmm", "bmm", "baddbmm", "addbmm", "_addmm_activation", "matmul", "linear", "_trilinear",
-    "_cdist_forward", "_euclidean_dist", "_efficient_attention_forward", "_flash_attention_forward", "convolution_overrideable",
+    "_cdist_forward", "_euclidean_dist", "_efficient_attention_forward", "_flash_attention_forward",
+    "convolution_overrideable",
 )  # fmt: skip
-_MAY_USE_TF32_BEGINNINGS = ("linalg_", "_linalg_", "_scaled_dot_product", "_cudnn", "slow_conv", "_slow_conv", "_thnn_fused")
+_MAY_USE_TF32_BEGINNINGS = (
+    "linalg_",
+    "_linalg_",
+    "_scaled_dot_product",
+    "_cudnn",
+    "slow_conv",
+    "_slow_conv",
+    "_thnn_fused",
+)
 _WITH_PERMISSION = ("_convolution", "cudnn_convolution", "cudnn_convolution_transpose")
 _WITHOUT_PRODUCTS = ("linalg_vector_norm", "linalg_cross", "linalg_diagonal")
 

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from gloro_fast.executed.network import ExecutedNet
-from gloro_fast.executed.settings import arithmetic
+from gloro_fast.executed.settings import sums_of_products
 
-__all__ = ["ExecutedNet", "arithmetic"]
+__all__ = ["ExecutedNet", "sums_of_products"]

@@ -21,7 +21,7 @@ _ONEDNN_MODES = ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE")
 _EMULATION = "CUBLAS_EMULATE_DOUBLE_PRECISION"
 
 
-def arithmetic(plan: Plan, device: torch.device) -> AbstractContextManager[Any]:
+def sums_of_products(plan: Plan, device: torch.device) -> AbstractContextManager[Any]:
     """Give the context in which a pass adds products, whatever the settings of the process are.
 
     What runs where (PyTorch 2.13): on the CPU, matrix products are MKL's, OpenBLAS's or, by ``gloro_fast.ops.dense``,
@@ -73,7 +73,10 @@ def _other_on_cpu(convolutions: list[Node]) -> tuple[str, str]:
     if not onednn and torch._C._get_nnpack_enabled():
         return "oneDNN is off and NNPACK may use Winograd or FFT", "set torch.backends.nnpack.set_flags(False)"
     if any(_is_depthwise(node) for node in convolutions) and platform.machine().lower() not in ("x86_64", "amd64"):
-        return f"PyTorch computes depthwise convolutions by Winograd on {platform.machine()}", "certify without executed"
+        return (
+            f"PyTorch computes depthwise convolutions by Winograd on {platform.machine()}",
+            "certify without executed",
+        )
     return "", ""
 
 

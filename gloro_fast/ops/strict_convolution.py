@@ -8,18 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Sizes = Sequence[int]
+_HAS_CUDNN = torch._C._has_cudnn
 
 
 def convolution_reference(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    stride: Sizes,
-    padding: Sizes,
-    dilation: Sizes,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
     transposed: bool,
-    output_padding: Sizes,
+    output_padding: Sequence[int],
     groups: int,
 ) -> Tensor:
     """Convolve as ``torch.convolution`` does, in whatever arithmetic the switches of the process allow.
@@ -28,8 +28,11 @@ def convolution_reference(
         x: (B, C, *spatial), any floating type.
         weight: (out, C / groups, *kernel), or (C, out / groups, *kernel) if transposed, of the same type.
         bias: (out,).
-        stride, padding, dilation, output_padding: a number per spatial dimension.
+        stride: a number per spatial dimension; so are the other three.
+        padding: zeros at either end.
+        dilation: distance of the taps.
         transposed: whether it is the adjoint of a convolution.
+        output_padding: what the adjoint adds at the end.
         groups: number of channel groups.
     """
     return torch.convolution(x, weight, bias, stride, padding, dilation, transposed, output_padding, groups)
@@ -39,11 +42,11 @@ def strict_convolution(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    stride: Sizes,
-    padding: Sizes,
-    dilation: Sizes,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
     transposed: bool,
-    output_padding: Sizes,
+    output_padding: Sequence[int],
     groups: int,
 ) -> Tensor:
     """Convolve a float32 batch as the reference does, on a GPU without TF32; the backward pass follows the switches.
@@ -53,7 +56,7 @@ def strict_convolution(
     """
     args = (x, weight, bias, stride, padding, dilation, transposed, output_padding, groups)
     if torch.compiler.is_compiling():
-        found: Tensor = torch.ops.gloro_fast.strict_convolution(*args)
+        found: Tensor = _in_graphs(*args)
         return found
     return _convolve(*args)
 
@@ -62,11 +65,11 @@ def wide_convolution(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    stride: Sizes,
-    padding: Sizes,
-    dilation: Sizes,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
     transposed: bool,
-    output_padding: Sizes,
+    output_padding: Sequence[int],
     groups: int,
 ) -> Tensor:
     """Convolve in float64, each output a sum of its products, and round to the type of ``x``.
@@ -74,47 +77,48 @@ def wide_convolution(
     Without cuDNN PyTorch multiplies matrices made of the windows of each image, and neither they nor its kernel for
     depthwise convolutions know Winograd, FFT or TF32 in float64; nor is there NNPACK or oneDNN for it on a CPU.
     """
-    wide = [None if tensor is None else tensor.double() for tensor in (x, weight, bias)]
-    result: Tensor = torch.ops.aten._convolution.default(
-        *wide, stride, padding, dilation, transposed, output_padding, groups, False, True, False, False
-    )
-    return result.to(x.dtype)
+    wide_bias = None if bias is None else bias.double()
+    return torch._convolution(
+        x.double(), weight.double(), wide_bias, stride, padding, dilation, transposed, output_padding, groups,
+        False, True, False, False,
+    ).to(x.dtype)  # fmt: skip
 
 
 def _convolve(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    stride: Sizes,
-    padding: Sizes,
-    dilation: Sizes,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
     transposed: bool,
-    output_padding: Sizes,
+    output_padding: Sequence[int],
     groups: int,
 ) -> Tensor:
     deterministic = torch._C._get_cudnn_deterministic() or torch._C._get_deterministic_algorithms()
     # These PyTorch does not give to cuDNN, but to cuBLAS, which takes no permission.
-    elsewhere = not torch.backends.cudnn.is_available() or any(output_padding) or (deterministic and max(dilation) > 1)
-    if elsewhere:
+    if not _HAS_CUDNN or any(output_padding) or (deterministic and max(dilation) > 1):
         return wide_convolution(x, weight, bias, stride, padding, dilation, transposed, output_padding, groups)
     benchmark = torch._C._get_cudnn_benchmark()
-    found: Tensor = torch.ops.aten._convolution.default(
+    return torch._convolution(
         x, weight, bias, stride, padding, dilation, transposed, output_padding, groups,
         benchmark, deterministic, True, False,
     )  # fmt: skip
-    return found
 
 
-# What follows tells torch of the op for graphs.
-
-_library = torch.library.Library("gloro_fast", "FRAGMENT")
-_library.define(
-    "strict_convolution(Tensor x, Tensor weight, Tensor? bias, SymInt[] stride, SymInt[] padding, SymInt[] dilation, "
-    "bool transposed, SymInt[] output_padding, SymInt groups) -> Tensor"
-)
-_library.impl("strict_convolution", _convolve, "CUDA")
-_library.impl("strict_convolution", _convolve, "CPU")
-torch.library.register_fake("gloro_fast::strict_convolution", convolution_reference, lib=_library)
+@torch.library.custom_op("gloro_fast::strict_convolution", mutates_args=())
+def _in_graphs(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+) -> Tensor:
+    return _convolve(x, weight, bias, stride, padding, dilation, transposed, output_padding, groups)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -130,4 +134,5 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     return (*grads, *[None] * len(ctx.geometry))
 
 
-torch.library.register_autograd("gloro_fast::strict_convolution", _backward, setup_context=_save, lib=_library)
+_in_graphs.register_fake(convolution_reference)
+_in_graphs.register_autograd(_backward, setup_context=_save)
