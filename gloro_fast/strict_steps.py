@@ -72,7 +72,7 @@ def _multiplies(operation: Any, is_constant: bool) -> bool | None:
         owner = operation.owner
         return False if operation.name in {**vars(owner), **owner._parameters, **owner._buffers} else None
     if isinstance(operation, Function):
-        function = operation.function
+        function: Any = operation.function
         if is_replaced(function):
             return True
         if getattr(function, "namespace", "") == "aten":

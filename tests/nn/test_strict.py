@@ -269,14 +269,20 @@ def test_convolutions_are_that_of_pytorch(case, as_gpu):
     torch.autograd.gradcheck(lambda x, w: op(x, w, bias if bias is None else bias.double(), *geometry), args[:2])
 
 
-def test_deterministic_dilated_convolutions_do_not_go_to_cublas(as_gpu, monkeypatch):
+@pytest.mark.parametrize(
+    ("deterministic", "dilation", "output_padding", "wide"),
+    [(False, 2, 0, False), (True, 1, 0, False), (True, 2, 0, True), (False, 2, 1, True)],
+)
+def test_what_pytorch_gives_to_cublas_is_convolved_in_float64(
+    deterministic, dilation, output_padding, wide, as_gpu, monkeypatch
+):
+    monkeypatch.setattr(torch._C, "_get_cudnn_deterministic", lambda: deterministic)
     x, weight = torch.rand(1, 2, 6, 6), torch.rand(2, 2, 2, 2)
-    for deterministic in (False, True):
-        monkeypatch.setattr(torch._C, "_get_cudnn_deterministic", lambda found=deterministic: found)
-        with Log() as log:
-            strict_convolution(x, weight, None, (1, 1), (0, 0), (2, 2), False, (0, 0), 1)
-        assert ("aten._to_copy.default" in log.names) == deterministic
-        assert not log.loose
+    dilations, extras = (dilation, dilation), (output_padding, 0)
+    with Log() as log:
+        strict_convolution(x, weight, None, (1, 1), (0, 0), dilations, output_padding > 0, extras, 1)
+    assert ("aten._to_copy.default" in log.names) == wide
+    assert not log.loose
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
