@@ -17,7 +17,7 @@ from torch._compile import _disable_dynamo
 from gloro_fast.bounds import DEFAULT_METHOD, NetworkBound, bound_work, check_method
 from gloro_fast.certify import Certificate, certify_logits, check_images
 from gloro_fast.errors import ConfigError, FrozenError, StaleBoundError
-from gloro_fast.executed import ExecutedNet, check_settings
+from gloro_fast.executed import ExecutedNet, sums_of_products
 from gloro_fast.exporting import is_exporting
 from gloro_fast.graph.identity import difference
 from gloro_fast.graph.node import Layer
@@ -202,14 +202,15 @@ class BoundedNet(nn.Module):
         return sum(map(bound_work, self._plan.linear_maps()))
 
     def certify(self, x: Tensor, epsilon: float | None = None, executed: bool = False) -> Certificate:
-        """Certify a batch; the net is run in evaluation mode, without autocast.
+        """Certify a batch; the net is run in evaluation mode, without autocast, a float32 net on a GPU without TF32.
 
         Args:
             x: (B, *input_shape) images of the net's dtype, B >= 1.
             epsilon: l2 radius >= 0; the net's own by default.
             executed: cover the rounding of the net's own float32 or float64 forward pass as well, at the image and
                 everywhere within epsilon of it: :meth:`gloro_fast.executed.ExecutedNet.radius` says how. The batch
-                is then also evaluated in float64.
+                is then also evaluated in float64. Covered is the pass that ``executed=True`` makes; it takes sums of
+                products in float64 where the usual pass may not add products, as always on a GPU.
 
         Returns:
             Prediction, certified or not, and certified radius of each image. They hold for real arithmetic on
@@ -219,19 +220,20 @@ class BoundedNet(nn.Module):
         Raises:
             DataError: images of another dtype or shape, an empty batch, NaN or infinite pixels.
             StaleBoundError: the net is frozen and its weights have changed.
-            ConfigError: executed, with a net in half precision or settings that let a backend use other arithmetic.
-            ArchitectureError: executed, with a layer whose rounding is not known; names it.
+            ConfigError: executed, with a net in half precision, or on a device or with settings of which no arithmetic
+                is known.
+            ArchitectureError: executed, with a layer whose rounding is not known; or, on a GPU, a layer that may use
+                TF32; names it.
             ExecutionError: executed, and the logits are not what sums of products can give.
         """
         epsilon = self.epsilon if epsilon is None else _checked_epsilon(epsilon)
         check_images(x, self._input_shape, floating_dtype(self.module))
         with torch.no_grad():
-            # Layers may write over a copy; an executed radius is that of the images as they came.
-            signed, logits, prediction, real_radius, _ = self._evaluate(x.clone() if executed else x)
-        radius = real_radius
-        if executed:
-            check_settings(self._plan, x.device)
-            radius = torch.minimum(real_radius, self._executed_net(signed).radius(x, logits, prediction))
+            if executed:
+                signed, logits, prediction, real_radius, radius = self._evaluate_executed(x)
+            else:
+                signed, logits, prediction, radius, _ = self._evaluate(x)
+                real_radius = radius
         bound = signed.network
         return Certificate(
             prediction, radius > epsilon, radius, epsilon, bound.lipschitz, bound.label, logits, executed, real_radius
@@ -253,11 +255,26 @@ class BoundedNet(nn.Module):
         if snapshot is None or not snapshot.structure_holds(self.module):
             self._current()
 
-    def _evaluate(self, x: Tensor) -> tuple[SignedBound, Tensor, Tensor, Tensor, Tensor]:
-        """Give the bound in force, the class logits (at least float32), predictions, radii and bottom logits."""
+    @_disable_dynamo
+    def _evaluate_executed(self, x: Tensor) -> tuple[SignedBound, Tensor, Tensor, Tensor, Tensor]:
+        """Give the bound in force, the class logits, predictions, radii in real arithmetic and for what is executed."""
+        self._current()
+        with sums_of_products(self._plan, x.device):
+            # Layers may write over a copy; an executed radius is that of the images as they came.
+            signed, logits, prediction, real_radius, _ = self._evaluate(x.clone(), executed=True)
+            executed = self._executed_net(signed).radius(x, logits, prediction)
+        return signed, logits, prediction, real_radius, torch.minimum(real_radius, executed)
+
+    def _evaluate(self, x: Tensor, executed: bool = False) -> tuple[SignedBound, Tensor, Tensor, Tensor, Tensor]:
+        """Give the bound in force, the class logits (at least float32), predictions, radii and bottom logits.
+
+        Args:
+            x: images.
+            executed: run the layers in the arithmetic that the caller has taken.
+        """
         signed, unchanged = self._in_force(x)
         with evaluation_mode(self.module), _no_autocast(x.device):
-            logits = self._plan.run(x)
+            logits = self._plan.run(x) if executed else self._plan.evaluate(x)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         with torch.no_grad():
             prediction, radius, bottom = certify_logits(
