@@ -17,6 +17,7 @@ from torch._compile import _disable_dynamo
 from gloro_fast import ops
 from gloro_fast.bounded_net import BoundedNet
 from gloro_fast.bounds import general_difference_bounds
+from gloro_fast.capturing import is_capturing
 from gloro_fast.certify import check_batch
 from gloro_fast.errors import ConfigError
 from gloro_fast.exporting import is_exporting
@@ -24,8 +25,10 @@ from gloro_fast.iterates import Iterates
 from gloro_fast.lmt_loss import LmtLoss
 from gloro_fast.losses import AllMarginsLoss, CrossEntropyLoss, EmmaLoss, MarginCriterion, TradesLoss
 from gloro_fast.nn.rules import Diagonal, LinearMap
+from gloro_fast.ops.image_codes import NOT_FINITE
 from gloro_fast.ops.labels import check_labels, class_indices, with_bottom
 from gloro_fast.ops.statistics import count
+from gloro_fast.ops.verdict import LOGITS_NOT_FINITE
 from gloro_fast.plan import Margins, floating_dtype, make_plan
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -270,17 +273,23 @@ class GloRoNet(BoundedNet):
         if torch.compiler.is_compiling() and not self._frozen and not is_exporting():
             outside: _Logits = self._untraced_evaluation_logits(x)
             return outside
-        signed, logits, prediction, radius, bottom = self._evaluate(x)
+        found = self._evaluate(x, self.epsilon)
+        logits, bottom, certified = found.logits, found.bottom, found.certified
         with torch.no_grad():
-            # A NaN or +inf among the class logits would win an argmax against any bottom. An infinite pixel may
-            # leave finite logits behind a ReLU; a sum tells of it in one pass, but not in float16, whose largest
-            # number is the sum of an image of 3 x 224 x 224.
-            sums = x.flatten(1).sum(dim=1, dtype=torch.promote_types(x.dtype, torch.float32))
-            finite = logits.isfinite().all(dim=1) & sums.isfinite()
-            bottom = torch.where(finite, bottom, torch.inf)
-            radius = torch.where(finite, radius, 0.0)
+            # A NaN or +inf among the class logits would win an argmax against any bottom.
+            if found.codes is not None:
+                finite = (found.codes & (NOT_FINITE | LOGITS_NOT_FINITE)) == 0
+            else:
+                # An infinite pixel may leave finite logits behind a ReLU; a sum tells of it in one pass, but not in
+                # float16, whose largest number is the sum of an image of 3 x 224 x 224.
+                sums = x.flatten(1).sum(dim=1, dtype=torch.promote_types(x.dtype, torch.float32))
+                finite = logits.isfinite().all(dim=1) & sums.isfinite()
+                bottom = torch.where(finite, bottom, torch.inf)
+                certified = finite & certified
         output = torch.cat([torch.where(finite[:, None], logits, -torch.inf), bottom[:, None]], dim=1)
-        return _Logits(output, prediction, radius > self.epsilon, logits.new_tensor(signed.network.lipschitz))
+        # Filled in, not copied from the host.
+        lipschitz = logits.new_full((), found.bound.network.lipschitz)
+        return _Logits(output, found.prediction, certified, lipschitz)
 
     @_disable_dynamo
     def _untraced_evaluation_logits(self, x: Tensor) -> _Logits:
@@ -326,7 +335,7 @@ def _join_gradients(apart: dict[Tensor, Tensor]) -> None:
 
 def _is_captured(device: torch.device) -> bool:
     # Outside of a capture nothing waits for the GPU but Python, so that a second stream gains nothing there.
-    return device.type == "cuda" and not torch.compiler.is_compiling() and torch.cuda.is_current_stream_capturing()
+    return not torch.compiler.is_compiling() and is_capturing(device)
 
 
 @lru_cache

@@ -1,9 +1,9 @@
 """Compiling all kernels that the checks launch before they run, several at a time.
 
-Triton compiles a kernel when it is first launched, so one after the other: of the 53 that the checks of MinMax, the
-margin, the losses and the head's distances launch, each takes 0.1 to 2.3 s of a core. It holds the interpreter's lock
-for a twelfth of that (its front end; measured with triton 3.6 and 3.8), so threads are enough. What the CPU does
-without an op, as the product and the statistics, is compiled by its check.
+Triton compiles a kernel when it is first launched, so one after the other: of the 61 that the checks of MinMax, the
+margin, the losses, the head's distances and signing launch, each takes 0.1 to 2.3 s of a core. It holds the
+interpreter's lock for a twelfth of that (its front end; measured with triton 3.6 and 3.8), so threads are enough. What
+the CPU does without an op, as the product and the statistics, is compiled by its check.
 """
 
 from __future__ import annotations

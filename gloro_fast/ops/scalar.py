@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gloro_fast.capturing import is_capturing
 from gloro_fast.errors import ConfigError
 
 
@@ -57,10 +58,10 @@ class Scalar:
         Autograd keeps what a forward pass read: with a copy, a number set before the backward pass does not change it.
         """
         tensor = self.on(device)
-        return tensor if torch.compiler.is_compiling() or _captures(device) else tensor.clone()
+        return tensor if torch.compiler.is_compiling() or is_capturing(device) else tensor.clone()
 
     def _make(self, device: torch.device) -> Tensor:
-        if _captures(device):
+        if is_capturing(device):
             raise ConfigError(
                 f"a CUDA graph is captured on {device}, where nothing has run yet; run one step there before capturing"
             )
@@ -92,9 +93,3 @@ def as_scalar(number: float | Tensor, device: torch.device) -> Tensor:
 def constant(number: float | Tensor) -> float | Tensor:
     """Return the number without its gradient."""
     return number.detach() if isinstance(number, Tensor) else number
-
-
-def _captures(device: torch.device) -> bool:
-    if device.type != "cuda" or not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        return False
-    return torch.cuda.is_current_stream_capturing()
