@@ -18,7 +18,7 @@ from gloro_fast import capturing
 from gloro_fast.bounds import DEFAULT_METHOD, NetworkBound, bound_work, check_method
 from gloro_fast.certify import Certificate, certify_logits, check_images
 from gloro_fast.errors import ConfigError, DataError, FrozenError, StaleBoundError
-from gloro_fast.executed import ExecutedNet, check_settings
+from gloro_fast.executed import ExecutedNet, sums_of_products
 from gloro_fast.exporting import is_exporting
 from gloro_fast.graph.identity import difference
 from gloro_fast.graph.node import Layer
@@ -232,14 +232,15 @@ class BoundedNet(nn.Module):
         return sum(map(bound_work, self._plan.linear_maps()))
 
     def certify(self, x: Tensor, epsilon: float | None = None, executed: bool = False) -> Certificate:
-        """Certify a batch; the net is run in evaluation mode, without autocast.
+        """Certify a batch; the net is run in evaluation mode, without autocast, a float32 net on a GPU without TF32.
 
         Args:
             x: (B, *input_shape) images of the net's dtype, B >= 1.
             epsilon: l2 radius >= 0; the net's own by default.
             executed: cover the rounding of the net's own float32 or float64 forward pass as well, at the image and
                 everywhere within epsilon of it: :meth:`gloro_fast.executed.ExecutedNet.radius` says how. The batch
-                is then also evaluated in float64.
+                is then also evaluated in float64. Covered is the pass that ``executed=True`` makes; it takes sums of
+                products in float64 where the usual pass may not add products, as always on a GPU.
 
         Returns:
             Prediction, certified or not, and certified radius of each image. They hold for real arithmetic on
@@ -249,8 +250,10 @@ class BoundedNet(nn.Module):
         Raises:
             DataError: images of another dtype or shape, an empty batch, NaN or infinite pixels.
             StaleBoundError: the net is frozen and its weights have changed.
-            ConfigError: executed, with a net in half precision or settings that let a backend use other arithmetic.
-            ArchitectureError: executed, with a layer whose rounding is not known; names it.
+            ConfigError: executed, with a net in half precision, or on a device or with settings of which no arithmetic
+                is known.
+            ArchitectureError: executed, with a layer whose rounding is not known; or, on a GPU, a layer that may use
+                TF32; names it.
             ExecutionError: executed, and the logits are not what sums of products can give.
         """
         epsilon = self.epsilon if epsilon is None else _checked_epsilon(epsilon)
@@ -259,13 +262,12 @@ class BoundedNet(nn.Module):
         if executed and capturing.is_capturing(x.device):
             raise ConfigError("a CUDA graph is captured, which cannot certify with executed=True; call it outside")
         with torch.no_grad():
-            # Layers may write over a copy; an executed radius is that of the images as they came.
-            found = self._evaluate(x.clone() if executed else x, epsilon, refuse=True)
-        radius, certified = found.radius, found.certified
-        if executed:
-            check_settings(self._plan, x.device)
-            radius = torch.minimum(radius, self._executed_net(found.bound).radius(x, found.logits, found.prediction))
-            certified = radius > epsilon
+            if executed:
+                found, radius = self._evaluate_executed(x, epsilon)
+                certified = radius > epsilon
+            else:
+                found = self._evaluate(x, epsilon, refuse=True)
+                radius, certified = found.radius, found.certified
         bound = found.bound.network
         return Certificate(
             found.prediction, certified, radius, epsilon, bound.lipschitz, bound.label, found.logits, executed,
@@ -288,28 +290,39 @@ class BoundedNet(nn.Module):
         if snapshot is None or not snapshot.structure_holds(self.module):
             self._current()
 
-    def _evaluate(self, x: Tensor, epsilon: float, refuse: bool = False) -> Evaluation:
+    @_disable_dynamo
+    def _evaluate_executed(self, x: Tensor, epsilon: float) -> tuple[Evaluation, Tensor]:
+        """Evaluate and sign a batch; give that with the radii for what is executed as well."""
+        self._current()
+        with sums_of_products(self._plan, x.device):
+            # Layers may write over a copy; an executed radius is that of the images as they came.
+            found = self._evaluate(x.clone(), epsilon, refuse=True, executed=True)
+            executed = self._executed_net(found.bound).radius(x, found.logits, found.prediction)
+        return found, torch.minimum(found.radius, executed)
+
+    def _evaluate(self, x: Tensor, epsilon: float, refuse: bool = False, executed: bool = False) -> Evaluation:
         """Evaluate and sign a batch.
 
         Args:
             x: (B, *input_shape).
             epsilon: l2 radius.
             refuse: images that are not finite, and warn of those outside [0, 1], where nobody has looked yet.
+            executed: run the layers in the arithmetic that the caller has taken.
         """
         if not torch.compiler.is_compiling():
             if capturing.is_capturing(x.device):
                 return self._evaluate_in_capture(x, epsilon)
             if _looks_last(x):
-                return self._evaluate_and_look(x, epsilon, refuse)
+                return self._evaluate_and_look(x, epsilon, refuse, executed)
         signed, unchanged = self._in_force(x)
-        logits = self._class_logits(x)
+        logits = self._class_logits(x, executed)
         with torch.no_grad():
             prediction, radius, bottom = certify_logits(logits, signed.differences, signed.network.lipschitz, epsilon)
             if unchanged is not None:
                 radius, bottom = torch.where(unchanged, radius, 0.0), torch.where(unchanged, bottom, torch.inf)
         return Evaluation(signed, logits, prediction, radius, bottom, radius > epsilon)
 
-    def _evaluate_and_look(self, x: Tensor, epsilon: float, refuse: bool) -> Evaluation:
+    def _evaluate_and_look(self, x: Tensor, epsilon: float, refuse: bool, executed: bool) -> Evaluation:
         """Do so on a device that Python waits for, and look last at what the device says of weights and images.
 
         What was computed by weights that are not those of the bound is thrown away.
@@ -324,7 +337,7 @@ class BoundedNet(nn.Module):
             or not snapshot.structure_holds(self.module)
         ):
             signed, snapshot = self._current(), None
-        found = self._sign_batch(x, epsilon, signed, images, snapshot)
+        found = self._sign_batch(x, epsilon, signed, images, snapshot, executed)
         assert found.codes is not None
         codes = found.codes.cpu().numpy()  # the one wait
         if refuse and (codes & (NOT_FINITE | OUTSIDE)).any():
@@ -332,7 +345,7 @@ class BoundedNet(nn.Module):
             if (codes & NOT_FINITE).any():
                 raise DataError("images: pixels were NaN or infinite before a layer wrote over them; repair them")
         if codes[0] & CHANGED:
-            found = self._sign_batch(x, epsilon, self._current(), images, None)
+            found = self._sign_batch(x, epsilon, self._current(), images, None, executed)
         return found
 
     def _evaluate_in_capture(self, x: Tensor, epsilon: float) -> Evaluation:
@@ -349,7 +362,7 @@ class BoundedNet(nn.Module):
             snapshot, unchanged = None, exported_weights_are_signed(self.module, self._plan, signed)
         if not any(kept is signed for kept in _captured):
             _captured.append(signed)
-        found = self._sign_batch(x, epsilon, signed, image_codes(x), snapshot)
+        found = self._sign_batch(x, epsilon, signed, image_codes(x), snapshot, False)
         if unchanged is not None:
             found = found._replace(
                 radius=torch.where(unchanged, found.radius, 0.0),
@@ -359,12 +372,18 @@ class BoundedNet(nn.Module):
         return found
 
     def _sign_batch(
-        self, x: Tensor, epsilon: float, signed: SignedBound, images: Tensor, snapshot: Snapshot | None
+        self,
+        x: Tensor,
+        epsilon: float,
+        signed: SignedBound,
+        images: Tensor,
+        snapshot: Snapshot | None,
+        executed: bool,
     ) -> Evaluation:
         """Evaluate a batch, and sign it unless the weights are not those of ``snapshot``, as the device sees it."""
         with torch.no_grad():
             shares = snapshot.shares() if snapshot is not None else None
-        logits = self._class_logits(x)
+        logits = self._class_logits(x, executed)
         hashes = snapshot.hashes if snapshot is not None and shares is not None else None
         return Evaluation(
             signed,
@@ -372,9 +391,9 @@ class BoundedNet(nn.Module):
             *verdict(logits, signed.differences, signed.network.lipschitz, epsilon, images, shares, hashes),
         )
 
-    def _class_logits(self, x: Tensor) -> Tensor:
+    def _class_logits(self, x: Tensor, executed: bool) -> Tensor:
         with evaluation_mode(self.module), _no_autocast(x.device):
-            logits = self._plan.run(x)
+            logits = self._plan.run(x) if executed else self._plan.evaluate(x)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def _in_force(self, x: Tensor) -> tuple[SignedBound, Tensor | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -200,13 +200,26 @@ class GloRoNet(BoundedNet):
         """Give the class logits (B, m), the estimate of K and the head's differences (m, m), all differentiable."""
         if not self.is_planned():
             self._replan_training()
-        # The bound does not depend on the batch, so that a captured step computes it beside the forward pass.
-        with _beside(x.device), torch.autocast(x.device.type, enabled=False):
-            lipschitz = self._training_lipschitz()
-            differences = self._training_differences(lipschitz)
-        logits = self._training_plan.run(x)
-        _join_streams(x.device)
+        if _is_captured(x.device) and self._bound_is_apart():
+            with _second_stream(x.device) as stream:
+                lipschitz, differences = self._training_bound(x.device)
+            logits = self._training_plan.run(x)
+            torch.cuda.current_stream(x.device).wait_stream(stream)
+        else:
+            logits = self._training_plan.run(x)
+            lipschitz, differences = self._training_bound(x.device)
         return logits, lipschitz, differences
+
+    def _bound_is_apart(self) -> bool:
+        """Whether the bound depends on nothing that a forward pass writes, such as a BatchNorm's running variance."""
+        buffers = any(True for _ in self.module.buffers())
+        return not buffers and not any(node.is_effect for node in self._training_plan.nodes)
+
+    def _training_bound(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Give the estimate of K and the head's differences (m, m), both differentiable."""
+        with torch.autocast(device.type, enabled=False):
+            lipschitz = self._training_lipschitz()
+            return lipschitz, self._training_differences(lipschitz)
 
     def is_planned(self) -> bool:
         """Whether the graph that a training step runs is that of the module as it is now."""
@@ -320,26 +333,20 @@ def _join_gradients(apart: dict[Tensor, Tensor]) -> None:
     apart.clear()
 
 
-@lru_cache
-def _second_stream(device: torch.device) -> torch.cuda.Stream:
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-
-
 def _is_captured(device: torch.device) -> bool:
     # Outside of a capture nothing waits for the GPU but Python, so that a second stream gains nothing there.
     return not torch.compiler.is_compiling() and is_capturing(device)
 
 
-def _beside(device: torch.device) -> AbstractContextManager[Any]:
-    """Put work on a second stream, from here on, where a CUDA graph is captured."""
-    if not _is_captured(device):
-        return nullcontext()
-    stream = _second_stream(device)
+@lru_cache
+def _stream_beside(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def _second_stream(device: torch.device) -> Iterator[torch.cuda.Stream]:
+    """Put work on a second stream, from here on: what does not depend on the batch goes beside the forward pass."""
+    stream = _stream_beside(device)
     stream.wait_stream(torch.cuda.current_stream(device))
-    return torch.cuda.stream(stream)
-
-
-def _join_streams(device: torch.device) -> None:
-    """Let what follows wait for the second stream."""
-    if _is_captured(device):
-        torch.cuda.current_stream(device).wait_stream(_second_stream(device))
+    with torch.cuda.stream(stream):
+        yield stream

@@ -19,8 +19,10 @@ import numpy as np
 import planting
 import pytest
 import torch
-import triton
 from torch import Tensor
+
+pytest.importorskip("triton")
+import triton
 from triton.backends.compiler import GPUTarget
 
 SIMULATOR = os.environ.get("GLORO_FAST_PTX_SIM")

@@ -100,7 +100,13 @@ def _tensors(tree):
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
 
 
+# It writes the running statistics, of which its schema does not tell.
+BATCH_NORM = "aten::native_batch_norm"
+
+
 def _written(func, args, kwargs):
+    if func._schema.name == BATCH_NORM:
+        yield from _tensors(args[3:5])
     arguments = func._schema.arguments
     for position, argument in enumerate(arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
