@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gloro_fast import _extension, _gpu
+from gloro_fast.capturing import is_capturing
 
 # Words at a time: enough to keep an accelerator busy, few enough for the working set to stay in a CPU's cache.
 _CHUNK = 1 << 16
@@ -21,7 +22,8 @@ _STEP, _MULTIPLIER_1, _MULTIPLIER_2 = -7046029254386353131, -4658895280553007687
 def fingerprint(tensors: Sequence[Tensor]) -> Tensor:
     """Hash the bits of each tensor; the same values as :func:`fingerprint_reference`, on every device.
 
-    Runs compiled, in one call, where all tensors are on the CPU; on a GPU in Triton, one launch and a sum.
+    Runs compiled, in one call, where all tensors are on the CPU; on a GPU in Triton, one launch and a sum, but
+    in plain PyTorch where a CUDA graph is being captured.
 
     Args:
         tensors: any shapes, strides and types, all on one device.
@@ -41,7 +43,8 @@ def fingerprint(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _untraced(tensors: Sequence[Tensor]) -> Tensor:
-    if _runs_on_gpu(tensors):
+    # Of tensors that a captured graph makes nobody knows the addresses before.
+    if _runs_on_gpu(tensors) and not is_capturing(tensors[0].device):
         return fingerprint_shares(tensors).sum(dim=1)
     return fingerprint_reference(tensors)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -125,6 +126,16 @@ class TestTable:
                 kernels.fingerprint_shares([other])
         (table,) = kernels._kept.values()
         assert table[0, 0] == weight.data_ptr()
+
+
+def test_what_a_captured_graph_makes_is_hashed_without_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = sys.modules["gloro_fast.ops.fingerprint"]
+    monkeypatch.setattr(module, "_runs_on_gpu", bool)
+    weight = bits(3, 5).T
+    with pytest.raises(NotImplementedError, match="fingerprint_shares"):  # which is for GPUs
+        module._untraced([weight])
+    monkeypatch.setattr(module, "is_capturing", lambda device: True)
+    assert torch.equal(module._untraced([weight]), fingerprint([weight]))
 
 
 def test_tensors_of_two_devices_are_refused() -> None:
