@@ -42,6 +42,11 @@ def implementation(op: str) -> Callable[..., Any] | None:
     return _implementations.get(op)
 
 
+def implementations() -> dict[str, Callable[..., Any]]:
+    """List the functions in Triton by the ops that they serve."""
+    return dict(_implementations)
+
+
 def is_triton(op: str) -> bool:
     """Whether the op's kernels for GPUs are written in Triton."""
     return op in _in_triton
