@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch_table import on_device_of
+from .launching import Launch, place_of, planned
 
 _BLOCK = 1024
 
@@ -29,7 +29,7 @@ def count_images(labels, prediction, certified, counts, rows, BLOCK: tl.constexp
 
 
 @triton.jit(do_not_specialize=["rows"])
-def record_row(table, cursor, rows, loss, correct, verified, lipschitz):
+def record_row(table, cursor, loss, correct, verified, lipschitz, rows):
     """Write row ``cursor`` of a table of four columns, if it has one, and move the cursor on."""
     row = tl.load(cursor)
     inside = row < rows
@@ -50,10 +50,8 @@ def count(labels: Tensor, prediction: Tensor, certified: Tensor) -> Tensor:
             f" {', '.join(f'{t.dtype} {tuple(t.shape)}' for t in (labels, prediction, certified))}"
         )
     counts = prediction.new_empty(2)
-    with on_device_of(prediction):
-        count_images[(1,)](
-            labels.contiguous(), prediction.contiguous(), certified.contiguous(), counts, len(labels), BLOCK=_BLOCK
-        )
+    launch = _counts_of(len(labels), place_of(labels))
+    launch(labels.contiguous(), prediction.contiguous(), certified.contiguous(), counts)
     return counts
 
 
@@ -68,5 +66,17 @@ def record_(table: Tensor, cursor: Tensor, loss: Tensor, correct: Tensor, verifi
     numbers = (loss, correct, verified, lipschitz)
     if any(number.numel() != 1 for number in numbers):
         raise RuntimeError(f"record_: expected four scalars, got {', '.join(str(tuple(n.shape)) for n in numbers)}")
-    with on_device_of(table):
-        record_row[(1,)](table, cursor, len(table), *numbers, num_warps=1)
+    launch = _record_of(len(table), tuple(number.dtype for number in numbers), place_of(table))
+    launch(table, cursor, *numbers)
+
+
+@planned
+def _counts_of(rows: int) -> Launch:
+    """Launch on labels, prediction, certified and the counts."""
+    return Launch(count_images, (1,), (rows,), BLOCK=_BLOCK)
+
+
+@planned
+def _record_of(rows: int, dtypes: tuple[torch.dtype, ...]) -> Launch:
+    """Launch on the table, its cursor, loss, correct, verified and K."""
+    return Launch(record_row, (1,), (rows,), num_warps=1)
