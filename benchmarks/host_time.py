@@ -79,6 +79,7 @@ def as_on_a_gpu() -> Iterator[None]:
                 library.impl(op.removeprefix("gloro_fast::"), implementation, "CPU")
         stack.callback(triton.runtime.driver.set_active, triton.runtime.driver._active)
         triton.runtime.driver.set_active(_Driver())
+        stack.enter_context(mock.patch.object(_gpu, "_is_seen_by_nobody", lambda tensor: True))
         stack.enter_context(mock.patch.object(statistics, "_runs_compiled", lambda tensor: True))
         stack.enter_context(mock.patch.object(product, "_gradient", _gradient_of_product))
         stack.enter_context(mock.patch.object(labels_module, "_is_on_host", lambda tensor: False))
@@ -86,7 +87,7 @@ def as_on_a_gpu() -> Iterator[None]:
 
 
 def _gradient_of_product(grad: Tensor, values: Tensor, result: Tensor) -> Tensor:
-    gradient: Tensor = torch.ops.gloro_fast.product_backward(grad, values)
+    gradient: Tensor = product._gradient_on_gpu(grad, values)
     return gradient
 
 

@@ -82,7 +82,7 @@ def _backward(ctx: Any, grad: Tensor) -> Tensor:
         value = head_differences_reference(weight)
         (grad_weight,) = torch.autograd.grad(value, weight, grad, create_graph=True)
     else:
-        grad_weight = torch.ops.gloro_fast.head_differences_backward(grad, weight, differences)
+        grad_weight = _gradient(grad, weight, differences)
     return grad_weight
 
 
@@ -91,8 +91,7 @@ class _Eager(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor) -> Tensor:
-        with torch._C._AutoDispatchBelowAutograd():
-            differences: Tensor = torch.ops.gloro_fast.head_differences.default(weight)
+        differences: Tensor = _forward(weight)
         _save(ctx, (weight,), differences)
         return differences
 
@@ -104,6 +103,7 @@ class _Eager(torch.autograd.Function):
 if _extension.available():
     _gpu.implement("head_differences", "head_differences")
     _gpu.implement("head_differences_backward", "head_differences")
+    _forward, _gradient = _gpu.eager("head_differences"), _gpu.eager("head_differences_backward")
     torch.library.register_fake("gloro_fast::head_differences", _fake_head_differences)
     torch.library.register_fake("gloro_fast::head_differences_backward", _fake_head_differences_backward)
     torch.library.register_autograd("gloro_fast::head_differences", _backward, setup_context=_save)

@@ -156,7 +156,7 @@ def _backward(ctx: Any, grad_bottom: Tensor, *_: Any) -> tuple[Tensor | None, ..
         return *gradients_to_differentiate(margin_reference, arguments, grad_bottom, ctx, epsilon), None
     logits, differences, lipschitz = arguments
     with_differences = ctx.needs_input_grad[1]
-    grad_logits, grad_differences, grad_lipschitz = torch.ops.gloro_fast.margin_backward(
+    grad_logits, grad_differences, grad_lipschitz = _gradients(
         grad_bottom, logits, prediction, runner_up, differences, lipschitz, epsilon, with_differences
     )
     return grad_logits, grad_differences if with_differences else None, grad_lipschitz, None
@@ -167,8 +167,7 @@ class _Eager(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-        with torch._C._AutoDispatchBelowAutograd():
-            output: tuple[Tensor, ...] = torch.ops.gloro_fast.margin.default(*inputs)
+        output: tuple[Tensor, ...] = _forward(*inputs)
         bottom, prediction, radius, _ = output
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(prediction, radius)
@@ -199,6 +198,7 @@ def gradients_to_differentiate(
 if _extension.available():
     _gpu.implement("margin", "margin")
     _gpu.implement("margin_backward", "margin")
+    _forward, _gradients = _gpu.eager("margin"), _gpu.eager("margin_backward")
     torch.library.register_fake("gloro_fast::margin", _fake_margin)
     torch.library.register_fake("gloro_fast::margin_backward", _fake_margin_backward)
     torch.library.register_autograd("gloro_fast::margin", _backward, setup_context=_save)

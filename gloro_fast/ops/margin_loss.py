@@ -148,7 +148,7 @@ def _backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Tensor | None, ...]
         found = gradients_to_differentiate(margin_loss_reference, arguments, grad_loss, ctx, *rest)
         return *found, None, None, None, None
     with_differences = ctx.needs_input_grad[1]
-    grad_logits, grad_differences, grad_lipschitz = torch.ops.gloro_fast.margin_loss_backward(
+    grad_logits, grad_differences, grad_lipschitz = _gradients(
         grad_loss, logits, *shares, differences, lipschitz, epsilon, with_differences
     )
     grad_differences = grad_differences if with_differences else None
@@ -163,8 +163,7 @@ class _Eager(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-        with torch._C._AutoDispatchBelowAutograd():
-            output: tuple[Tensor, ...] = torch.ops.gloro_fast.margin_loss.default(*inputs)
+        output: tuple[Tensor, ...] = _forward(*inputs)
         loss, prediction, certified, *_ = output
         ctx.set_materialize_grads(False)  # none of zeros for the outputs that have no gradient
         ctx.mark_non_differentiable(prediction, certified)
@@ -179,6 +178,7 @@ class _Eager(torch.autograd.Function):
 if _extension.available():
     _gpu.implement("margin_loss", "margin_loss")
     _gpu.implement("margin_loss_backward", "margin_loss")
+    _forward, _gradients = _gpu.eager("margin_loss"), _gpu.eager("margin_loss_backward")
     torch.library.register_fake("gloro_fast::margin_loss", _fake_margin_loss)
     torch.library.register_fake("gloro_fast::margin_loss_backward", _fake_margin_loss_backward)
     torch.library.register_autograd("gloro_fast::margin_loss", _backward, setup_context=_save)

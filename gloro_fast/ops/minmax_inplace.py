@@ -39,8 +39,7 @@ def minmax_(x: Tensor, bias: Tensor | None = None) -> Tensor:
         _refuse_leaf(x)
         result: Tensor = _MinMaxInplace.apply(x, bias)  # type: ignore[no-untyped-call]
         return result
-    with torch._C._AutoDispatchBelowAutograd():
-        torch.ops.gloro_fast.minmax_.default(x, bias)
+    _write_over(x, bias)
     if not x.is_inference():
         torch.autograd.graph.increment_version(x)
     return x
@@ -61,8 +60,7 @@ def _refuse_leaf(x: Tensor) -> None:
 class _MinMaxInplace(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor | None) -> Tensor:
-        with torch._C._AutoDispatchBelowAutograd():
-            mask = torch.ops.gloro_fast.minmax_.default(x, bias)
+        mask = _write_over(x, bias)
         ctx.mark_dirty(x)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(mask)
@@ -81,4 +79,5 @@ def _fake_minmax_(x: Tensor, bias: Tensor | None = None) -> Tensor:
 
 if _extension.available():
     _gpu.implement("minmax_", "minmax")
+    _write_over = _gpu.eager("minmax_")
     torch.library.register_fake("gloro_fast::minmax_", _fake_minmax_)

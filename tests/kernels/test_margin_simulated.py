@@ -154,8 +154,8 @@ def test_gradients_beyond_two_to_the_31_elements(rows: int, classes: int, tile: 
         tiles = RowTiles.of(result)
         simulated.origins = {tensor: first * tensor[0].nbytes for tensor in (share, grad, result)}
         gradients_kernel.margin_gradients[(1,)](
-            grad, 1, share, torch.empty_like(grad), prediction, runner_up, *bounds, result, *torch.empty(2, 1),
-            first + rows, tiles.vectors, 0, PAIRS=32, SUMMED=1, **tiles.constants, num_warps=tiles.warps,
+            grad, share, torch.empty_like(grad), prediction, runner_up, *bounds, result, *torch.empty(2, 1),
+            1, first + rows, tiles.vectors, 0, PAIRS=32, SUMMED=1, **tiles.constants, num_warps=tiles.warps,
             enable_fp_fusion=False,
         )  # fmt: skip
     assert torch.equal(result, grad[:, None] * share)
