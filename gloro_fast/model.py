@@ -20,6 +20,7 @@ from gloro_fast.bounds import general_difference_bounds
 from gloro_fast.certify import check_batch
 from gloro_fast.errors import ConfigError
 from gloro_fast.exporting import is_exporting
+from gloro_fast.graph.training_rules import TrainingRules
 from gloro_fast.iterates import Iterates
 from gloro_fast.lmt_loss import LmtLoss
 from gloro_fast.losses import AllMarginsLoss, CrossEntropyLoss, EmmaLoss, MarginCriterion, TradesLoss
@@ -87,6 +88,8 @@ class GloRoNet(BoundedNet):
 
     # Weights, and as what the bound reads them while its gradient is kept apart.
     _apart: dict[Tensor, Tensor] | None = None
+    # Those of the training plan's parts, made by the first step.
+    _rules: TrainingRules | None = None
 
     def __init__(
         self,
@@ -216,7 +219,9 @@ class GloRoNet(BoundedNet):
     def _training_lipschitz(self) -> Tensor:
         """Give the differentiable estimate of K and move the iterates on."""
         plan = self._training_plan
-        rules = [part.rule() for part in plan.parts]
+        if self._rules is None:
+            self._rules = TrainingRules(plan.parts)
+        rules = self._rules.now()
         numbers = [1.0 if isinstance(rule, Diagonal) else rule.factor for rule in rules]
         which = [index for index, rule in enumerate(rules) if isinstance(rule, LinearMap)]
         maps = [rule for rule in rules if isinstance(rule, LinearMap)]
@@ -278,6 +283,7 @@ class GloRoNet(BoundedNet):
     def _replan_training(self) -> None:
         """Look at the module anew as it is in training: layers may have been replaced, or the mode has changed."""
         self._training_plan = make_plan(self.module, self.input_shape, True, self._margins)
+        self._rules = None
         self.iterates.fit(self._training_plan.linear_maps())
 
     def _count(self, labels: Tensor, prediction: Tensor, certified: Tensor, lipschitz: Tensor) -> None:
@@ -292,7 +298,7 @@ class GloRoNet(BoundedNet):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "batch_statistics": None, "_executed": None}
+        return {**self.__dict__, "batch_statistics": None, "_executed": None, "_rules": None}
 
 
 def _join_gradients(apart: dict[Tensor, Tensor]) -> None:

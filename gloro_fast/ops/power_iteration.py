@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -119,30 +120,56 @@ def _describe(weights: Sequence[Tensor], v: Sequence[Tensor], geometries: Sequen
     # torch.func (vmap, grad, jvp) does not differentiate ops of torch.library, but the reference it does.
     if not 0 < len(weights) == len(v) == len(geometries) or torch._C._are_functorch_transforms_active():
         return None
-    dtype, device = v[0].dtype, v[0].device
-    if dtype not in _ITERATE_DTYPES or device.type not in ("cpu", "cuda"):
+    device = v[0].device
+    shapes = tuple([_layout(weight) for weight in weights]), tuple([(start.shape, start.dtype) for start in v])
+    if any(tensor.device != device for tensors in (weights, v) for tensor in tensors):
         return None
-    for weight, start, geometry in zip(weights, v, geometries, strict=True):
-        known = weight.dtype in _WEIGHT_DTYPES and start.dtype == dtype and geometry.padding_mode == "zeros"
-        known = known and weight.device == start.device == device
-        spatial, sizes = len(geometry.stride), (*weight.shape, *start.shape)
-        if not known or spatial > 2 or start.shape != geometry.input_shape or 0 in sizes:
-            return None
-    numbers = layer_numbers(weights, geometries)
-    if device.type == "cpu":
+    find = _numbers.__wrapped__ if torch.compiler.is_compiling() else _numbers
+    numbers = find(*shapes, tuple(geometries), device.type)
+    if numbers is None or device.type == "cpu":
         return numbers
-    of_gpu = dtype == torch.float32 and all(weight.dtype != torch.float64 for weight in weights)
-    return numbers if of_gpu and gpu_runs(numbers, device) else None
+    return numbers if gpu_runs(numbers, device) else None
+
+
+@lru_cache(maxsize=64)
+def _numbers(
+    layouts: tuple[_Layout, ...],
+    iterates: tuple[tuple[torch.Size, torch.dtype], ...],
+    geometries: tuple[Geometry, ...],
+    device: str,
+) -> list[int] | None:
+    dtype = iterates[0][1]
+    if dtype not in _ITERATE_DTYPES or device not in ("cpu", "cuda"):
+        return None
+    for (shape, of_weight, _), (start, of_start), geometry in zip(layouts, iterates, geometries, strict=True):
+        known = of_weight in _WEIGHT_DTYPES and of_start == dtype and geometry.padding_mode == "zeros"
+        if not known or len(geometry.stride) > 2 or start != geometry.input_shape or 0 in (*shape, *start):
+            return None
+    if device == "cuda" and (dtype != torch.float32 or any(layout[1] == torch.float64 for layout in layouts)):
+        return None
+    return _layer_numbers(layouts, geometries)
 
 
 def layer_numbers(weights: Sequence[Tensor], geometries: Sequence[Geometry]) -> list[int]:
     """Give the layers as the integers that the compiled ops take (csrc/cpu/power_iteration_description.h)."""
+    return _layer_numbers([_layout(weight) for weight in weights], geometries)
+
+
+_Layout = tuple[torch.Size, torch.dtype, bool]
+"""Of a weight: shape, type, whether it is channels_last."""
+
+
+def _layout(weight: Tensor) -> _Layout:
+    channels_last = weight.dim() == 4 and not weight.is_contiguous()
+    channels_last = channels_last and weight.is_contiguous(memory_format=torch.channels_last)
+    return weight.shape, weight.dtype, channels_last
+
+
+def _layer_numbers(layouts: Sequence[_Layout], geometries: Sequence[Geometry]) -> list[int]:
     numbers: list[int] = []
-    for weight, geometry in zip(weights, geometries, strict=True):
-        spatial, shape = len(geometry.stride), weight.shape
-        channels_last = spatial == 2 and not weight.is_contiguous()
-        channels_last = channels_last and weight.is_contiguous(memory_format=torch.channels_last)
-        numbers += (spatial, _WEIGHT_DTYPES.index(weight.dtype), int(channels_last))
+    for (shape, dtype, channels_last), geometry in zip(layouts, geometries, strict=True):
+        spatial = len(geometry.stride)
+        numbers += (spatial, _WEIGHT_DTYPES.index(dtype), int(channels_last))
         numbers += (shape[0], geometry.input_shape[0], geometry.groups)
         for axis, (before, after) in enumerate(geometry.padding):
             numbers += (geometry.input_shape[1 + axis], shape[2 + axis], geometry.stride[axis])
