@@ -40,7 +40,8 @@ class Geometry:
     @cached_property
     def _hash(self) -> int:
         """Found once, where a training step looks for what it knows of its layers."""
-        return hash((self.input_shape, self.stride, self.padding, self.dilation, self.groups, self.padding_mode))
+        # Of integers alone: pickled along, that of a string would be another process's.
+        return hash((self.input_shape, self.stride, self.padding, self.dilation, self.groups))
 
     @property
     def is_dense(self) -> bool:

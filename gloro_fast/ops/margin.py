@@ -95,6 +95,8 @@ def runs_compiled(op: str, logits: Tensor, differences: Tensor, lipschitz: Tenso
 
 def in_one_dtype(logits: Tensor, differences: Tensor, lipschitz: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Bring the arguments to the type that the reference computes in; logits that the kernels widen stay half."""
+    if logits.dtype == differences.dtype == lipschitz.dtype == torch.float32:
+        return logits, differences, lipschitz
     dtype = torch.promote_types(torch.promote_types(logits.dtype, differences.dtype), torch.float32)
     if logits.itemsize != 2 or dtype != torch.float32:
         logits = logits.to(dtype)

@@ -24,6 +24,7 @@ class Scalar:
     def __init__(self, value: float) -> None:
         self._value = float(value)
         self._tensors: dict[torch.device, Tensor] = {}
+        self._read: dict[torch.device, Tensor] = {}
         self.on(torch.device("cpu"))  # for a compiler, which would not keep one that it makes
 
     def __reduce__(self) -> tuple[type[Scalar], tuple[float]]:
@@ -37,6 +38,7 @@ class Scalar:
     @value.setter
     def value(self, value: float) -> None:
         self._value = float(value)
+        self._read.clear()  # whoever read before keeps what was read
         for tensor in self._tensors.values():
             tensor.fill_(self._value)
 
@@ -48,17 +50,23 @@ class Scalar:
                 the present number at every replay.
         """
         found = self._tensors.get(device)
-        return self._make(device) if found is None else found
+        return self._make(device, self._tensors) if found is None else found
 
     def read(self, device: torch.device) -> Tensor:
-        """Return a copy that stays as it is, or, for a graph that is being captured or compiled, what ``on`` does.
+        """Return a tensor that stays as it is, or, for a graph that is being captured or compiled, what ``on`` does.
 
-        Autograd keeps what a forward pass read: with a copy, a number set before the backward pass does not change it.
+        Autograd keeps what a forward pass read: a number set before the backward pass does not change it. Until then
+        it is the same tensor at every call, so that a step launches nothing for it.
         """
-        tensor = self.on(device)
-        return tensor if torch.compiler.is_compiling() or _captures(device) else tensor.clone()
+        if torch.compiler.is_compiling() or _captures(device):
+            return self.on(device)
+        found = self._read.get(device)
+        if found is None:
+            self.on(device)  # for a capture, which could not make it
+            found = self._make(device, self._read)
+        return found
 
-    def _make(self, device: torch.device) -> Tensor:
+    def _make(self, device: torch.device, tensors: dict[torch.device, Tensor]) -> Tensor:
         if torch.compiler.is_compiling():
             return as_scalar(self._value, device)  # not kept: its memory belongs to the graph
         if _captures(device):
@@ -68,7 +76,7 @@ class Scalar:
         with torch.inference_mode(False):
             tensor = as_scalar(self._value, device)
         if type(tensor) is Tensor and not torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-            self._tensors[device] = tensor
+            tensors[device] = tensor
         return tensor
 
 
@@ -78,7 +86,8 @@ def as_scalar(number: float | Tensor, device: torch.device) -> Tensor:
     A Python number is filled in: it is not copied from the host.
     """
     if isinstance(number, Tensor):
-        return number.to(device, torch.float64)
+        as_it_is = number.dtype == torch.float64 and number.device == device
+        return number if as_it_is else number.to(device, torch.float64)
     return torch.scalar_tensor(number, dtype=torch.float64, device=device)
 
 
