@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import warnings
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from gloro_fast import _extension
 
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 _in_triton: set[str] = set()
+_loading: dict[str, Callable[[], Callable[..., Any]]] = {}
 _implementations: dict[str, Callable[..., Any]] = {}
 _switched_off: dict[str, str] = {}
 _warned: set[str] = set()
@@ -30,13 +32,16 @@ def implement(op: str, module: str) -> None:
     Where it runs is asked of :func:`why_not` under the name of the module, which holds the passes of one op.
     """
 
-    function: Callable[..., Any] | None = None
+
+    @cache
+    def load() -> Callable[..., Any]:
+        function: Callable[..., Any] = getattr(importlib.import_module(f"gloro_fast.kernels.{module}"), op)
+        return function
 
     def run(*arguments: Any) -> Any:
-        nonlocal function
-        function = function or getattr(importlib.import_module(f"gloro_fast.kernels.{module}"), op)
-        return function(*arguments)
+        return load()(*arguments)
 
+    _loading[op] = load
     _in_triton.add(module)
     _implementations[f"gloro_fast::{op}"] = run
     torch.library.impl(f"gloro_fast::{op}", "CUDA", run)
@@ -53,12 +58,11 @@ def eager(op: str) -> Callable[..., Any]:
     On a GPU it is the implementation in Triton itself, unless a mode, a subclass of tensors or a compiler is to see the
     call: the dispatcher takes ten microseconds to get from Python to Python.
     """
-    overload = getattr(torch.ops.gloro_fast, op).default
-    implemented = _implementations[f"gloro_fast::{op}"]
+    overload, load = getattr(torch.ops.gloro_fast, op).default, _loading[op]
 
     def call(tensor: Tensor, *arguments: Any) -> Any:
         if _is_seen_by_nobody(tensor):
-            return implemented(tensor, *arguments)
+            return load()(tensor, *arguments)
         if torch.compiler.is_compiling():
             return overload(tensor, *arguments)
         with torch._C._AutoDispatchBelowAutograd():

@@ -104,7 +104,7 @@ def head_differences(weight: Tensor) -> Tensor:
 def head_differences_backward(grad: Tensor, weight: Tensor, differences: Tensor) -> Tensor:
     """Return the gradient of the rows: the CUDA implementation of ``gloro_fast::head_differences_backward``."""
     _check(weight)
-    square = (len(weight),) * 2
+    square = (weight.shape[0],) * 2
     for tensor in (grad, differences):
         if tensor.shape != square or tensor.dtype != torch.float32 or tensor.device != weight.device:
             raise RuntimeError(

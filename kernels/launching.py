@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Hashable
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import lru_cache, reduce
+from operator import or_
 from typing import Any, TypeVar
 
 import torch
@@ -37,37 +39,65 @@ class Launch:
 
     def __init__(self, kernel: Any, grid: tuple[int, ...], numbers: tuple[int, ...] = (), **constants: Any) -> None:
         self._kernel, self._grid, self._numbers, self._constants = kernel, grid, numbers, constants
-        self._programs = (*grid, 1, 1)[:3]
-        self._compiled: Any = None
-        self._device = -1
-        self._rest: tuple[Any, ...] = ()
+        self._again: _Again | None = None
 
     def __call__(self, *tensors: Tensor | None) -> None:
         """Launch for these tensors."""
-        compiled = self._compiled
-        if compiled is not None and not (torch._C._len_torch_dispatch_stack() or _is_hooked()):
-            driver = triton.runtime.driver.active
-            device = driver.get_current_device()
+        again = self._again
+        if again is not None and not torch._C._len_torch_dispatch_stack():
+            runtime, device = triton.knobs.runtime, again.current_device()
             addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
-            if device == self._device and not any(address & 15 for address in addresses):
-                compiled.run(
-                    *self._programs, driver.get_current_stream(device), compiled.function, compiled.packed_metadata,
-                    None, None, None, *addresses, *self._rest,
-                )  # fmt: skip
+            if not (
+                reduce(or_, addresses) & 15
+                or device != again.device
+                or getattr(runtime.launch_enter_hook, "calls", True)
+                or getattr(runtime.launch_exit_hook, "calls", True)
+            ):
+                again.run(*again.grid, again.stream_of(device), *again.binary, *addresses, *again.rest)
                 return
         with on_device_of(next(tensor for tensor in tensors if tensor is not None)):
             compiled = self._kernel[self._grid](*tensors, *self._numbers, **self._constants)
-            if compiled is not None and self._compiled is None:
+            if compiled is not None and again is None:
                 self._keep(compiled, tensors)
 
     def _keep(self, compiled: Any, tensors: tuple[Tensor | None, ...]) -> None:
         # AMD's backend tells apart tensors of more than 2 GB as well.
         if compiled.metadata.target.backend != "cuda" or any(t is not None and t.data_ptr() & 15 for t in tensors):
             return
+        driver = triton.runtime.driver.active
         constants = [self._constants[parameter.name] for parameter in self._kernel.params if parameter.is_constexpr]
-        self._rest = (*self._numbers, *constants)
-        self._device = triton.runtime.driver.active.get_current_device()
-        self._compiled = compiled
+        self._again = _Again(
+            driver.get_current_device,
+            driver.get_current_device(),
+            driver.get_current_stream,
+            compiled.run,
+            (*self._grid, 1, 1)[:3],
+            (compiled.function, compiled.packed_metadata, None, None, None),
+            (*self._numbers, *constants),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Again:
+    """What Triton's launcher takes, and from whom.
+
+    Attributes:
+        current_device: gives the current device.
+        device: for which the binary is loaded.
+        stream_of: gives the current stream of a device.
+        run: the launcher.
+        grid: in three dimensions.
+        binary: the kernel with its metadata; no metadata of the launch and no hooks.
+        rest: what follows the tensors.
+    """
+
+    current_device: Callable[[], int]
+    device: int
+    stream_of: Callable[[int], int]
+    run: Callable[..., None]
+    grid: tuple[int, ...]
+    binary: tuple[Any, ...]
+    rest: tuple[Any, ...]
 
 
 def planned(plan: Callable[..., _T]) -> Callable[..., _T]:
@@ -90,9 +120,3 @@ def place_of(tensor: Tensor) -> Hashable:
     # On the CPU kernels are interpreted, or run on whatever is simulated just now.
     return tensor.device if tensor.is_cuda else triton.runtime.driver._active
 
-
-def _is_hooked() -> bool:
-    runtime = triton.knobs.runtime
-    return bool(
-        getattr(runtime.launch_enter_hook, "calls", True) or getattr(runtime.launch_exit_hook, "calls", True)
-    )

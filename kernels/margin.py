@@ -35,7 +35,7 @@ def margin(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Give bottom, prediction, radius, runner-up: the CUDA implementation of the op ``gloro_fast::margin``."""
     logits, differences = checked(logits, differences, lipschitz, epsilon=epsilon)
-    count = len(logits)
+    count = logits.shape[0]
     bottom, radius = (differences.new_empty(count) for _ in range(2))
     prediction, runner_up = (differences.new_empty(count, dtype=torch.int64) for _ in range(2))
     if count:

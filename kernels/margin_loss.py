@@ -114,7 +114,7 @@ def margin_loss(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Give loss, prediction, certified and the shares: the CUDA implementation of ``gloro_fast::margin_loss``."""
     logits, differences = checked(logits, differences, lipschitz, epsilon=epsilon, lam=lam)
-    count = len(logits)
+    count = logits.shape[0]
     if labels.shape != (count,) or labels.dtype != torch.int64 or labels.device != logits.device:
         raise RuntimeError("margin_loss: labels must be int64, one a row, beside the logits")
     loss, share_of_bottom = (differences.new_empty(count) for _ in range(2))

@@ -29,8 +29,8 @@ def product_backward(grad: Tensor, values: Tensor) -> Tensor:
         )
     values = values.contiguous()
     gradient = torch.empty_like(values)
-    if len(values):
-        _gradient_of(len(values), values.dtype, grad.dtype, place_of(values))(grad, values, gradient)
+    if values.numel():
+        _gradient_of(values.numel(), values.dtype, grad.dtype, place_of(values))(grad, values, gradient)
     return gradient
 
 

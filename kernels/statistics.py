@@ -50,7 +50,7 @@ def count(labels: Tensor, prediction: Tensor, certified: Tensor) -> Tensor:
             f" {', '.join(f'{t.dtype} {tuple(t.shape)}' for t in (labels, prediction, certified))}"
         )
     counts = prediction.new_empty(2)
-    launch = _counts_of(len(labels), place_of(labels))
+    launch = _counts_of(labels.shape[0], place_of(labels))
     launch(labels.contiguous(), prediction.contiguous(), certified.contiguous(), counts)
     return counts
 
@@ -66,7 +66,7 @@ def record_(table: Tensor, cursor: Tensor, loss: Tensor, correct: Tensor, verifi
     numbers = (loss, correct, verified, lipschitz)
     if any(number.numel() != 1 for number in numbers):
         raise RuntimeError(f"record_: expected four scalars, got {', '.join(str(tuple(n.shape)) for n in numbers)}")
-    launch = _record_of(len(table), tuple(number.dtype for number in numbers), place_of(table))
+    launch = _record_of(table.shape[0], tuple(number.dtype for number in numbers), place_of(table))
     launch(table, cursor, *numbers)
 
 

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import repeat
 from operator import is_
 from types import BuiltinFunctionType, CodeType, EllipsisType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -327,7 +328,7 @@ class _Named:
     names: tuple[str, ...]
 
     def __call__(self) -> tuple[object, ...]:
-        return tuple(self.namespace.get(name, _MISSING) for name in self.names)
+        return tuple(map(self.namespace.get, self.names, repeat(_MISSING)))
 
 
 @dataclass(frozen=True)
