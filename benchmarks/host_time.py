@@ -71,7 +71,7 @@ class _Driver:
 @contextlib.contextmanager
 def as_on_a_gpu() -> Iterator[None]:
     """Let tensors of the CPU go the way of a GPU's: our kernels for one, and no look at values."""
-    library = torch.library.Library("gloro_fast", "IMPL")  # noqa: TOR901
+    library = torch.library.Library("gloro_fast", "IMPL")
     with contextlib.ExitStack() as stack:
         stack.callback(library._destroy)
         with warnings.catch_warnings(action="ignore"):  # of kernels for the CPU that are replaced

@@ -32,7 +32,6 @@ def implement(op: str, module: str) -> None:
     Where it runs is asked of :func:`why_not` under the name of the module, which holds the passes of one op.
     """
 
-
     @cache
     def load() -> Callable[..., Any]:
         function: Callable[..., Any] = getattr(importlib.import_module(f"gloro_fast.kernels.{module}"), op)

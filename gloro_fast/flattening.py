@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gloro_fast.ops.dense import dense, product
+from gloro_fast.ops.eager_function import EagerFunction
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class FlattenedLinear:
         )
 
 
-class _ByPosition(torch.autograd.Function):
+class _ByPosition(EagerFunction):
     """The product with the columns in the order of positions, then channels.
 
     Autograd would keep the moved columns for the backward pass; here they are moved again.

@@ -88,8 +88,9 @@ class GloRoNet(BoundedNet):
 
     # Weights, and as what the bound reads them while its gradient is kept apart.
     _apart: dict[Tensor, Tensor] | None = None
-    # Those of the training plan's parts, made by the first step.
+    # Those of the training plan's parts and of its head, made by the first step.
     _rules: TrainingRules | None = None
+    _head_rule: TrainingRules | None = None
 
     def __init__(
         self,
@@ -245,7 +246,11 @@ class GloRoNet(BoundedNet):
     def _training_differences(self, like: Tensor) -> Tensor:
         head = self._training_plan.head
         if head is not None:
-            return head.differences(self._as_bounded)
+            if self._head_rule is None:
+                self._head_rule = TrainingRules([head.dense])
+            (rule,) = self._head_rule.now()
+            assert isinstance(rule, LinearMap)
+            return head.differences(self._as_bounded(rule.weight))
         return general_difference_bounds(self.num_classes, like.device).to(like.dtype)
 
     def _as_bounded(self, weight: Tensor) -> Tensor:
@@ -283,7 +288,7 @@ class GloRoNet(BoundedNet):
     def _replan_training(self) -> None:
         """Look at the module anew as it is in training: layers may have been replaced, or the mode has changed."""
         self._training_plan = make_plan(self.module, self.input_shape, True, self._margins)
-        self._rules = None
+        self._rules = self._head_rule = None
         self.iterates.fit(self._training_plan.linear_maps())
 
     def _count(self, labels: Tensor, prediction: Tensor, certified: Tensor, lipschitz: Tensor) -> None:
@@ -298,7 +303,7 @@ class GloRoNet(BoundedNet):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "batch_statistics": None, "_executed": None, "_rules": None}
+        return {**self.__dict__, "batch_statistics": None, "_executed": None, "_rules": None, "_head_rule": None}
 
 
 def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:

@@ -119,4 +119,3 @@ def place_of(tensor: Tensor) -> Hashable:
     """Return what stands for the device of ``tensor`` among the arguments of what is planned."""
     # On the CPU kernels are interpreted, or run on whatever is simulated just now.
     return tensor.device if tensor.is_cuda else triton.runtime.driver._active
-

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gloro_fast import _extension, _gpu
+from gloro_fast.ops.eager_function import EagerFunction
 
 
 def head_differences_reference(weight: Tensor) -> Tensor:
@@ -86,7 +87,7 @@ def _backward(ctx: Any, grad: Tensor) -> Tensor:
     return grad_weight
 
 
-class _Eager(torch.autograd.Function):
+class _Eager(EagerFunction):
     """The op without torch.library's autograd, which costs more than the kernels; see ``_Eager`` of margin_loss.py."""
 
     @staticmethod

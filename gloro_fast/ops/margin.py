@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gloro_fast import _extension, _gpu
+from gloro_fast.ops.eager_function import EagerFunction
 from gloro_fast.ops.scalar import as_scalar, constant
 
 _MOST_CLASSES_ON_GPU = 4096
@@ -164,7 +165,7 @@ def _backward(ctx: Any, grad_bottom: Tensor, *_: Any) -> tuple[Tensor | None, ..
     return grad_logits, grad_differences if with_differences else None, grad_lipschitz, None
 
 
-class _Eager(torch.autograd.Function):
+class _Eager(EagerFunction):
     """The op without torch.library's autograd; see ``_Eager`` of margin_loss.py."""
 
     @staticmethod

@@ -16,6 +16,7 @@ from torch import Tensor
 from gloro_fast import _extension, _gpu
 from gloro_fast.errors import ArchitectureError
 from gloro_fast.exporting import is_exporting
+from gloro_fast.ops.eager_function import EagerFunction
 
 _CPU_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _GPU_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -179,7 +180,7 @@ def _backward(ctx: Any, grad_y: Tensor, _: Any = None) -> tuple[Tensor | None, T
     return grad_x, grad_bias if ctx.with_bias else None
 
 
-class _MinMax(torch.autograd.Function):
+class _MinMax(EagerFunction):
     """The op for eager mode.
 
     The autograd that torch.library writes around an op from Python costs 20 us a step more than this (measured),

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gloro_fast import _extension, _gpu
+from gloro_fast.ops.eager_function import EagerFunction
 from gloro_fast.ops.minmax import _backward, check_arguments, minmax, needs_gradient, runs_compiled
 
 
@@ -57,7 +58,7 @@ def _refuse_leaf(x: Tensor) -> None:
         raise RuntimeError(f"minmax_: {what} a leaf that requires grad, which cannot be written over; use minmax")
 
 
-class _MinMaxInplace(torch.autograd.Function):
+class _MinMaxInplace(EagerFunction):
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor | None) -> Tensor:
         mask = _write_over(x, bias)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gloro_fast import _extension, _gpu
+from gloro_fast.ops.eager_function import EagerFunction
 
 
 def product_reference(values: Tensor) -> Tensor:
@@ -51,7 +52,7 @@ def _gradient(grad: Tensor, values: Tensor, result: Tensor) -> Tensor:
     return grad * values.repeat(len(values), 1).fill_diagonal_(1.0).prod(dim=1)
 
 
-class _Product(torch.autograd.Function):
+class _Product(EagerFunction):
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
         result = values.prod()
