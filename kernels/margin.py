@@ -47,7 +47,7 @@ def margin(
 @planned
 def _margins_of(shape: torch.Size, dtype: torch.dtype) -> Launch:
     """Launch on what ``margin`` is given and gives, for logits of this shape and type."""
-    tiles = RowTiles.of(torch.empty(shape, dtype=dtype, device="meta"))
+    tiles = RowTiles.of(*shape)
     return Launch(
         margin_rows, (tiles.programs,), (tiles.count, tiles.vectors), **tiles.constants,
         num_warps=tiles.warps, enable_fp_fusion=False,

@@ -149,7 +149,7 @@ def _gradients_of(shape: torch.Size, dtype: torch.dtype, summed: int, grad_step:
         grad_step: stride of the gradient that is given.
         of_margin: whether there are no shares.
     """
-    tiles = RowTiles.of(torch.empty(shape, dtype=dtype, device="meta"))
+    tiles = RowTiles.of(*shape)
     return Launch(
         margin_gradients, (1 + summed + tiles.programs,), (grad_step, shape[0], tiles.vectors, summed),
         PAIRS=_PAIRS_OF_A_WARP * tiles.warps,

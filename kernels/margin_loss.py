@@ -132,7 +132,7 @@ def margin_loss(
 @planned
 def _losses_of(shape: torch.Size, dtype: torch.dtype, criterion: int) -> Launch:
     """Launch on what ``margin_loss`` is given and gives, for logits of this shape and type."""
-    tiles = RowTiles.of(torch.empty(shape, dtype=dtype, device="meta"))
+    tiles = RowTiles.of(*shape)
     return Launch(
         loss_rows, (tiles.programs,), (tiles.count, tiles.vectors), CRITERION=criterion, **tiles.constants,
         num_warps=tiles.warps, enable_fp_fusion=False,

@@ -255,20 +255,19 @@ def _forward_of(
     _check(shape, dtype)
     if bias is not None and bias != (shape[1:2], dtype, True):
         raise RuntimeError(f"minmax: bias must hold one value a channel ({shape[1]}) of the type of x, beside x")
-    x = torch.empty(shape, dtype=dtype, device="meta")
     planar = contiguous and _length(shape) != 1
     mask_shape = _mask_shape(shape, planar)
-    if x.numel() == 0:
+    if 0 in shape:
         return mask_shape, None
     flags = {"HAS_BIAS": bias is not None, "IN_PLACE": in_place}
     if planar:
-        tiles = PlanarTiles.of(x, a_program=1)
+        tiles = PlanarTiles.of(shape, dtype.itemsize, a_program=1)
         return mask_shape, Launch(
             planar_forward, (tiles.programs,), (tiles.rows, shape[1], tiles.vectors), **flags,
             VECTOR=tiles.vector, ROWS=tiles.tile_rows, COLUMNS=tiles.tile_columns, TABLE=tiles.table,
             num_warps=tiles.warps,
         )  # fmt: skip
-    runs = InterleavedTiles.of(x, whole_pixels=bias is not None)
+    runs = InterleavedTiles.of(shape, dtype.itemsize, whole_pixels=bias is not None)
     return mask_shape, Launch(
         interleaved_forward, (runs.programs,), (runs.vectors, shape[1]), **flags,
         VECTOR=runs.vector, PAIRS=runs.pairs, STRIDE=runs.stride, FOLD=runs.fold, num_warps=runs.warps,
@@ -284,18 +283,17 @@ def _backward_of(
     The sums of the gradient of x are asked for with the bias, in float32: rows, so many, of one value a channel.
     """
     _check(shape, dtype)
-    grad_y = torch.empty(shape, dtype=dtype, device="meta")
     mask_shape = _mask_shape(shape, planar)
-    if grad_y.numel() == 0:
+    if 0 in shape:
         return mask_shape, 0, None
     if planar:
-        tiles = PlanarTiles.of(grad_y, a_program=2)
+        tiles = PlanarTiles.of(shape, dtype.itemsize, a_program=2)
         return mask_shape, tiles.blocks * shape[0], Launch(
             planar_backward, (tiles.programs,), (tiles.rows, tiles.vectors),
             HAS_SUMS=with_bias, VECTOR=tiles.vector, ROWS=tiles.tile_rows, COLUMNS=tiles.tile_columns,
             num_warps=tiles.warps,
         )  # fmt: skip
-    runs = InterleavedTiles.of(grad_y, whole_pixels=with_bias)
+    runs = InterleavedTiles.of(shape, dtype.itemsize, whole_pixels=with_bias)
     return mask_shape, runs.rows_of_sums, Launch(
         interleaved_backward, (runs.programs,), (runs.vectors,),
         HAS_SUMS=with_bias, VECTOR=runs.vector, PAIRS=runs.pairs, STRIDE=runs.stride, FOLD=runs.fold,
