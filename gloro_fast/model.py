@@ -303,7 +303,7 @@ class GloRoNet(BoundedNet):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "batch_statistics": None, "_executed": None, "_rules": None, "_head_rule": None}
+        return {**self.__dict__, "batch_statistics": None, "_executed": None}
 
 
 def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:

@@ -7,7 +7,7 @@ integers of 16 or 1: 15 of the 20 microseconds that a launch takes it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, reduce
 from operator import or_
@@ -26,9 +26,9 @@ class Launch:
     """A kernel and everything that it is launched with but tensors, which come first among its parameters.
 
     The first call is Triton's ordinary one; later ones go straight to its launcher, with the binary of the first. All
-    tensors must have the types of the first call's. Those that do not begin at a multiple of 16 bytes, calls under
-    a mode, such as that of fake tensors, launch hooks, another device, and GPUs that are not NVIDIA's have the ordinary
-    call always.
+    tensors must have the types and be on the device of the first call's. Those that do not begin at a multiple of 16
+    bytes, calls under a mode, such as that of fake tensors, launch hooks, another current device, tensors on the CPU,
+    and GPUs that are not NVIDIA's have the ordinary call always.
 
     Args:
         kernel: decorated by ``triton.jit``.
@@ -61,8 +61,11 @@ class Launch:
                 self._keep(compiled, tensors)
 
     def _keep(self, compiled: Any, tensors: tuple[Tensor | None, ...]) -> None:
+        given = [tensor for tensor in tensors if tensor is not None]
+        if not _are_on_gpu(given) or any(tensor.data_ptr() & 15 for tensor in given):
+            return
         # AMD's backend tells apart tensors of more than 2 GB as well.
-        if compiled.metadata.target.backend != "cuda" or any(t is not None and t.data_ptr() & 15 for t in tensors):
+        if compiled.metadata.target.backend != "cuda":
             return
         driver = triton.runtime.driver.active
         constants = [self._constants[parameter.name] for parameter in self._kernel.params if parameter.is_constexpr]
@@ -113,6 +116,10 @@ def planned(plan: Callable[..., _T]) -> Callable[..., _T]:
             return plan(*rest)
 
     return kept
+
+
+def _are_on_gpu(tensors: Sequence[Tensor]) -> bool:
+    return all(tensor.is_cuda for tensor in tensors)
 
 
 def place_of(tensor: Tensor) -> Hashable:

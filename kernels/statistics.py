@@ -44,10 +44,11 @@ def record_row(table, cursor, loss, correct, verified, lipschitz, rows):
 def count(labels: Tensor, prediction: Tensor, certified: Tensor) -> Tensor:
     """Return (correct, verified): the CUDA implementation of the op ``gloro_fast::count``."""
     types = (labels.dtype, prediction.dtype, certified.dtype)
-    if types != (torch.int64, torch.int64, torch.bool) or not labels.shape == prediction.shape == certified.shape:
+    alike = labels.shape == prediction.shape == certified.shape and labels.device == prediction.device == certified.device
+    if types != (torch.int64, torch.int64, torch.bool) or not alike:
         raise RuntimeError(
-            "count: labels, prediction and certified must be int64, int64 and bool of one shape, got"
-            f" {', '.join(f'{t.dtype} {tuple(t.shape)}' for t in (labels, prediction, certified))}"
+            "count: labels, prediction and certified must be int64, int64 and bool of one shape on one device, got"
+            f" {', '.join(f'{t.dtype} {tuple(t.shape)} on {t.device}' for t in (labels, prediction, certified))}"
         )
     counts = prediction.new_empty(2)
     launch = _counts_of(labels.shape[0], place_of(labels))
@@ -64,8 +65,11 @@ def record_(table: Tensor, cursor: Tensor, loss: Tensor, correct: Tensor, verifi
     if cursor.dtype != torch.int64 or cursor.shape != (1,):
         raise RuntimeError(f"record_: cursor must be (1,) of int64, got {cursor.dtype} {tuple(cursor.shape)}")
     numbers = (loss, correct, verified, lipschitz)
-    if any(number.numel() != 1 for number in numbers):
-        raise RuntimeError(f"record_: expected four scalars, got {', '.join(str(tuple(n.shape)) for n in numbers)}")
+    if any(number.numel() != 1 or number.device != table.device for number in (*numbers, cursor)):
+        raise RuntimeError(
+            "record_: expected four scalars and the cursor beside the table, got"
+            f" {', '.join(f'{tuple(n.shape)} on {n.device}' for n in (*numbers, cursor))}"
+        )
     launch = _record_of(table.shape[0], tuple(number.dtype for number in numbers), place_of(table))
     launch(table, cursor, *numbers)
 

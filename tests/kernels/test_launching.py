@@ -23,7 +23,7 @@ class Recorder(SimulatedGpu):
     def __init__(self) -> None:
         super().__init__(86, run=False)
         self.given: list[tuple[Any, ...]] = []
-        self.device = 86
+        self.device = 1000  # of its own, since Triton keeps what it compiled, and for whom, by device
 
     def get_current_device(self) -> int:
         return self.device
@@ -37,7 +37,8 @@ class Recorder(SimulatedGpu):
 
 
 @pytest.fixture
-def gpu() -> Iterator[Recorder]:
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
+    monkeypatch.setattr(launching, "_are_on_gpu", lambda tensors: True)
     driver, recorder = triton.runtime.driver, Recorder()
     before = driver._active
     driver.set_active(recorder)
@@ -179,11 +180,11 @@ def test_a_launch_whose_first_tensors_are_not_aligned_is_not_repeated(gpu: Recor
 def test_another_device_and_hooks_go_through_triton(
     gpu: Recorder, ordinary: list[str], launch: launching.Launch
 ) -> None:
-    gpu.device = 90
+    gpu.device = 1001
     launch(*torch.ones(3, 8))
     assert len(ordinary) == 1
-    assert gpu.given[-1][4] == 7090
-    gpu.device = 86
+    assert gpu.given[-1][4] == 8001
+    gpu.device = 1000
     seen: list[Any] = []
     runtime = triton.knobs.runtime
     for chain in (runtime.launch_enter_hook, runtime.launch_exit_hook):
@@ -204,7 +205,18 @@ def test_a_mode_sees_no_addresses(gpu: Recorder, ordinary: list[str], launch: la
     assert len(ordinary) == 1
 
 
-def test_what_no_cuda_driver_compiled_is_not_repeated(ordinary: list[str]) -> None:
+def test_tensors_on_the_cpu_are_not_repeated(
+    gpu: Recorder, ordinary: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As doctor launches them to compile, in place of which a repeated launch would read the CPU's memory."""
+    monkeypatch.undo()
+    made = launching.Launch(product.product_gradient, (1,), (7,), SIZE=8, num_warps=1)
+    for _ in range(3):
+        made(*torch.ones(3, 8))
+    assert all(isinstance(given[10], Tensor) for given in gpu.given)
+
+
+def test_what_no_cuda_driver_compiled_is_not_repeated(gpu: Recorder) -> None:
     """As AMD's, whose binaries differ by more, and the interpreter, which compiles nothing."""
     for compiled in (None, SimpleNamespace(metadata=SimpleNamespace(target=SimpleNamespace(backend="hip")))):
         calls: list[object] = []
