@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import cProfile
 import gc
+import importlib
 import pstats
 import random
 import time
@@ -37,7 +38,6 @@ from benchmarks.networks import LAMBDA
 from benchmarks.stock import adam
 from gloro_fast import GloRoNet, _gpu
 from gloro_fast.architectures import ARCHITECTURES
-from gloro_fast.kernels import launching
 from gloro_fast.losses import TradesLoss
 from gloro_fast.nn import Conv2d, MinMax
 from gloro_fast.ops import labels as labels_module
@@ -73,17 +73,17 @@ class _Driver:
 @contextlib.contextmanager
 def as_on_a_gpu() -> Iterator[None]:
     """Let tensors of the CPU go the way of a GPU's: our kernels for one, and no look at values."""
-    library = torch.library.Library("gloro_fast", "IMPL")
+    library = torch.library.Library("gloro_fast", "IMPL")  # type: ignore[no-untyped-call]
     with contextlib.ExitStack() as stack:
         stack.callback(library._destroy)
         with warnings.catch_warnings(action="ignore"):  # of kernels for the CPU that are replaced
             for op, implementation in _gpu.implementations().items():
-                library.impl(op.removeprefix("gloro_fast::"), implementation, "CPU")
+                library.impl(op.removeprefix("gloro_fast::"), implementation, "CPU")  # type: ignore[no-untyped-call]
         stack.callback(triton.runtime.driver.set_active, triton.runtime.driver._active)
         triton.runtime.driver.set_active(_Driver())
         for module, name, answer in (
             (_gpu, "_is_seen_by_nobody", True),
-            (launching, "_are_on_gpu", True),
+            (importlib.import_module("gloro_fast.kernels.launching"), "_are_on_gpu", True),
             (statistics, "_runs_compiled", True),
             (labels_module, "_is_on_host", False),
         ):
@@ -104,8 +104,9 @@ def _gradient_of_product(grad: Tensor, values: Tensor, result: Tensor) -> Tensor
 
 def ours(name: str) -> Job:
     """Make a step by hand of a GloRo net."""
-    module = _narrow(name, lambda *layer: Conv2d(*layer, padding="same"), MinMax)
-    net = GloRoNet(module, 0.3, _INPUT).to(memory_format=torch.channels_last).train()
+    module = _narrow(name, lambda i, o, size, stride: Conv2d(i, o, size, stride, "same"), MinMax)
+    net = GloRoNet(module, 0.3, _INPUT).train()
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     criterion, optimizer = TradesLoss(LAMBDA), adam(net, fused=True)
     images, labels = _batch()
 
@@ -120,15 +121,15 @@ def ours(name: str) -> Job:
 
 def stock(name: str) -> Job:
     """Make a step of the same layers with ReLU and cross entropy."""
-    module = _narrow(name, lambda *layer: nn.Conv2d(*layer, padding=1), lambda: nn.ReLU(inplace=True))
-    module.to(memory_format=torch.channels_last)
+    module = _narrow(name, lambda i, o, size, stride: nn.Conv2d(i, o, size, stride, 1), lambda: nn.ReLU(inplace=True))
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = adam(module, fused=True)
     images, labels = _batch()
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
         loss = F.cross_entropy(module(images), labels)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     return step
@@ -163,7 +164,8 @@ def _seconds(job: Job, calls: int) -> float:
 
 def compare(jobs: dict[str, Job], *, rounds: int, calls: int) -> dict[str, list[float]]:
     """Run jobs in turns, in an order of its own each round, and give the seconds of each, round by round."""
-    order, taken = list(jobs), {name: [] for name in jobs}
+    order = list(jobs)
+    taken: dict[str, list[float]] = {name: [] for name in jobs}
     gc.collect()
     gc.disable()
     for turn in range(-1, rounds):

@@ -39,7 +39,7 @@ class FlattenedLinear:
     def _product(self, x: Tensor, bias: Tensor | None) -> Tensor:
         if not self._pays(x):
             return dense(x.flatten(1), self.linear.weight, bias)
-        product: Tensor = _ByPosition.apply(x, self.linear.weight, bias)  # type: ignore[no-untyped-call]
+        product: Tensor = _ByPosition.apply(x, self.linear.weight, bias)
         return product
 
     def _pays(self, x: Tensor) -> bool:

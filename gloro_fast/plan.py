@@ -88,7 +88,7 @@ class Plan:
 
     def fits_modes(self) -> bool:
         """Whether all modules are in the modes in which they were."""
-        return all([child.training == training for child, training in self.modes])
+        return all(child.training == training for child, training in self.modes)
 
     def fits_modules(self, module: nn.Module) -> bool:
         """Whether ``module`` consists of the same modules, in the modes in which they were."""

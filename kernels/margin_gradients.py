@@ -144,7 +144,8 @@ def _gradients_of(shape: torch.Size, dtype: torch.dtype, summed: int, grad_step:
     """Launch on what ``gradients`` is given and on the gradients.
 
     Args:
-        shape, dtype: of the logits.
+        shape: of the logits.
+        dtype: of the logits.
         summed: rows of the gradient of D.
         grad_step: stride of the gradient that is given.
         of_margin: whether there are no shares.

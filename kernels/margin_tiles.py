@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import triton
+
 from .launch_table import entry_of_current_device
 
 _LARGEST_VECTOR = 8

@@ -247,7 +247,8 @@ def _forward_of(
     """Give the shape of the mask, and how to launch a forward pass: on x, the bias, y, the mask.
 
     Args:
-        shape, dtype: of x.
+        shape: of x.
+        dtype: of x.
         contiguous: whether x is; it is channels_last otherwise.
         bias: its shape and type, and whether it is where x is.
         in_place: whether y is x.

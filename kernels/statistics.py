@@ -44,7 +44,8 @@ def record_row(table, cursor, loss, correct, verified, lipschitz, rows):
 def count(labels: Tensor, prediction: Tensor, certified: Tensor) -> Tensor:
     """Return (correct, verified): the CUDA implementation of the op ``gloro_fast::count``."""
     types = (labels.dtype, prediction.dtype, certified.dtype)
-    alike = labels.shape == prediction.shape == certified.shape and labels.device == prediction.device == certified.device
+    alike = labels.shape == prediction.shape == certified.shape
+    alike = alike and labels.device == prediction.device == certified.device
     if types != (torch.int64, torch.int64, torch.bool) or not alike:
         raise RuntimeError(
             "count: labels, prediction and certified must be int64, int64 and bool of one shape on one device, got"

@@ -129,10 +129,10 @@ class Reads:
             return False
         for module in self.modules:
             if not module.is_untouched():
-                if not (all([module.holds() for module in self.modules]) and self.ties.holds()):
+                if not (all(module.holds() for module in self.modules) and self.ties.holds()):
                     return False
                 break
-        return all([held.holds() for held in self.held])
+        return all(held.holds() for held in self.held)
 
     def __deepcopy__(self, memo: object) -> Reads:
         return Reads((), copied=self.hold())

@@ -1,4 +1,4 @@
-"""The rules of a network's parts as every training step asks them: what settings and shapes decide is asked for once."""
+"""The rules of a network's parts as each training step asks them: what settings and shapes decide is asked for once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import nn
 
 from gloro_fast.graph.merging import Merged
 from gloro_fast.graph.node import Fixed, Layer, Mapping, Times
@@ -54,7 +54,7 @@ class _Answer:
     """
 
     known: Knowledge
-    weight: tuple[dict[str, Tensor | None], torch.Size] | None = None
+    weight: tuple[dict[str, nn.Parameter | None], torch.Size] | None = None
 
     def holds(self) -> bool:
         """Whether it would be the same now."""

@@ -41,7 +41,7 @@ def dense(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if not _pays(x, weight):
         return dense_reference(x, weight, bias)
     if torch.is_grad_enabled():
-        result: Tensor = _Dense.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+        result: Tensor = _Dense.apply(x, weight, bias)
         return result
     return product(x, weight, bias)
 

@@ -50,7 +50,7 @@ def minmax(x: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
     if torch.compiler.is_compiling():
         result = torch.ops.gloro_fast.minmax(x, bias)
     elif needs_gradient(x, bias):
-        result = _MinMax.apply(x, bias)  # type: ignore[no-untyped-call]
+        result = _MinMax.apply(x, bias)
     else:
         result = _forward(x, bias)
     return result

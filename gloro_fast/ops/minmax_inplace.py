@@ -38,7 +38,7 @@ def minmax_(x: Tensor, bias: Tensor | None = None) -> Tensor:
         bias = bias.to(x.dtype)
     if needs_gradient(x, bias):
         _refuse_leaf(x)
-        result: Tensor = _MinMaxInplace.apply(x, bias)  # type: ignore[no-untyped-call]
+        result: Tensor = _MinMaxInplace.apply(x, bias)
         return result
     _write_over(x, bias)
     if not x.is_inference():

@@ -98,7 +98,7 @@ def power_iteration(
                 )
                 return sigma, v_new, u
             iterates: list[list[Tensor]] = []
-            sigma = _Eager.apply(iterates, layers, v, iterations, multiprocessors, *weights)  # type: ignore[no-untyped-call]
+            sigma = _Eager.apply(iterates, layers, v, iterations, multiprocessors, *weights)
             return sigma, *iterates
         _extension.warn_if_missing()
     if weights and weights[0].is_cuda and not torch._C._are_functorch_transforms_active():

@@ -32,7 +32,7 @@ def product(values: Tensor) -> Tensor:
     """
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return product_reference(values)
-    result: Tensor = _Product.apply(values)  # type: ignore[no-untyped-call]
+    result: Tensor = _Product.apply(values)
     return result
 
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-triton = pytest.importorskip("triton")
+pytest.importorskip("triton")
+import triton
 from gloro_fast.kernels import head_differences, launching, margin, margin_loss, minmax, product, statistics
 from simulated_gpu import SimulatedGpu
 
@@ -71,9 +72,7 @@ def of_losses(dtype: torch.dtype) -> None:
     found = margin_loss.margin_loss(logits, square, lipschitz, number, labels, 1, number)
     _, prediction, _, *shares, runner_up = found
     for grad in (torch.ones(64), torch.ones(()).expand(64)):
-        margin_loss.margin_loss_backward(
-            grad, logits, *shares, prediction, runner_up, square, lipschitz, number, True
-        )
+        margin_loss.margin_loss_backward(grad, logits, *shares, prediction, runner_up, square, lipschitz, number, True)
 
 
 def of_margin() -> None:
