@@ -88,9 +88,6 @@ class GloRoNet(BoundedNet):
 
     # Weights, and as what the bound reads them while its gradient is kept apart.
     _apart: dict[Tensor, Tensor] | None = None
-    # Those of the training plan's parts and of its head, made by the first step.
-    _rules: TrainingRules | None = None
-    _head_rule: TrainingRules | None = None
 
     def __init__(
         self,
@@ -104,7 +101,7 @@ class GloRoNet(BoundedNet):
             raise ConfigError(f"power_iterations is {power_iterations}; give a whole number of at least 1")
         super().__init__(module, epsilon, input_shape, margins)
         self.power_iterations = power_iterations
-        self._training_plan = make_plan(module, self.input_shape, True, margins)
+        self._plan_training()
         self.iterates = Iterates(self._training_plan.linear_maps())
         self.batch_statistics: BatchStatistics | None = None
 
@@ -220,8 +217,6 @@ class GloRoNet(BoundedNet):
     def _training_lipschitz(self) -> Tensor:
         """Give the differentiable estimate of K and move the iterates on."""
         plan = self._training_plan
-        if self._rules is None:
-            self._rules = TrainingRules(plan.parts)
         rules = self._rules.now()
         numbers = [1.0 if isinstance(rule, Diagonal) else rule.factor for rule in rules]
         which = [index for index, rule in enumerate(rules) if isinstance(rule, LinearMap)]
@@ -246,8 +241,6 @@ class GloRoNet(BoundedNet):
     def _training_differences(self, like: Tensor) -> Tensor:
         head = self._training_plan.head
         if head is not None:
-            if self._head_rule is None:
-                self._head_rule = TrainingRules([head.dense])
             (rule,) = self._head_rule.now()
             assert isinstance(rule, LinearMap)
             return head.differences(self._as_bounded(rule.weight))
@@ -287,9 +280,14 @@ class GloRoNet(BoundedNet):
     @_disable_dynamo
     def _replan_training(self) -> None:
         """Look at the module anew as it is in training: layers may have been replaced, or the mode has changed."""
-        self._training_plan = make_plan(self.module, self.input_shape, True, self._margins)
-        self._rules = self._head_rule = None
+        self._plan_training()
         self.iterates.fit(self._training_plan.linear_maps())
+
+    def _plan_training(self) -> None:
+        plan = make_plan(self.module, self.input_shape, True, self._margins)
+        self._training_plan = plan
+        self._rules = TrainingRules(plan.parts)
+        self._head_rule = TrainingRules([] if plan.head is None else [plan.head.dense])
 
     def _count(self, labels: Tensor, prediction: Tensor, certified: Tensor, lipschitz: Tensor) -> None:
         correct, verified = count(class_indices(labels), prediction, certified)
