@@ -5,10 +5,13 @@ recorded, with whatever lies in the tensors then.
 """
 
 from contextlib import nullcontext
+from unittest import mock
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
+
+from gloro_fast.ops import scalar
 
 # What a graph cannot hold: it waits for the device, or copies a number from Python's memory.
 FORBIDDEN = {
@@ -79,7 +82,8 @@ class FakeRecorder:
     def record(self, work):
         recording = Recording()
         try:
-            with recording:
+            # Numbers are read where they lie, as on a GPU whose stream is captured.
+            with mock.patch.object(scalar, "is_capturing", return_value=True), recording:
                 work()
         finally:
             recording.undo()
