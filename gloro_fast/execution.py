@@ -20,7 +20,7 @@ from gloro_fast.nn.residual import ResidualConv2d
 from gloro_fast.nn.rules import is_dense, known_type
 from gloro_fast.ops.dense import dense
 from gloro_fast.ops.minmax_inplace import minmax_
-from gloro_fast.strict_steps import Strictly, strictly
+from gloro_fast.strict.steps import Strictly, strictly
 
 # A step on the values of earlier ones, in numbered slots: (what, slots read, slot written, slots emptied afterwards).
 Step = tuple[Callable[..., Any], tuple[int, ...], int, tuple[int, ...]]

@@ -17,15 +17,15 @@ from torch._compile import _disable_dynamo
 from gloro_fast import ops
 from gloro_fast.bounded_net import BoundedNet
 from gloro_fast.bounds import general_difference_bounds
-from gloro_fast.capturing import is_capturing
 from gloro_fast.certify import check_batch
 from gloro_fast.errors import ConfigError
-from gloro_fast.exporting import is_exporting
 from gloro_fast.graph.training_rules import TrainingRules
 from gloro_fast.iterates import Iterates
 from gloro_fast.lmt_loss import LmtLoss
 from gloro_fast.losses import AllMarginsLoss, CrossEntropyLoss, EmmaLoss, MarginCriterion, TradesLoss
 from gloro_fast.nn.rules import Diagonal, LinearMap
+from gloro_fast.ops.capturing import is_capturing
+from gloro_fast.ops.exporting import is_exporting
 from gloro_fast.ops.image_codes import NOT_FINITE
 from gloro_fast.ops.labels import check_labels, class_indices, with_bottom
 from gloro_fast.ops.statistics import count

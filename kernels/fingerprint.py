@@ -14,8 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gloro_fast import capturing
 from gloro_fast.errors import ConfigError
+from gloro_fast.ops import capturing
 from gloro_fast.ops.fingerprint import SHARES
 
 from .launch_table import on_device_of

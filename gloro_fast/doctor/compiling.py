@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any
 
 import torch
@@ -51,9 +52,16 @@ def _launches_compile() -> Iterator[None]:
     """Make each launch of a Triton kernel what ``warmup`` is: it specialises and compiles, and touches no memory."""
     from triton.runtime.jit import JITFunction
 
-    run = JITFunction.run
+    run, parse, one_at_a_time = JITFunction.run, JITFunction.parse, Lock()
+
+    def parse_alone(self: Any) -> Any:
+        # Threads that parse at once confuse Python 3.11: "AST constructor recursion depth mismatch", now and then.
+        with one_at_a_time:
+            return parse(self)
+
     JITFunction.run = lambda self, *args, grid, warmup, **options: run(self, *args, grid=grid, warmup=True, **options)
+    JITFunction.parse = parse_alone
     try:
         yield
     finally:
-        JITFunction.run = run
+        JITFunction.run, JITFunction.parse = run, parse

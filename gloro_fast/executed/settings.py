@@ -14,7 +14,7 @@ from gloro_fast.errors import ConfigError
 from gloro_fast.graph.node import Layer, Node, Weighted
 from gloro_fast.plan import Plan
 from gloro_fast.strict import SUMS
-from gloro_fast.strict_steps import Strictly
+from gloro_fast.strict.steps import Strictly
 
 _LOWER_PRECISION = ("tf32", "bf16")
 _ONEDNN_MODES = ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE")

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gloro_fast import _extension, _gpu
-from gloro_fast.capturing import is_capturing
+from gloro_fast.ops.capturing import is_capturing
 
 # Words at a time: enough to keep an accelerator busy, few enough for the working set to stay in a CPU's cache.
 _CHUNK = 1 << 16

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from gloro_fast import _extension, _gpu
 from gloro_fast.errors import ArchitectureError
-from gloro_fast.exporting import is_exporting
 from gloro_fast.ops.eager_function import EagerFunction
+from gloro_fast.ops.exporting import is_exporting
 
 _CPU_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _GPU_DTYPES = (torch.float32, torch.bfloat16, torch.float16)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gloro_fast.capturing import is_capturing
 from gloro_fast.errors import ConfigError
+from gloro_fast.ops.capturing import is_capturing
 
 
 class Scalar:

@@ -119,7 +119,7 @@ class TestTable:
         weight, other = bits(3), bits(4)
         with simulated_gpu.gpu(run=False):
             kernels.fingerprint_shares([weight])
-            monkeypatch.setattr("gloro_fast.capturing.is_capturing", lambda device: True)
+            monkeypatch.setattr("gloro_fast.ops.capturing.is_capturing", lambda device: True)
             monkeypatch.setattr(kernels, "_kept", {})
             kernels.fingerprint_shares([weight])
             with pytest.raises(ConfigError, match="certify once before capturing"):

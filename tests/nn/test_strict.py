@@ -24,7 +24,7 @@ from gloro_fast.nn import LipschitzConstant, MinMax, register_lipschitz_rule
 from gloro_fast.ops.strict_convolution import convolution_reference, strict_convolution, wide_convolution
 from gloro_fast.plan import make_plan
 from gloro_fast.signed_bound import as_evaluated
-from gloro_fast.strict_steps import Strictly, may_use_tf32
+from gloro_fast.strict.steps import Strictly, may_use_tf32
 
 
 class Log(TorchDispatchMode):
