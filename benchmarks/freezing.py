@@ -1,6 +1,6 @@
 """How long it takes to freeze a large net with random weights, and the most memory that the process had.
 
-    python -m benchmarks.freezing resnet18-32      # resnet18-224, vgg11-32, head-10000
+    python -m benchmarks.freezing resnet18-32      # resnet18-224, vgg11-32, vgg11-224, liresnet-32, head-10000
 
 Run as a program, so that the memory is that of one net; the bytes before freezing are printed as well. It uses all
 cores, unless OMP_NUM_THREADS says otherwise.
@@ -17,7 +17,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from gloro_fast import GloRoNet
+from gloro_fast import GloRoNet, architectures
 
 
 class _Block(nn.Module):
@@ -69,6 +69,11 @@ def vgg11() -> nn.Module:
     return nn.Sequential(*layers)
 
 
+def liresnet() -> nn.Module:
+    """Build LiResNet-12x512 for CIFAR-10."""
+    return architectures.build("LiResNet-12x512", input_shape=(3, 32, 32), num_classes=10)
+
+
 def many_classes() -> nn.Module:
     """Build a small net of 10,000 classes."""
     return nn.Sequential(nn.Flatten(), nn.Linear(48, 512), nn.ReLU(), nn.Linear(512, 10_000))
@@ -78,6 +83,8 @@ NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "resnet18-32": (resnet18, (3, 32, 32)),
     "resnet18-224": (resnet18, (3, 224, 224)),
     "vgg11-32": (vgg11, (3, 32, 32)),
+    "vgg11-224": (vgg11, (3, 224, 224)),
+    "liresnet-32": (liresnet, (3, 32, 32)),
     "head-10000": (many_classes, (3, 4, 4)),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import io
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +30,51 @@ def replacing(path: Path) -> Iterator[Path]:
         _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def growing(path: Path) -> Iterator[Callable[[str], None]]:
+    """Give a function that adds text to a file beside ``path``, which takes its place when the block ends.
+
+    Until then the file is ``partial(path)``, made with the first text. Whatever ends the block early, a signal that
+    kills the process included, it stays there with what was added: each text goes to the system in one write, and is
+    taken back if that fails.
+
+    Args:
+        path: the file to write or to replace; its folder must exist.
+
+    Yields:
+        The function. If it is never called, nothing is written.
+    """
+    file: io.FileIO | None = None
+
+    def add(text: str) -> None:
+        nonlocal file
+        if file is None:
+            file = io.FileIO(partial(path), "w")
+        before, data = file.tell(), text.encode()
+        try:
+            while data:
+                data = data[file.write(data) :]
+        except BaseException:
+            file.truncate(before)
+            file.seek(before)
+            raise
+
+    try:
+        yield add
+        if file is not None:
+            os.fsync(file.fileno())
+            os.replace(partial(path), path)
+            _sync_folder(path.parent)
+    finally:
+        if file is not None:
+            file.close()
+
+
+def partial(path: Path) -> Path:
+    """Give the file that :func:`growing` adds to."""
+    return path.with_name(f"{path.name}.partial")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -50,7 +50,7 @@ def certify_logits(
     """Sign a batch of logits; see :func:`certify_logits_reference`, which it agrees with bit for bit.
 
     Runs compiled on the CPU, in one pass over the logits, and in Triton on the GPU, one launch; elsewhere as the
-    reference. Nothing has a gradient.
+    reference. Nothing has a gradient. In a graph it is one op, of whose arithmetic no compiler makes another.
     """
     if _runs_compiled(logits, differences):
         if logits.dtype != torch.float64:
@@ -58,6 +58,9 @@ def certify_logits(
         prediction, radius, bottom = torch.ops.gloro_fast.certify(
             logits.detach(), differences.detach(), lipschitz, epsilon
         )
+        return prediction, radius, bottom
+    if torch.compiler.is_compiling():
+        prediction, radius, bottom = _in_a_graph(logits.detach(), differences.detach(), lipschitz, epsilon)
         return prediction, radius, bottom
     return certify_logits_reference(logits, differences, lipschitz, epsilon)
 
@@ -216,7 +219,8 @@ def margin_constants(differences: Tensor, lipschitz: float) -> Tensor:
     return torch.where((differences > 0) & (lipschitz > 0), positive_up(product), product)
 
 
-# What follows tells torch of the compiled op.
+# What follows tells torch of the compiled op, and of the reference as an op. A compiler that traced it could contract
+# products and sums, and sign logits that it computes once more, to other bits, where it returns them.
 
 
 def _fake_certify(
@@ -224,8 +228,16 @@ def _fake_certify(
 ) -> tuple[Tensor, Tensor, Tensor]:
     rows = logits.shape[0]
     prediction = logits.new_empty([rows], dtype=torch.int64)
-    return prediction, logits.new_empty([rows], dtype=torch.float64), logits.new_empty([rows])
+    bottom = logits.new_empty([rows], dtype=torch.promote_types(logits.dtype, torch.float32))
+    return prediction, logits.new_empty([rows], dtype=torch.float64), bottom
 
+
+@torch.library.custom_op("gloro_fast::certify_reference", mutates_args=())
+def _in_a_graph(logits: Tensor, differences: Tensor, lipschitz: float, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
+    return certify_logits_reference(logits, differences, lipschitz, epsilon)
+
+
+_in_a_graph.register_fake(_fake_certify)
 
 if _extension.available():
     torch.library.register_fake("gloro_fast::certify", _fake_certify)

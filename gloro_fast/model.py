@@ -30,7 +30,7 @@ from gloro_fast.ops.image_codes import NOT_FINITE
 from gloro_fast.ops.labels import check_labels, class_indices, with_bottom
 from gloro_fast.ops.statistics import count
 from gloro_fast.ops.verdict import LOGITS_NOT_FINITE
-from gloro_fast.plan import Margins, floating_dtype, make_plan
+from gloro_fast.plan import Margins, device_of, floating_dtype, make_plan
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
@@ -318,7 +318,8 @@ class GloRoNet(BoundedNet):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GloRoNet:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self._signed is not None:
-            self._signed = self._signed.to(self._plan.device)
+            # The plan still is that of the device before.
+            self._signed = self._signed.to(device_of(self.module))
         return self
 
     def __getstate__(self) -> dict[str, Any]:

@@ -117,7 +117,7 @@ class Plan:
         return (
             module is self.module
             and self.reads.hold()
-            and _device(module) == self.device
+            and device_of(module) == self.device
             and floating_dtype(module) == self.dtype
         )
 
@@ -143,7 +143,7 @@ def make_plan(
         raise ArchitectureError("the module has no layers; give one that ends in logits (B, m)")
     # In inference mode tensors do not tell whether they were written over.
     with torch.inference_mode(False):
-        image = torch.zeros(1, *input_shape, device=_device(module), dtype=floating_dtype(module))
+        image = torch.zeros(1, *input_shape, device=device_of(module), dtype=floating_dtype(module))
     if not image.is_meta:
         run_once(module, image)
     if training:
@@ -181,7 +181,7 @@ def make_plan(
         composition,
         reads,
         tuple((child, child.training) for child in module.modules()),
-        _device(module),
+        device_of(module),
         floating_dtype(module),
     )
 
@@ -248,7 +248,8 @@ def floating_dtype(module: nn.Module) -> torch.dtype:
     return torch.get_default_dtype() if found is None else found.dtype
 
 
-def _device(module: nn.Module) -> torch.device:
+def device_of(module: nn.Module) -> torch.device:
+    """Give the device of the module's parameters; the CPU if it has none."""
     found = _first(module, lambda parameter: True)
     return torch.device("cpu") if found is None else found.device
 

@@ -1,3 +1,4 @@
+import io
 import os
 import stat
 
@@ -110,3 +111,59 @@ def test_leftovers_are_those_of_the_file(tmp_path):
             (tmp_path / other).write_text("another")
         (tmp_path / ".x[1].txt.7.tmp").write_text("half")
         assert atomic.leftovers(path) == sorted([temporary, tmp_path / ".x[1].txt.7.tmp"])
+
+
+def test_a_growing_file_takes_its_place_at_the_end(tmp_path, synced):
+    path = tmp_path / "x.csv"
+    path.write_text("old")
+    with atomic.growing(path) as add:
+        add("a\n")
+        add("b\n")
+        assert atomic.partial(path).read_text() == "a\nb\n"
+        assert path.read_text() == "old"
+    assert path.read_text() == "a\nb\n"
+    assert names(tmp_path) == ["x.csv"]
+    assert synced == [4, "replaced", "folder"]
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_what_a_growing_file_has_stays(tmp_path, error):
+    path = tmp_path / "x.csv"
+
+    def stopped():
+        with atomic.growing(path) as add:
+            add("a\n")
+            raise error
+
+    with pytest.raises(error):
+        stopped()
+    assert names(tmp_path) == ["x.csv.partial"]
+    assert atomic.partial(path).read_text() == "a\n"
+    with atomic.growing(path) as add:
+        add("b\n")
+    assert path.read_text() == "b\n"
+    assert names(tmp_path) == ["x.csv"]
+
+
+def test_a_text_that_does_not_fit_is_taken_back(tmp_path, monkeypatch):
+    class Small(io.FileIO):
+        def write(self, data):
+            if self.tell() + len(data) > 5:
+                if self.tell() == 5:
+                    raise OSError(28, "No space left on device")
+                data = data[: 5 - self.tell()]
+            return super().write(data)
+
+    monkeypatch.setattr(atomic.io, "FileIO", Small)
+    path = tmp_path / "x.csv"
+    with atomic.growing(path) as add:
+        add("abc\n")
+        with pytest.raises(OSError, match="No space"):
+            add("def\n")
+        assert atomic.partial(path).read_text() == "abc\n"
+
+
+def test_a_file_that_nothing_was_added_to_is_none(tmp_path):
+    with atomic.growing(tmp_path / "x.csv"):
+        pass
+    assert names(tmp_path) == []

@@ -7,6 +7,8 @@ an estimate.
 from __future__ import annotations
 
 import dataclasses
+import logging
+import time
 from collections.abc import Callable, Iterable, Sequence
 
 from gloro_fast.bounds.auto import auto, tight
@@ -31,6 +33,8 @@ METHODS: dict[str, Method] = {
     "power": power,
 }
 DEFAULT_METHOD = "auto"
+
+_log = logging.getLogger(__name__)
 
 __all__ = [
     "DEFAULT_METHOD",
@@ -79,12 +83,35 @@ def bound_network(
     check_method(method)
     layers = list(layers)
     found: list[LayerBound] = []
+    seconds: list[float] = []
     for done, (name, layer) in enumerate(layers, start=1):
+        begin = time.perf_counter()
         found.append(_bound_layer(name, layer, method))
+        seconds.append(time.perf_counter() - begin)
+        if _log.isEnabledFor(logging.INFO):
+            bound = found[-1]
+            _log.info("%s by %s: %.6g, %.2f s", _described(name, layer), bound.method, bound.value, seconds[-1])
         if progress is not None:
             progress(done, len(layers), name)
+    if layers:
+        longest = max(range(len(layers)), key=seconds.__getitem__)
+        _log.info(
+            "bounded %d layers, %.2f s; the longest took %.2f s: %s",
+            len(layers),
+            sum(seconds),
+            seconds[longest],
+            found[longest].name,
+        )
     kind = max((layer.kind for layer in found), key=KINDS.index, default="exact")
     return NetworkBound(compose([layer.value for layer in found]), method, kind, tuple(found))
+
+
+def _described(name: str, layer: Knowledge) -> str:
+    """Name a layer and what the time goes with."""
+    if not isinstance(layer, LinearMap):
+        return name
+    weight, image = ("x".join(map(str, shape)) for shape in (layer.weight.shape, layer.geometry.input_shape))
+    return f"{name}, {weight} on {image} (auto: {bound_work(layer):.1e} operations),"
 
 
 def _bound_layer(name: str, layer: Knowledge, method: str) -> LayerBound:

@@ -20,7 +20,8 @@ def largest_eigenvalue(matrices: Tensor, excess: float, floor: float = 0.0, ceil
         s I - A = L L^H + E   =>   A <= s + ||E||.
 
     Nothing is asked of L, so that it does not matter how a library factorises. s is a little above an estimate of the
-    largest eigenvalue; where it is too small for a matrix, its factorisation fails, and a larger one is tried for it.
+    largest eigenvalue, or ``floor`` first; where it is too small for a matrix, its factorisation fails, and a larger
+    one is tried for it.
 
     What the program takes for E is M. With L = P + iQ, the real part of an entry of E is a sum of s, one of A and 2n
     products of P and Q, and so is the imaginary part. So with g = gamma_(2n+2), in any order of summation, M is off by
@@ -41,27 +42,34 @@ def largest_eigenvalue(matrices: Tensor, excess: float, floor: float = 0.0, ceil
     if matrices.shape[-1] == 1:
         largest = max(float(matrices.real.max()), floor)
         return largest if largest <= ceiling else math.inf
-    estimate = float(largest_ritz_values(matrices, 30 * excess, floor).max())
-    attempt, found = 0, floor
-    while excess < 1.0 and estimate <= ceiling:
+    if not floor < math.inf:
+        return math.inf
+    # A factorisation at the floor is needed in any case, and most matrices need no estimate then.
+    found, left = _verify(matrices, floor) if floor > 0 else (0.0, matrices)
+    found, attempt = max(found, floor), 0
+    estimate = float(largest_ritz_values(left, 30 * excess, floor).max()) if len(left) else 0.0
+    while len(left) and excess < 1.0 and estimate <= ceiling:
         # Not of a zero estimate: what is no more than rounding needs some bound that is not.
-        shift = max(estimate * (1 + excess), floor, 2.0**-300)
-        shifted = -matrices
-        shifted.diagonal(dim1=1, dim2=2).add_(shift)
-        factor, info = torch.linalg.cholesky_ex(shifted)
-        failed = info != 0
-        if bool(failed.any()):
-            verified = ~failed
-            found = max(found, _bound(shift, matrices[verified], shifted[verified], factor[verified]))
+        bound, left = _verify(left, max(estimate * (1 + excess), floor, 2.0**-300))
+        found = max(found, bound)
+        if len(left):
             # The largest value hid from the first start, or is nearer to others than the tolerance.
             attempt += 1
-            matrices = matrices[failed]
-            closer = largest_ritz_values(matrices, excess / 100, floor, seed=attempt)
-            estimate = max(estimate, float(closer.max()))
+            estimate = max(estimate, float(largest_ritz_values(left, excess / 100, floor, seed=attempt).max()))
             excess *= 2 if attempt == 1 else 16
-        else:
-            return max(found, _bound(shift, matrices, shifted, factor))
-    return math.inf
+    return math.inf if len(left) else found
+
+
+def _verify(matrices: Tensor, shift: float) -> tuple[float, Tensor]:
+    """Give a float >= s + ||E|| of the matrices that can be factorised, 0 of none, and the others."""
+    shifted = -matrices
+    shifted.diagonal(dim1=1, dim2=2).add_(shift)
+    factor, info = torch.linalg.cholesky_ex(shifted)
+    failed = info != 0
+    if not bool(failed.any()):
+        return _bound(shift, matrices, shifted, factor), matrices[:0]
+    verified = ~failed
+    return _bound(shift, matrices[verified], shifted[verified], factor[verified]), matrices[failed]
 
 
 def _bound(shift: float, matrices: Tensor, shifted: Tensor, factor: Tensor) -> float:

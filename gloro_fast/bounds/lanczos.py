@@ -102,7 +102,9 @@ def largest_ritz_values(
         if step >= check or step == max_steps:
             check = step + max(_BETWEEN_CHECKS, step // 8)
             off = torch.diag_embed(beside[:, :-1], 1)
-            values, vectors = torch.linalg.eigh(torch.diag_embed(diagonal) + off + off.mT)
+            # A GPU's library takes such small matrices one by one.
+            tridiagonal = (torch.diag_embed(diagonal) + off + off.mT).cpu()
+            values, vectors = (part.to(matrices.device) for part in torch.linalg.eigh(tridiagonal))
             ritz, residual = values[:, -1], norm * vectors[:, -1, -1].abs()
             found[active] = torch.maximum(found[active], ritz)
             largest = max(floor, float(found.max()))

@@ -26,8 +26,10 @@ _AFFORDABLE = 1e10
 # Over the layers of 2C2F, 4C3F and 6C2F with random weights, the smallest bound is up to 1 % below that of the first
 # torus; N_0 + 2 beside these took at most 0.05 % more off it, for half as much time again.
 _SIDES = 2
-# Symbols are evaluated so many numbers at a time, 32 MB; verifying them takes some five times that.
-_CHUNK = 1 << 21
+# Symbols are evaluated so many numbers at a time, 8 MB; verifying them takes some five times that. What is above 32 MB
+# glibc takes from the system anew each time: that was a third of the time for matrices of order 512. A GPU needs more
+# of them at once to be busy: 268 MB.
+_CHUNK, _CHUNK_ON_GPU = 1 << 19, 1 << 24
 
 
 @torch.no_grad()
@@ -166,15 +168,26 @@ def _grid(sides: list[int], twists: tuple[int, ...]) -> list[Frequencies]:
 
 def _largest(symbol: SquaredSymbol, frequencies: list[Frequencies], excess: float, ceiling: float) -> float:
     """Bound the eigenvalues of the computed symbol at all of these frequencies, some rows of the grid at a time."""
-    first, rest = frequencies[0], frequencies[1:]
-    size = symbol.even[0].numel()
-    rows = max(1, _CHUNK // (size * math.prod(len(axis.multiples) for axis in rest)))
+    chunk = _CHUNK_ON_GPU if symbol.even.is_cuda else _CHUNK
     found = 0.0
-    for start in range(0, len(first.multiples), rows):
-        part = Frequencies(first.side, first.multiples[start : start + rows])
+    for part in _parts(frequencies, max(1, chunk // symbol.even[0].numel())):
         # Of the square, twice the excess.
-        found = largest_eigenvalue(symbol.at([part, *rest]), 2 * excess, found, ceiling)
+        found = largest_eigenvalue(symbol.at(part), 2 * excess, found, ceiling)
     return found
+
+
+def _parts(frequencies: list[Frequencies], most: int) -> Iterator[list[Frequencies]]:
+    """Split a grid into parts of at most so many frequencies, 1 or more."""
+    first, rest = frequencies[0], frequencies[1:]
+    inner = math.prod(len(axis.multiples) for axis in rest)
+    if inner > most:
+        for multiple in first.multiples:
+            one = Frequencies(first.side, range(multiple, multiple + 1))
+            yield from ([one, *part] for part in _parts(rest, most))
+        return
+    rows = most // inner
+    for start in range(0, len(first.multiples), rows):
+        yield [Frequencies(first.side, first.multiples[start : start + rows]), *rest]
 
 
 def _circular(kernel: Tensor, geometry: Geometry, excess: float) -> float:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gloro_fast.atomic import write_text
+from gloro_fast.atomic import growing, partial, write_text
 from gloro_fast.cli.files import output_path, to_json, writing
 from gloro_fast.cli.options import (
     BatchSizeOption,
@@ -28,9 +27,14 @@ from gloro_fast.cli.options import (
 from gloro_fast.cli.reporting import console, facts, percent
 
 if TYPE_CHECKING:
-    from gloro_fast.cli.evaluation import EvaluatedRun
+    from torch import Tensor
+
+    from gloro_fast.certify import Certificate
+    from gloro_fast.cli.evaluation import Batches, EvaluatedRun
+    from gloro_fast.cli.opened import OpenRun
 
 _FIELDS = ("index", "label", "prediction", "certified", "radius")
+_HEADER = ",".join((*_FIELDS, "epsilon", "method", "executed")) + "\n"
 
 
 def certify(
@@ -58,6 +62,9 @@ def certify(
     The file has for each image, in the order of the data: index, label, prediction, whether it is certified at
     epsilon, and its certified l2 radius. A CSV names epsilon, the method of the bound and whether rounding is covered
     in every row, a JSON file once, beside the summary. A radius without limit is "inf" in both.
+
+    A CSV grows batch by batch, under its name with ".partial" behind it: what is stopped or killed leaves the rows that
+    it has. Whole, it takes its name.
     """
     from gloro_fast.cli.evaluation import evaluate_run
 
@@ -66,6 +73,11 @@ def certify(
         certificate = output_path(certificate, ".json", option="--certificate")
     if epsilon is not None:
         positive_epsilon(epsilon)
+    as_json = path.suffix.lower() == ".json"
+
+    def passing(opened: OpenRun, batches: Batches) -> Batches:
+        return batches if as_json else _written(path, epsilon or opened.epsilon, opened, batches)
+
     evaluated = evaluate_run(
         run,
         data=data,
@@ -76,41 +88,66 @@ def certify(
         batch_size=batch_size,
         device=device,
         threads=threads,
+        keep_logits=certificate is not None,
+        passing=passing,
     )
-    epsilon = evaluated.epsilon if epsilon is None else epsilon
-    content = _json if path.suffix.lower() == ".json" else _csv
-    with writing(path):
-        write_text(path, content(evaluated, epsilon))
+    epsilon = epsilon or evaluated.epsilon
+    if as_json:
+        with writing(path):
+            write_text(path, _json(evaluated, epsilon))
     if certificate is not None:
         _write_certificate(evaluated, epsilon, certificate)
     _print_summary(evaluated, epsilon, path, certificate)
 
 
-def _samples(evaluated: EvaluatedRun, epsilon: float) -> Iterator[tuple[int, int, int, bool, float]]:
-    """Give index, label, prediction, certified and radius of each image."""
-    evaluation = evaluated.evaluation
-    columns = (evaluation.labels, evaluation.prediction, evaluation.radius > epsilon, evaluation.radius)
-    for index, sample in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
-        yield (index, *sample)
+def _written(path: Path, epsilon: float, opened: OpenRun, batches: Batches) -> Batches:
+    """Write the rows of each batch that passes.
+
+    Raises:
+        Exit: SIGINT or SIGTERM came, after the batch that it came in; what is written is said.
+        ConfigError: the file cannot be written.
+    """
+    from gloro_fast.train.signals import StopSignals
+
+    written, total = 0, len(opened.split)
+    try:
+        with StopSignals() as signals, writing(path), growing(path) as add:
+            for labels, certificate in batches:
+                text = _csv(written, labels, certificate, epsilon)
+                add(text if written else _HEADER + text)
+                written += len(labels)
+                if signals.received is not None and written < total:
+                    raise typer.Exit(128 + signals.received)
+                yield labels, certificate
+    except BaseException:
+        if written:
+            typer.echo(f"warning: stopped after {written:,} of {total:,} images; they are in {partial(path)}", err=True)
+        raise
 
 
-def _csv(evaluated: EvaluatedRun, epsilon: float) -> str:
+def _csv(first: int, labels: Tensor, certificate: Certificate, epsilon: float) -> str:
+    """Give a row for each image of a batch, the first of which has the number ``first``."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*_FIELDS, "epsilon", "method", "executed"])
-    for index, label, prediction, certified, radius in _samples(evaluated, epsilon):
-        row = [index, label, prediction, str(certified).lower(), radius]
-        writer.writerow([*row, epsilon, evaluated.evaluation.method, str(evaluated.evaluation.executed).lower()])
+    how = epsilon, certificate.method, str(certificate.executed).lower()
+    radius = certificate.radius
+    columns = (labels, certificate.prediction, radius > epsilon, radius)
+    for index, row in enumerate(zip(*(column.tolist() for column in columns), strict=True), start=first):
+        label, prediction, certified, distance = row
+        writer.writerow([index, label, prediction, str(certified).lower(), distance, *how])
     return text.getvalue()
 
 
 def _json(evaluated: EvaluatedRun, epsilon: float) -> str:
+    evaluation = evaluated.evaluation
+    columns = (evaluation.labels, evaluation.prediction, evaluation.radius > epsilon, evaluation.radius)
+    samples = enumerate(zip(*(column.tolist() for column in columns), strict=True))
     content = {
         **evaluated.to_dict(),
         "epsilon": epsilon,
-        "vra": evaluated.evaluation.vra(epsilon),
-        "real_vra": evaluated.evaluation.real_vra(epsilon),
-        "samples": [dict(zip(_FIELDS, sample, strict=True)) for sample in _samples(evaluated, epsilon)],
+        "vra": evaluation.vra(epsilon),
+        "real_vra": evaluation.real_vra(epsilon),
+        "samples": [dict(zip(_FIELDS, (index, *sample), strict=True)) for index, sample in samples],
     }
     return to_json(content)
 

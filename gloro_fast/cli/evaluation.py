@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,9 +11,17 @@ from gloro_fast.cli.opened import open_run
 from gloro_fast.cli.reporting import percent
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gloro_fast.certify import Certificate
+    from gloro_fast.cli.opened import OpenRun
     from gloro_fast.data import Split
     from gloro_fast.evaluate import Evaluation
     from gloro_fast.model import GloRoNet
+
+
+Batches = Iterator["tuple[Tensor, Certificate]"]
+Passing = Callable[["OpenRun", Batches], Batches]
 
 
 @dataclass(frozen=True)
@@ -82,19 +91,25 @@ def evaluate_run(
     batch_size: int,
     device: str | None,
     threads: int | None,
+    keep_logits: bool = False,
+    passing: Passing | None = None,
 ) -> EvaluatedRun:
     """Certify every image of a split with a run's net.
 
     Arguments are those of :func:`gloro_fast.cli.opened.open_run`; ``executed`` covers the rounding of the net's own
-    forward pass, ``batch_size`` is the number of images at a time.
+    forward pass, ``batch_size`` is the number of images at a time, and ``keep_logits`` is for a certificate file.
+    ``passing`` gets what was opened and the batches, labels beside certificates, and gives them on one by one.
 
     Raises:
         GloroFastError: whatever does not fit, in one line.
     """
-    from gloro_fast.evaluate import evaluate
+    from gloro_fast.evaluate.accuracy import certified_batches, collect
 
     opened = open_run(run, data=data, data_dir=data_dir, split=split, method=method, device=device, threads=threads)
-    evaluation = evaluate(opened.net, opened.split, batch_size, executed)
+    batches = certified_batches(opened.net, opened.split, batch_size, executed)
+    if passing is not None:
+        batches = passing(opened, batches)
+    evaluation = collect(opened.split, batches, keep_logits)
     return EvaluatedRun(
         opened.config.recipe.name,
         opened.epsilon,

@@ -32,6 +32,7 @@ class Batches:
         shuffle: whether :meth:`order` is random.
         device: where the batches are wanted.
         generator: CPU generator that :meth:`order` draws from when it is given none; None is torch's own.
+        once: whether each image is wanted but once: then none is moved to a GPU before its batch.
 
     Attributes:
         images: of the whole split, on ``device`` if ``is_resident``, else on the CPU.
@@ -51,6 +52,7 @@ class Batches:
         shuffle: bool,
         device: torch.device | str = "cpu",
         generator: torch.Generator | None = None,
+        once: bool = False,
     ) -> None:
         if batch_size < 1:
             raise ConfigError(f"batch size {batch_size} is too small; use --batch-size 1 or more")
@@ -65,7 +67,8 @@ class Batches:
         self.shuffle = shuffle
         self.generator = generator
         self.labels = split.labels.to(device)
-        self.is_resident = has_room(split.images, self.labels.device)
+        moves = split.images.device != self.labels.device
+        self.is_resident = has_room(split.images, self.labels.device) and not (once and moves)
         self.images = split.images.to(device) if self.is_resident else split.images.cpu()
 
     def __len__(self) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from gloro_fast.certify import Certificate
 from gloro_fast.data.batches import Batches
 from gloro_fast.data.dataset import Split
 from gloro_fast.errors import DataError
@@ -23,7 +25,7 @@ class Evaluation:
         radius: (N,) float64, certified l2 radius in units of the input.
         lipschitz: K of everything before the last layer.
         method: the method that found K, with "(estimate)" where it is none but that.
-        logits: (N, m) f as computed, at least float32.
+        logits: (N, m) f as computed, at least float32; (N, 0) where they were not kept.
         executed: whether the radius covers the rounding of the net's own forward pass.
         real_radius: (N,) float64, the radius for real arithmetic on the logits; ``radius`` itself if not executed.
     """
@@ -62,7 +64,9 @@ class Evaluation:
         return float(lower), float(median), float(upper)
 
 
-def evaluate(net: GloRoNet, split: Split, batch_size: int = 512, executed: bool = False) -> Evaluation:
+def evaluate(
+    net: GloRoNet, split: Split, batch_size: int = 512, executed: bool = False, *, keep_logits: bool = True
+) -> Evaluation:
     """Certify every image of ``split``; the net's mode and device stay as they are.
 
     Args:
@@ -70,9 +74,23 @@ def evaluate(net: GloRoNet, split: Split, batch_size: int = 512, executed: bool 
         split: images of the net's input shape and their labels.
         batch_size: images at a time.
         executed: cover the rounding of the net's own forward pass; see ``GloRoNet.certify``.
+        keep_logits: whether the result has them, which is what takes its memory.
 
     Raises:
         DataError: the images do not fit the net, or there are labels beyond its classes.
+    """
+    return collect(split, certified_batches(net, split, batch_size, executed), keep_logits)
+
+
+def certified_batches(
+    net: GloRoNet, split: Split, batch_size: int = 512, executed: bool = False
+) -> Iterator[tuple[Tensor, Certificate]]:
+    """Certify ``split`` batch by batch, in its order; on a GPU the next images are copied meanwhile.
+
+    Arguments and errors are those of :func:`evaluate`.
+
+    Yields:
+        The labels of a batch, on the CPU, and its certificate, on the net's device.
     """
     if int(split.labels.max()) >= net.num_classes:
         raise DataError(
@@ -80,15 +98,26 @@ def evaluate(net: GloRoNet, split: Split, batch_size: int = 512, executed: bool 
             "evaluate it on the data it was built for"
         )
     device = next(net.module.parameters()).device
-    batches = Batches(split, min(batch_size, len(split)), shuffle=False, device=device)
-    certificates = [net.certify(images, executed=executed) for images, _ in batches]
+    batches = Batches(split, min(batch_size, len(split)), shuffle=False, device=device, once=True)
+    for labels, (images, _) in zip(torch.split(split.labels.cpu(), batches.batch_size), batches, strict=True):
+        yield labels, net.certify(images, executed=executed)
+
+
+def collect(split: Split, batches: Iterable[tuple[Tensor, Certificate]], keep_logits: bool = True) -> Evaluation:
+    """Put together what :func:`certified_batches` gives of all of ``split``."""
+    columns: list[tuple[Tensor, ...]] = []
+    for _, certificate in batches:
+        logits = certificate.logits if keep_logits else certificate.logits.new_empty(len(certificate.logits), 0)
+        radii = certificate.radius, certificate.real_radius
+        columns.append((certificate.prediction.cpu(), *(radius.cpu() for radius in radii), logits.cpu()))
+    prediction, radius, real_radius, logits = (torch.cat(column) for column in zip(*columns, strict=True))
     return Evaluation(
         split.labels,
-        torch.cat([certificate.prediction for certificate in certificates]).cpu(),
-        torch.cat([certificate.radius for certificate in certificates]).cpu(),
-        certificates[0].lipschitz,
-        certificates[0].method,
-        torch.cat([certificate.logits for certificate in certificates]).cpu(),
-        executed,
-        torch.cat([certificate.real_radius for certificate in certificates]).cpu(),
+        prediction,
+        radius,
+        certificate.lipschitz,
+        certificate.method,
+        logits,
+        certificate.executed,
+        real_radius,
     )

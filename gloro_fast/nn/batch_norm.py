@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from gloro_fast.errors import ArchitectureError
 from gloro_fast.nn.real import require_floating
 from gloro_fast.nn.rules import Diagonal, register_lipschitz_rule
+from gloro_fast.ops.kept import kept
 
 
 @register_lipschitz_rule(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -46,7 +47,8 @@ def channel_scale(variance: Tensor, eps: float, weight: Tensor | None) -> Tensor
     """
     if not eps >= 0:
         raise ArchitectureError(f"eps is {eps:g}; it must be at least 0")
-    variance = require_floating("the running variance", variance).double()
+    # A compiled step changes it before its backward pass.
+    variance = kept(require_floating("the running variance", variance)).double()
     # The sum, the root and the quotient are rounded once each.
     scale = torch.where(variance >= 0, (variance + eps).rsqrt(), torch.nan)
     return scale if weight is None else require_floating("the weight", weight).double() * scale

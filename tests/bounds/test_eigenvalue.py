@@ -153,3 +153,25 @@ def test_ritz_values_come_from_below(kind):
     found = largest_ritz_values(matrices, 1e-7)
     assert (found < exact * (1 + 1e-12)).all()
     assert found.max() > exact.max() * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("order", [5, 60])
+def test_no_estimate_is_made_of_what_is_below_the_floor(order, monkeypatch):
+    matrices = hermitian(6, order, "complex", torch.Generator().manual_seed(7))
+    matrices = matrices / torch.linalg.eigvalsh(matrices)[:, -1, None, None]
+    matrices = matrices * torch.tensor([0.3, 0.9, 0.6, 0.2, 0.8, 0.5])[:, None, None]
+    estimated = []
+
+    def counted(given, *arguments, **options):
+        estimated.append(len(given))
+        return largest_ritz_values(given, *arguments, **options)
+
+    monkeypatch.setattr(module, "largest_ritz_values", counted)
+    found = largest_eigenvalue(matrices, 1e-6, floor=0.7)
+    assert estimated == [2]
+    assert Fraction(found) >= max(map(from_below, matrices))
+    assert found == pytest.approx(0.9, rel=1e-5)
+    estimated.clear()
+    assert largest_eigenvalue(matrices[[0, 2, 3]], 1e-6, floor=0.7) == pytest.approx(0.7, rel=1e-9)
+    assert not estimated
+    assert largest_eigenvalue(matrices, 1e-6, floor=math.inf) == math.inf

@@ -1,4 +1,5 @@
 import importlib
+import itertools
 import math
 
 import pytest
@@ -81,6 +82,19 @@ def test_a_dilated_layer_is_a_sum_of_undilated_ones():
     weight = torch.randn(2, 2, 3)
     dilated = LinearMap(weight, Geometry((2, 12), (1,), ((3, 3),), (3,)))
     assert torus("a", dilated).value == torus("b", LinearMap(weight, same(2, (4,), 3))).value
+
+
+@pytest.mark.parametrize("sides", [(7,), (5, 4), (3, 4, 5), (1, 6, 1)])
+@pytest.mark.parametrize("most", [1, 2, 5, 13, 1000])
+def test_the_parts_of_a_grid_are_the_grid(sides, most):
+    grid = module._grid(list(sides), (1,) + (0,) * (len(sides) - 1))
+
+    def frequencies(part):
+        return list(itertools.product(*([(a, axis.side) for a in axis.multiples] for axis in part)))
+
+    parts = [frequencies(part) for part in module._parts(grid, most)]
+    assert [point for part in parts for point in part] == frequencies(grid)
+    assert max(map(len, parts)) <= most
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])

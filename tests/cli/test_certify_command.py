@@ -2,13 +2,18 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 import warnings
 
 import numpy as np
 import pytest
 import torch
 
-from gloro_fast import atomic, data
+from gloro_fast import GloRoNet, atomic, data
 from gloro_fast.run_folder import load_net
 
 
@@ -153,8 +158,86 @@ def test_a_full_disk_leaves_the_file_that_was_there(refused, run, monkeypatch):
         raise OSError(28, "No space left on device")
 
     (run / "certificates.csv").write_text("as before")
-    before = sorted(run.iterdir())
+    before = set(run.iterdir())
     monkeypatch.setattr(atomic.os, "fsync", full)
     assert "No space left" in refused("certify", run)
     assert (run / "certificates.csv").read_text() == "as before"
-    assert sorted(run.iterdir()) == before
+    assert {path.name for path in set(run.iterdir()) - before} == {"certificates.csv.partial"}
+
+
+def rows_in(path):
+    text = path.read_text()
+    assert text.endswith("\n")
+    return list(csv.DictReader(text.splitlines()))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_it_after_a_batch_whose_rows_are_kept(invoke, run, monkeypatch, number):
+    batches = []
+    certify = GloRoNet.certify
+
+    def signalled(net, *arguments, **options):
+        batches.append(len(arguments[0]))
+        if len(batches) == 3:
+            os.kill(os.getpid(), number)
+        return certify(net, *arguments, **options)
+
+    monkeypatch.setattr(GloRoNet, "certify", signalled)
+    (run / "certificates.csv").write_text("as before")
+    result = invoke("certify", run, "--batch-size", 50)
+    assert result.exit_code == 128 + number
+    assert result.stdout == ""
+    partial = run / "certificates.csv.partial"
+    assert result.stderr.splitlines()[-1].startswith("warning: stopped after 150 of 500 images; they are in ")
+    assert (run / "certificates.csv").read_text() == "as before"
+    stopped = rows_in(partial)
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert invoke("certify", run, "--batch-size", 50).exit_code == 0
+    assert not partial.exists()
+    whole = rows_in(run / "certificates.csv")
+    assert stopped == whole[:150]
+    assert len(whole) == 500
+
+
+def test_an_error_in_the_middle_leaves_the_rows_before(refused, run, monkeypatch):
+    certify, batches = GloRoNet.certify, []
+
+    def failing(net, *arguments, **options):
+        batches.append(None)
+        if len(batches) == 4:
+            net.module[0].weight.data.mul_(2)
+        return certify(net, *arguments, **options)
+
+    monkeypatch.setattr(GloRoNet, "certify", failing)
+    assert "has changed" in refused("certify", run, "--batch-size", 100)
+    assert len(rows_in(run / "certificates.csv.partial")) == 300
+
+
+_SLOW = """
+import sys, time
+from gloro_fast import GloRoNet
+from gloro_fast.cli import main
+certify = GloRoNet.certify
+def slowly(*arguments, **options):
+    time.sleep(0.2)
+    return certify(*arguments, **options)
+GloRoNet.certify = slowly
+main()
+"""
+
+
+def test_a_killed_process_leaves_whole_rows(run):
+    command = [sys.executable, "-c", _SLOW, "certify", run, "--batch-size", "40", "--device", "cpu", "--threads", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    partial, deadline = run / "certificates.csv.partial", time.monotonic() + 120
+    while not (partial.exists() and partial.stat().st_size) and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    rows = rows_in(partial)
+    assert [int(row["index"]) for row in rows] == list(range(len(rows)))
+    assert len(rows) % 40 == 0
+    assert 0 < len(rows) < 500
+    assert not (run / "certificates.csv").exists()

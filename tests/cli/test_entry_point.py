@@ -24,3 +24,10 @@ def test_version_and_help(invoke):
 
 def test_json_has_no_number_that_json_does_not_know():
     assert to_json({"radius": [float("inf"), 0.5]}).split() == ["{", '"radius":', "[", '"inf",', "0.5", "]", "}"]
+
+
+def test_verbose_says_what_took_the_time_of_a_bound(invoke, run):
+    lines = invoke("--verbose", "certify", run).stderr.splitlines()
+    assert lines[-1].startswith("bounded 7 layers, ")
+    assert any("by cholesky: " in line and "operations)" in line for line in lines)
+    assert "bounded" not in invoke("certify", run).stderr

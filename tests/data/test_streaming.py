@@ -64,3 +64,17 @@ def test_images_are_resident_where_they_take_half_of_the_free_memory_at_most(mon
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 10**9))
         assert streaming.has_room(images, device) is room
     assert streaming.has_room(images, torch.device("cpu"))
+
+
+def test_images_that_are_wanted_once_are_not_moved_all_together(split, monkeypatch):
+    copiers = []
+    monkeypatch.setattr(
+        batches_module, "CudaCopier", lambda *arguments: copiers.append(FakeCopier(*arguments)) or copiers[-1]
+    )
+    assert Batches(split, 5, shuffle=False, once=True).is_resident  # where they are already
+    assert Batches(split, 5, shuffle=False, device="meta").is_resident
+    elsewhere = Batches(split, 5, shuffle=False, device="meta", once=True)
+    assert not elsewhere.is_resident
+    found = torch.cat([images for images, _ in elsewhere])
+    assert torch.equal(found, split.images / 255)
+    assert copiers[0].most_on_the_way == 2

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -8,6 +10,7 @@ from gloro_fast import GloRoNet
 from gloro_fast.data import Split, to_float
 from gloro_fast.errors import DataError
 from gloro_fast.evaluate import Evaluation, evaluate
+from gloro_fast.evaluate.accuracy import certified_batches
 
 BY_HAND = Evaluation(
     labels=torch.tensor([0, 1, 2, 0]),
@@ -51,3 +54,29 @@ def test_labels_beyond_the_classes_are_refused(digits):
     narrow = GloRoNet(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), 0.1, digits.input_shape)
     with pytest.raises(DataError, match="labels go up to 9 but the net has 3 classes"):
         evaluate(narrow, digits.test)
+
+
+def test_logits_are_kept_where_they_are_wanted(net, digits):
+    few = Split(digits.test.images[:20], digits.test.labels[:20])
+    kept, left = evaluate(net, few, 7), evaluate(net, few, 7, keep_logits=False)
+    assert torch.equal(kept.logits, torch.cat([c.logits for _, c in certified_batches(net, few, 7)]))
+    assert left.logits.shape == (20, 0)
+    assert torch.equal(kept.radius, left.radius)
+
+
+def test_no_batch_is_held_beside_the_one_at_work(digits):
+    images = digits.test.images[:64]
+    alive, most = weakref.WeakSet(), 0
+
+    class Watching(nn.Module):
+        def certify(self, x, executed=False):
+            nonlocal most
+            alive.add(x)
+            most = max(most, len(alive))
+            return self.net.certify(x, executed=executed)
+
+    watching = Watching()
+    watching.net = GloRoNet(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), 0.1, digits.input_shape).eval().freeze()
+    watching.module, watching.num_classes = watching.net.module, 10
+    evaluate(watching, Split(images, digits.test.labels[:64]), 4, keep_logits=False)
+    assert most <= 2
