@@ -10,14 +10,17 @@ import importlib
 import importlib.util
 import warnings
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gloro_fast import _extension
 
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 _in_triton: set[str] = set()
+_loading: dict[str, Callable[[], Callable[..., Any]]] = {}
 _implementations: dict[str, Callable[..., Any]] = {}
 _switched_off: dict[str, str] = {}
 _warned: set[str] = set()
@@ -29,9 +32,15 @@ def implement(op: str, module: str) -> None:
     Where it runs is asked of :func:`why_not` under the name of the module, which holds the passes of one op.
     """
 
-    def run(*arguments: Any) -> Any:
-        return getattr(importlib.import_module(f"gloro_fast.kernels.{module}"), op)(*arguments)
+    @cache
+    def load() -> Callable[..., Any]:
+        function: Callable[..., Any] = getattr(importlib.import_module(f"gloro_fast.kernels.{module}"), op)
+        return function
 
+    def run(*arguments: Any) -> Any:
+        return load()(*arguments)
+
+    _loading[op] = load
     _in_triton.add(module)
     _implementations[f"gloro_fast::{op}"] = run
     torch.library.impl(f"gloro_fast::{op}", "CUDA", run)
@@ -40,6 +49,39 @@ def implement(op: str, module: str) -> None:
 def implementation(op: str) -> Callable[..., Any] | None:
     """Give the function in Triton that serves an op, such as ``"gloro_fast::minmax"``; None if there is none."""
     return _implementations.get(op)
+
+
+def eager(op: str) -> Callable[..., Any]:
+    """Return what calls an op in eager mode where autograd has no part in it, as within functions of its own.
+
+    On a GPU it is the implementation in Triton itself, unless a mode, a subclass of tensors or a compiler is to see the
+    call: the dispatcher takes ten microseconds to get from Python to Python.
+    """
+    overload, load = getattr(torch.ops.gloro_fast, op).default, _loading[op]
+
+    def call(tensor: Tensor, *arguments: Any) -> Any:
+        if _is_seen_by_nobody(tensor):
+            return load()(tensor, *arguments)
+        if torch.compiler.is_compiling():
+            return overload(tensor, *arguments)
+        with torch._C._AutoDispatchBelowAutograd():
+            return overload(tensor, *arguments)
+
+    return call
+
+
+def _is_seen_by_nobody(tensor: Tensor) -> bool:
+    return (
+        tensor.is_cuda
+        and type(tensor) in (Tensor, torch.nn.Parameter)
+        and not torch._C._len_torch_dispatch_stack()
+        and not torch.compiler.is_compiling()
+    )
+
+
+def implementations() -> dict[str, Callable[..., Any]]:
+    """List the functions in Triton by the ops that they serve."""
+    return dict(_implementations)
 
 
 def is_triton(op: str) -> bool:

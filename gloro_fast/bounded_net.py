@@ -6,7 +6,7 @@ import dataclasses
 import math
 import warnings
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -16,14 +16,18 @@ from torch._compile import _disable_dynamo
 
 from gloro_fast.bounds import DEFAULT_METHOD, NetworkBound, bound_work, check_method
 from gloro_fast.certify import Certificate, certify_logits, check_images
-from gloro_fast.errors import ConfigError, FrozenError, StaleBoundError
-from gloro_fast.executed import ExecutedNet, check_settings
-from gloro_fast.exporting import is_exporting
+from gloro_fast.errors import ConfigError, DataError, FrozenError, StaleBoundError
+from gloro_fast.executed import ExecutedNet, sums_of_products
 from gloro_fast.graph.identity import difference
 from gloro_fast.graph.node import Layer
 from gloro_fast.graph.reads import Reads
 from gloro_fast.graph_watch import look, watch
+from gloro_fast.ops import capturing
+from gloro_fast.ops.exporting import is_exporting
+from gloro_fast.ops.image_codes import NOT_FINITE, OUTSIDE, image_codes
 from gloro_fast.ops.scalar import Scalar
+from gloro_fast.ops.verdict import CHANGED, verdict
+from gloro_fast.pixels import check_floats
 from gloro_fast.plan import Margins, evaluation_mode, floating_dtype, make_plan
 from gloro_fast.signed_bound import (
     SignedBound,
@@ -34,9 +38,35 @@ from gloro_fast.signed_bound import (
     sign,
     weights_are_signed,
 )
+from gloro_fast.snapshot import Snapshot
 
 # The mode in which make_fx records what is computed.
 _PROXY = torch._C._TorchDispatchModeKey.PROXY
+# What captured graphs compare weights with, and sign by, wherever the nets have gone: memory that others got would be
+# taken for it.
+_captured: list[SignedBound] = []
+
+
+class Evaluation(NamedTuple):
+    """What comes of a batch of B.
+
+    Attributes:
+        bound: the bound in force.
+        logits: (B, m), at least float32.
+        prediction: (B,) int64.
+        radius: (B,) float64.
+        bottom: (B,) of the logits' dtype.
+        certified: (B,) bool, ``radius > epsilon``.
+        codes: (B,) uint8 as :class:`gloro_fast.ops.verdict.Verdict` has them; None where nothing looked for them.
+    """
+
+    bound: SignedBound
+    logits: Tensor
+    prediction: Tensor
+    radius: Tensor
+    bottom: Tensor
+    certified: Tensor
+    codes: Tensor | None = None
 
 
 class BoundedNet(nn.Module):
@@ -202,14 +232,15 @@ class BoundedNet(nn.Module):
         return sum(map(bound_work, self._plan.linear_maps()))
 
     def certify(self, x: Tensor, epsilon: float | None = None, executed: bool = False) -> Certificate:
-        """Certify a batch; the net is run in evaluation mode, without autocast.
+        """Certify a batch; the net is run in evaluation mode, without autocast, a float32 net on a GPU without TF32.
 
         Args:
             x: (B, *input_shape) images of the net's dtype, B >= 1.
             epsilon: l2 radius >= 0; the net's own by default.
             executed: cover the rounding of the net's own float32 or float64 forward pass as well, at the image and
                 everywhere within epsilon of it: :meth:`gloro_fast.executed.ExecutedNet.radius` says how. The batch
-                is then also evaluated in float64.
+                is then also evaluated in float64. Covered is the pass that ``executed=True`` makes; it takes sums of
+                products in float64 where the usual pass may not add products, as always on a GPU.
 
         Returns:
             Prediction, certified or not, and certified radius of each image. They hold for real arithmetic on
@@ -219,23 +250,29 @@ class BoundedNet(nn.Module):
         Raises:
             DataError: images of another dtype or shape, an empty batch, NaN or infinite pixels.
             StaleBoundError: the net is frozen and its weights have changed.
-            ConfigError: executed, with a net in half precision or settings that let a backend use other arithmetic.
-            ArchitectureError: executed, with a layer whose rounding is not known; names it.
+            ConfigError: executed, with a net in half precision, or on a device or with settings of which no arithmetic
+                is known.
+            ArchitectureError: executed, with a layer whose rounding is not known; or, on a GPU, a layer that may use
+                TF32; names it.
             ExecutionError: executed, and the logits are not what sums of products can give.
         """
         epsilon = self.epsilon if epsilon is None else _checked_epsilon(epsilon)
-        check_images(x, self._input_shape, floating_dtype(self.module))
+        look = not (isinstance(x, Tensor) and (_looks_last(x) or capturing.is_capturing(x.device)))
+        check_images(x, self._input_shape, floating_dtype(self.module), pixels=look)
+        if executed and capturing.is_capturing(x.device):
+            raise ConfigError("a CUDA graph is captured, which cannot certify with executed=True; call it outside")
         with torch.no_grad():
-            # Layers may write over a copy; an executed radius is that of the images as they came.
-            signed, logits, prediction, real_radius, _ = self._evaluate(x.clone() if executed else x)
-        radius = real_radius
-        if executed:
-            check_settings(self._plan, x.device)
-            radius = torch.minimum(real_radius, self._executed_net(signed).radius(x, logits, prediction))
-        bound = signed.network
+            if executed:
+                found, radius = self._evaluate_executed(x, epsilon)
+                certified = radius > epsilon
+            else:
+                found = self._evaluate(x, epsilon, refuse=True)
+                radius, certified = found.radius, found.certified
+        bound = found.bound.network
         return Certificate(
-            prediction, radius > epsilon, radius, epsilon, bound.lipschitz, bound.label, logits, executed, real_radius
-        )
+            found.prediction, certified, radius, epsilon, bound.lipschitz, bound.label, found.logits, executed,
+            found.radius,
+        )  # fmt: skip
 
     def extra_repr(self) -> str:
         """Show epsilon, the input shape, the state of the bound, and which constants margins have."""
@@ -253,19 +290,111 @@ class BoundedNet(nn.Module):
         if snapshot is None or not snapshot.structure_holds(self.module):
             self._current()
 
-    def _evaluate(self, x: Tensor) -> tuple[SignedBound, Tensor, Tensor, Tensor, Tensor]:
-        """Give the bound in force, the class logits (at least float32), predictions, radii and bottom logits."""
+    @_disable_dynamo
+    def _evaluate_executed(self, x: Tensor, epsilon: float) -> tuple[Evaluation, Tensor]:
+        """Evaluate and sign a batch; give that with the radii for what is executed as well."""
+        self._current()
+        with sums_of_products(self._plan, x.device):
+            # Layers may write over a copy; an executed radius is that of the images as they came.
+            found = self._evaluate(x.clone(), epsilon, refuse=True, executed=True)
+            executed = self._executed_net(found.bound).radius(x, found.logits, found.prediction)
+        return found, torch.minimum(found.radius, executed)
+
+    def _evaluate(self, x: Tensor, epsilon: float, refuse: bool = False, executed: bool = False) -> Evaluation:
+        """Evaluate and sign a batch.
+
+        Args:
+            x: (B, *input_shape).
+            epsilon: l2 radius.
+            refuse: images that are not finite, and warn of those outside [0, 1], where nobody has looked yet.
+            executed: run the layers in the arithmetic that the caller has taken.
+        """
+        if not torch.compiler.is_compiling():
+            if capturing.is_capturing(x.device):
+                return self._evaluate_in_capture(x, epsilon)
+            if _looks_last(x):
+                return self._evaluate_and_look(x, epsilon, refuse, executed)
         signed, unchanged = self._in_force(x)
-        with evaluation_mode(self.module), _no_autocast(x.device):
-            logits = self._plan.run(x)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        logits = self._class_logits(x, executed)
         with torch.no_grad():
-            prediction, radius, bottom = certify_logits(
-                logits, signed.differences, signed.network.lipschitz, self.epsilon
-            )
+            prediction, radius, bottom = certify_logits(logits, signed.differences, signed.network.lipschitz, epsilon)
             if unchanged is not None:
                 radius, bottom = torch.where(unchanged, radius, 0.0), torch.where(unchanged, bottom, torch.inf)
-        return signed, logits, prediction, radius, bottom
+        return Evaluation(signed, logits, prediction, radius, bottom, radius > epsilon)
+
+    def _evaluate_and_look(self, x: Tensor, epsilon: float, refuse: bool, executed: bool) -> Evaluation:
+        """Do so on a device that Python waits for, and look last at what the device says of weights and images.
+
+        What was computed by weights that are not those of the bound is thrown away.
+        """
+        _refuse_recorders()
+        images, signed = image_codes(x), self._signed
+        snapshot = signed.snapshot if signed is not None else None
+        if (
+            signed is None
+            or snapshot is None
+            or not _is_at_hand(signed, x)
+            or not snapshot.structure_holds(self.module)
+        ):
+            signed, snapshot = self._current(), None
+        found = self._sign_batch(x, epsilon, signed, images, snapshot, executed)
+        assert found.codes is not None
+        codes = found.codes.cpu().numpy()  # the one wait
+        if refuse and (codes & (NOT_FINITE | OUTSIDE)).any():
+            check_floats(x, "images")
+            if (codes & NOT_FINITE).any():
+                raise DataError("images: pixels were NaN or infinite before a layer wrote over them; repair them")
+        if codes[0] & CHANGED:
+            found = self._sign_batch(x, epsilon, self._current(), images, None, executed)
+        return found
+
+    def _evaluate_in_capture(self, x: Tensor, epsilon: float) -> Evaluation:
+        """Do so in a CUDA graph, which compares the weights at every replay: where they differ it certifies nothing."""
+        _refuse_recorders()
+        signed = self._signed
+        if not self._frozen or signed is None:
+            raise ConfigError("a CUDA graph is captured, which cannot find a bound anew; call freeze() before")
+        snapshot, unchanged = signed.snapshot, None
+        if snapshot is None or not _is_at_hand(signed, x) or not snapshot.structure_holds(self.module):
+            change = exported_difference(self.module, self._plan, signed)
+            if change:
+                raise StaleBoundError(f"the net was frozen and {change}; call freeze() again before capturing")
+            snapshot, unchanged = None, exported_weights_are_signed(self.module, self._plan, signed)
+        if not any(kept is signed for kept in _captured):
+            _captured.append(signed)
+        found = self._sign_batch(x, epsilon, signed, image_codes(x), snapshot, False)
+        if unchanged is not None:
+            found = found._replace(
+                radius=torch.where(unchanged, found.radius, 0.0),
+                bottom=torch.where(unchanged, found.bottom, torch.inf),
+                certified=unchanged & found.certified,
+            )
+        return found
+
+    def _sign_batch(
+        self,
+        x: Tensor,
+        epsilon: float,
+        signed: SignedBound,
+        images: Tensor,
+        snapshot: Snapshot | None,
+        executed: bool,
+    ) -> Evaluation:
+        """Evaluate a batch, and sign it unless the weights are not those of ``snapshot``, as the device sees it."""
+        with torch.no_grad():
+            shares = snapshot.shares() if snapshot is not None else None
+        logits = self._class_logits(x, executed)
+        hashes = snapshot.hashes if snapshot is not None and shares is not None else None
+        return Evaluation(
+            signed,
+            logits,
+            *verdict(logits, signed.differences, signed.network.lipschitz, epsilon, images, shares, hashes),
+        )
+
+    def _class_logits(self, x: Tensor, executed: bool) -> Tensor:
+        with evaluation_mode(self.module), _no_autocast(x.device):
+            logits = self._plan.run(x) if executed else self._plan.evaluate(x)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def _in_force(self, x: Tensor) -> tuple[SignedBound, Tensor | None]:
         """Give the bound in force, and in a graph whether it is: a scalar bool tensor, which the graph computes.
@@ -305,13 +434,9 @@ class BoundedNet(nn.Module):
         return self._found()
 
     def _found(self) -> SignedBound:
-        if torch._C._is_tracing():
-            _refuse_onnx()
-        if torch._C._is_tracing() or torch._C._get_dispatch_mode(_PROXY) is not None:
-            raise ConfigError(
-                "torch.jit.trace and make_fx would keep the Lipschitz constant for whatever weights the result gets; "
-                "freeze the net and use torch.export.export"
-            )
+        if capturing.is_capturing(self._plan.device):
+            raise ConfigError("a CUDA graph is captured, where Python cannot look at weights; ask for the bound before")
+        _refuse_recorders()
         signed = self._signed
         if signed is None:
             signed = self._signed = self._sign()
@@ -370,6 +495,17 @@ class BoundedNet(nn.Module):
             self._plan = make_plan(self.module, self.input_shape, margins=self._margins)
 
 
+def _refuse_recorders() -> None:
+    """Refuse to sign for what records operations without Python's look at the weights."""
+    if torch._C._is_tracing():
+        _refuse_onnx()
+    if torch._C._is_tracing() or torch._C._get_dispatch_mode(_PROXY) is not None:
+        raise ConfigError(
+            "torch.jit.trace and make_fx would keep the Lipschitz constant for whatever weights the result gets; "
+            "freeze the net and use torch.export.export"
+        )
+
+
 def _refuse_onnx() -> None:
     """Refuse to make an ONNX file, which no operation lets look at the bits of its own weights."""
     if torch.onnx.is_in_onnx_export():
@@ -377,6 +513,17 @@ def _refuse_onnx() -> None:
             "an ONNX file cannot compare its weights with those that were bounded, so that it may certify nothing; "
             "export net.module, or use torch.export.export"
         )
+
+
+def _looks_last(x: Tensor) -> bool:
+    """Whether to look at what a device says of a batch when all is computed: Python would have to wait before."""
+    return x.is_cuda and len(x) > 0 and not torch._C._are_functorch_transforms_active()
+
+
+def _is_at_hand(signed: SignedBound, x: Tensor) -> bool:
+    """Whether the bound, and the hashes it holds for, are where the images are."""
+    snapshot = signed.snapshot
+    return signed.differences.device == x.device and (snapshot is not None and snapshot.hashes.device == x.device)
 
 
 def _no_autocast(device: torch.device) -> AbstractContextManager[Any]:

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gloro_fast import _extension
+from gloro_fast import _extension, _gpu
 from gloro_fast.bounds.rounding import down, positive_up, up
 from gloro_fast.errors import DataError
 from gloro_fast.pixels import check_floats, check_shape
+
+MOST_CLASSES_ON_GPU = 4096
+"""A program of the kernel for GPUs holds a whole row."""
 
 
 @dataclass(frozen=True)
@@ -46,22 +49,34 @@ def certify_logits(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sign a batch of logits; see :func:`certify_logits_reference`, which it agrees with bit for bit.
 
-    Runs compiled on the CPU, in one pass over the logits; elsewhere as the reference. Nothing has a gradient. In a
-    graph it is one op, of whose arithmetic no compiler makes another.
+    Runs compiled on the CPU, in one pass over the logits, and in Triton on the GPU, one launch; elsewhere as the
+    reference. Nothing has a gradient. In a graph it is one op, of whose arithmetic no compiler makes another.
     """
-    if logits.device.type == "cpu" and differences.device.type == "cpu":
-        if _extension.available():
-            if logits.dtype != torch.float64:
-                logits = logits.float()
-            prediction, radius, bottom = torch.ops.gloro_fast.certify(
-                logits.detach(), differences.detach(), lipschitz, epsilon
-            )
-            return prediction, radius, bottom
-        _extension.warn_if_missing()
+    if _runs_compiled(logits, differences):
+        if logits.dtype != torch.float64:
+            logits = logits.float()
+        prediction, radius, bottom = torch.ops.gloro_fast.certify(
+            logits.detach(), differences.detach(), lipschitz, epsilon
+        )
+        return prediction, radius, bottom
     if torch.compiler.is_compiling():
         prediction, radius, bottom = _in_a_graph(logits.detach(), differences.detach(), lipschitz, epsilon)
         return prediction, radius, bottom
     return certify_logits_reference(logits, differences, lipschitz, epsilon)
+
+
+def _runs_compiled(logits: Tensor, differences: Tensor) -> bool:
+    if logits.device.type == "cpu" and differences.device.type == "cpu":
+        _extension.warn_if_missing()
+        return _extension.available()
+    return logits.is_cuda and differences.is_cuda and runs_on_gpu(logits)
+
+
+def runs_on_gpu(logits: Tensor) -> bool:
+    """Whether a kernel signs logits that are on a GPU."""
+    if torch._C._are_functorch_transforms_active():
+        return False
+    return 2 <= logits.shape[1] <= MOST_CLASSES_ON_GPU and _gpu.runs("verdict")
 
 
 @torch.no_grad()
@@ -165,8 +180,14 @@ def check_batch(images: Tensor, input_shape: tuple[int, ...], dtype: torch.dtype
     check_shape(images, input_shape)
 
 
-def check_images(images: Tensor, input_shape: tuple[int, ...], dtype: torch.dtype) -> None:
+def check_images(images: Tensor, input_shape: tuple[int, ...], dtype: torch.dtype, pixels: bool = True) -> None:
     """Refuse what cannot be certified: another type or shape than the net's, no images, NaN or infinite pixels.
+
+    Args:
+        images: the batch.
+        input_shape: shape of one image of the net.
+        dtype: of the net.
+        pixels: look at these as well, and wait for their device.
 
     Raises:
         DataError: names what is wrong.
@@ -178,7 +199,8 @@ def check_images(images: Tensor, input_shape: tuple[int, ...], dtype: torch.dtyp
         check_batch(images, input_shape, dtype)
     if len(images) == 0:
         raise DataError("the batch is empty; give at least one image")
-    check_floats(images, "images")
+    if pixels:
+        check_floats(images, "images")
 
 
 def margin_constants(differences: Tensor, lipschitz: float) -> Tensor:
@@ -219,3 +241,4 @@ _in_a_graph.register_fake(_fake_certify)
 
 if _extension.available():
     torch.library.register_fake("gloro_fast::certify", _fake_certify)
+    _gpu.implement("certify", "verdict")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gloro_fast.ops.dense import dense, product
+from gloro_fast.ops.eager_function import EagerFunction
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class FlattenedLinear:
     def _product(self, x: Tensor, bias: Tensor | None) -> Tensor:
         if not self._pays(x):
             return dense(x.flatten(1), self.linear.weight, bias)
-        product: Tensor = _ByPosition.apply(x, self.linear.weight, bias)  # type: ignore[no-untyped-call]
+        product: Tensor = _ByPosition.apply(x, self.linear.weight, bias)
         return product
 
     def _pays(self, x: Tensor) -> bool:
@@ -59,7 +60,7 @@ class FlattenedLinear:
         )
 
 
-class _ByPosition(torch.autograd.Function):
+class _ByPosition(EagerFunction):
     """The product with the columns in the order of positions, then channels.
 
     Autograd would keep the moved columns for the backward pass; here they are moved again.

@@ -19,13 +19,17 @@ from gloro_fast.bounded_net import BoundedNet
 from gloro_fast.bounds import general_difference_bounds
 from gloro_fast.certify import check_batch
 from gloro_fast.errors import ConfigError
-from gloro_fast.exporting import is_exporting
+from gloro_fast.graph.training_rules import TrainingRules
 from gloro_fast.iterates import Iterates
 from gloro_fast.lmt_loss import LmtLoss
 from gloro_fast.losses import AllMarginsLoss, CrossEntropyLoss, EmmaLoss, MarginCriterion, TradesLoss
 from gloro_fast.nn.rules import Diagonal, LinearMap
+from gloro_fast.ops.capturing import is_capturing
+from gloro_fast.ops.exporting import is_exporting
+from gloro_fast.ops.image_codes import NOT_FINITE
 from gloro_fast.ops.labels import check_labels, class_indices, with_bottom
 from gloro_fast.ops.statistics import count
+from gloro_fast.ops.verdict import LOGITS_NOT_FINITE
 from gloro_fast.plan import Margins, device_of, floating_dtype, make_plan
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -100,7 +104,7 @@ class GloRoNet(BoundedNet):
             raise ConfigError(f"power_iterations is {power_iterations}; give a whole number of at least 1")
         super().__init__(module, epsilon, input_shape, margins)
         self.power_iterations = power_iterations
-        self._training_plan = make_plan(module, self.input_shape, True, margins)
+        self._plan_training()
         self.iterates = Iterates(self._training_plan.linear_maps())
         self.batch_statistics: BatchStatistics | None = None
 
@@ -179,7 +183,7 @@ class GloRoNet(BoundedNet):
     def _training_logits(self, x: Tensor) -> _Logits:
         logits, lipschitz, differences = self._training_margin(x)
         epsilon = self._epsilon.read(logits.device)
-        with torch.autocast(x.device.type, enabled=False):
+        with _without_autocast(x.device):
             bottom, prediction, radius = ops.margin(logits, differences, lipschitz, epsilon)
         output = torch.cat([logits.to(bottom.dtype), bottom[:, None]], dim=1)
         return _Logits(output, prediction, radius > epsilon, lipschitz)
@@ -188,7 +192,7 @@ class GloRoNet(BoundedNet):
         """Give what ``criterion(net(x), labels)`` gives, where it gives anything, in one pass over the class logits."""
         logits, lipschitz, differences = self._training_margin(x)
         epsilon = self._epsilon.read(logits.device)
-        with torch.autocast(x.device.type, enabled=False):
+        with _without_autocast(x.device):
             losses, prediction, certified = criterion.with_margin(logits, differences, lipschitz, epsilon, labels)
             self._count(labels, prediction, certified, lipschitz)
             return criterion.reduce(losses)
@@ -197,13 +201,26 @@ class GloRoNet(BoundedNet):
         """Give the class logits (B, m), the estimate of K and the head's differences (m, m), all differentiable."""
         if not self.is_planned():
             self._replan_training()
-        # The bound does not depend on the batch, so that a captured step computes it beside the forward pass.
-        with _beside(x.device), torch.autocast(x.device.type, enabled=False):
-            lipschitz = self._training_lipschitz()
-            differences = self._training_differences(lipschitz)
-        logits = self._training_plan.run(x)
-        _join_streams(x.device)
+        if _is_captured(x.device) and self._bound_is_apart():
+            with _second_stream(x.device) as stream:
+                lipschitz, differences = self._training_bound(x.device)
+            logits = self._training_plan.run(x)
+            torch.cuda.current_stream(x.device).wait_stream(stream)
+        else:
+            logits = self._training_plan.run(x)
+            lipschitz, differences = self._training_bound(x.device)
         return logits, lipschitz, differences
+
+    def _bound_is_apart(self) -> bool:
+        """Whether the bound depends on nothing that a forward pass writes, such as a BatchNorm's running variance."""
+        buffers = any(True for _ in self.module.buffers())
+        return not buffers and not any(node.is_effect for node in self._training_plan.nodes)
+
+    def _training_bound(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Give the estimate of K and the head's differences (m, m), both differentiable."""
+        with _without_autocast(device):
+            lipschitz = self._training_lipschitz()
+            return lipschitz, self._training_differences(lipschitz)
 
     def is_planned(self) -> bool:
         """Whether the graph that a training step runs is that of the module as it is now."""
@@ -216,7 +233,7 @@ class GloRoNet(BoundedNet):
     def _training_lipschitz(self) -> Tensor:
         """Give the differentiable estimate of K and move the iterates on."""
         plan = self._training_plan
-        rules = [part.rule() for part in plan.parts]
+        rules = self._rules.now()
         numbers = [1.0 if isinstance(rule, Diagonal) else rule.factor for rule in rules]
         which = [index for index, rule in enumerate(rules) if isinstance(rule, LinearMap)]
         maps = [rule for rule in rules if isinstance(rule, LinearMap)]
@@ -240,7 +257,9 @@ class GloRoNet(BoundedNet):
     def _training_differences(self, like: Tensor) -> Tensor:
         head = self._training_plan.head
         if head is not None:
-            return head.differences(self._as_bounded)
+            (rule,) = self._head_rule.now()
+            assert isinstance(rule, LinearMap)
+            return head.differences(self._as_bounded(rule.weight))
         return general_difference_bounds(self.num_classes, like.device).to(like.dtype)
 
     def _as_bounded(self, weight: Tensor) -> Tensor:
@@ -257,17 +276,23 @@ class GloRoNet(BoundedNet):
         if torch.compiler.is_compiling() and not self._frozen and not is_exporting():
             outside: _Logits = self._untraced_evaluation_logits(x)
             return outside
-        signed, logits, prediction, radius, bottom = self._evaluate(x)
+        found = self._evaluate(x, self.epsilon)
+        logits, bottom, certified = found.logits, found.bottom, found.certified
         with torch.no_grad():
-            # A NaN or +inf among the class logits would win an argmax against any bottom. An infinite pixel may
-            # leave finite logits behind a ReLU; a sum tells of it in one pass, but not in float16, whose largest
-            # number is the sum of an image of 3 x 224 x 224.
-            sums = x.flatten(1).sum(dim=1, dtype=torch.promote_types(x.dtype, torch.float32))
-            finite = logits.isfinite().all(dim=1) & sums.isfinite()
-            bottom = torch.where(finite, bottom, torch.inf)
-            radius = torch.where(finite, radius, 0.0)
+            # A NaN or +inf among the class logits would win an argmax against any bottom.
+            if found.codes is not None:
+                finite = (found.codes & (NOT_FINITE | LOGITS_NOT_FINITE)) == 0
+            else:
+                # An infinite pixel may leave finite logits behind a ReLU; a sum tells of it in one pass, but not in
+                # float16, whose largest number is the sum of an image of 3 x 224 x 224.
+                sums = x.flatten(1).sum(dim=1, dtype=torch.promote_types(x.dtype, torch.float32))
+                finite = logits.isfinite().all(dim=1) & sums.isfinite()
+                bottom = torch.where(finite, bottom, torch.inf)
+                certified = finite & certified
         output = torch.cat([torch.where(finite[:, None], logits, -torch.inf), bottom[:, None]], dim=1)
-        return _Logits(output, prediction, radius > self.epsilon, logits.new_tensor(signed.network.lipschitz))
+        # Filled in, not copied from the host.
+        lipschitz = logits.new_full((), found.bound.network.lipschitz)
+        return _Logits(output, found.prediction, certified, lipschitz)
 
     @_disable_dynamo
     def _untraced_evaluation_logits(self, x: Tensor) -> _Logits:
@@ -277,8 +302,14 @@ class GloRoNet(BoundedNet):
     @_disable_dynamo
     def _replan_training(self) -> None:
         """Look at the module anew as it is in training: layers may have been replaced, or the mode has changed."""
-        self._training_plan = make_plan(self.module, self.input_shape, True, self._margins)
+        self._plan_training()
         self.iterates.fit(self._training_plan.linear_maps())
+
+    def _plan_training(self) -> None:
+        plan = make_plan(self.module, self.input_shape, True, self._margins)
+        self._training_plan = plan
+        self._rules = TrainingRules(plan.parts)
+        self._head_rule = TrainingRules([] if plan.head is None else [plan.head.dense])
 
     def _count(self, labels: Tensor, prediction: Tensor, certified: Tensor, lipschitz: Tensor) -> None:
         correct, verified = count(class_indices(labels), prediction, certified)
@@ -293,6 +324,13 @@ class GloRoNet(BoundedNet):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "batch_statistics": None, "_executed": None}
+
+
+def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    # Entering and leaving it takes 7 microseconds.
+    if torch.is_autocast_enabled(device.type) or torch.compiler.is_compiling():
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
 
 
 def _join_gradients(apart: dict[Tensor, Tensor]) -> None:
@@ -312,26 +350,20 @@ def _join_gradients(apart: dict[Tensor, Tensor]) -> None:
     apart.clear()
 
 
+def _is_captured(device: torch.device) -> bool:
+    # Outside of a capture nothing waits for the GPU but Python, so that a second stream gains nothing there.
+    return not torch.compiler.is_compiling() and is_capturing(device)
+
+
 @lru_cache
-def _second_stream(device: torch.device) -> torch.cuda.Stream:
+def _stream_beside(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
-def _is_captured(device: torch.device) -> bool:
-    # Outside of a capture nothing waits for the GPU but Python, so that a second stream gains nothing there.
-    return device.type == "cuda" and not torch.compiler.is_compiling() and torch.cuda.is_current_stream_capturing()
-
-
-def _beside(device: torch.device) -> AbstractContextManager[Any]:
-    """Put work on a second stream, from here on, where a CUDA graph is captured."""
-    if not _is_captured(device):
-        return nullcontext()
-    stream = _second_stream(device)
+@contextmanager
+def _second_stream(device: torch.device) -> Iterator[torch.cuda.Stream]:
+    """Put work on a second stream, from here on: what does not depend on the batch goes beside the forward pass."""
+    stream = _stream_beside(device)
     stream.wait_stream(torch.cuda.current_stream(device))
-    return torch.cuda.stream(stream)
-
-
-def _join_streams(device: torch.device) -> None:
-    """Let what follows wait for the second stream."""
-    if _is_captured(device):
-        torch.cuda.current_stream(device).wait_stream(_second_stream(device))
+    with torch.cuda.stream(stream):
+        yield stream

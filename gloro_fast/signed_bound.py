@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +26,7 @@ from gloro_fast.graph.undisturbed import undisturbed
 from gloro_fast.nn.rules import KINDS
 from gloro_fast.plan import Plan, check_integrity, evaluation_mode
 from gloro_fast.snapshot import Snapshot
+from gloro_fast.strict import WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,8 @@ def exported_weights_are_signed(module: nn.Module, plan: Plan, signed: SignedBou
     Returns:
         scalar bool tensor. What is no tensor is not compared.
     """
-    rules = plan.rules()
+    with WEIGHTS:
+        rules = plan.rules()
     named = watched(module, rules, plan.unregistered())
     unchanged = (ops.fingerprint([tensor for _, tensor in named]) == signed.hashes).all()
     for constant in constants_are_signed(signed.fingerprint, rules):
@@ -142,6 +144,7 @@ def _snapshot(module: nn.Module, plan: Plan) -> Snapshot | None:
 
 @contextmanager
 def as_evaluated(module: nn.Module, device: torch.device) -> Iterator[None]:
-    """Compute as certificates are computed: evaluation mode, no autocast, no gradients."""
-    with undisturbed(device), evaluation_mode(module), torch.no_grad():
+    """Compute as certificates are computed: evaluation mode, no autocast, no gradients, no TF32."""
+    strict = WEIGHTS if device.type in WEIGHTS.devices else nullcontext()
+    with undisturbed(device), evaluation_mode(module), torch.no_grad(), strict:
         yield

@@ -31,6 +31,7 @@ class Snapshot:
         rules: the types of its modules, each with the rule registered for it.
         places: the parameters and buffers of all modules, one by one.
         tensors: each of them once, with its shape, dtype and hash.
+        hashes: (n,) int64, the hashes on the device of the tensors, for it to compare with.
     """
 
     modules: tuple[nn.Module, ...]
@@ -38,6 +39,7 @@ class Snapshot:
     rules: tuple[tuple[type[nn.Module], Rule | None], ...]
     places: tuple[Tensor, ...]
     tensors: tuple[tuple[Tensor, torch.Size, torch.dtype, int], ...]
+    hashes: Tensor
 
     @classmethod
     def of(cls, module: nn.Module, others: Sequence[nn.Module] = ()) -> Snapshot | None:
@@ -65,24 +67,30 @@ class Snapshot:
         reads = Reads.of(module, *others)
         if reads.tensors:
             return None
-        hashed = zip(tensors, _hash(tensors), strict=True)
+        hashes = ops.fingerprint(tensors)
+        hashed = zip(tensors, hashes.tolist(), strict=True)
         return cls(
             tuple(found),
             reads,
             tuple(rules.items()),
             places,
             tuple((tensor, tensor.shape, tensor.dtype, value) for tensor, value in hashed),
+            hashes,
         )
 
     def __reduce__(self) -> tuple[type[Snapshot], tuple[object, ...]]:
         """Copy and pickle as a snapshot of nothing: a copied network consists of other objects."""
-        return Snapshot, ((), Reads(()), (), (), ())
+        return Snapshot, ((), Reads(()), (), (), (), torch.zeros(0, dtype=torch.int64))
 
     def still_holds(self, module: nn.Module) -> bool:
         """Whether ``module`` is the network looked at, every bit of it."""
         return self.structure_holds(module) and (
             _hash([tensor for tensor, *_ in self.tensors]) == [value for *_, value in self.tensors]
         )
+
+    def shares(self) -> Tensor | None:
+        """Give shares of the hashes that its tensors have now, as the device finds them; None if there are none."""
+        return ops.fingerprint_shares([tensor for tensor, *_ in self.tensors]) if self.tensors else None
 
     def structure_holds(self, module: nn.Module) -> bool:
         """Whether it is, but for the bits of its tensors, which are not read."""

@@ -43,9 +43,17 @@ def write(path: Path, kind: str, tensors: Mapping[str, Tensor], document: Mappin
     }
     metadata["sha256"] = digest(plain, metadata["document"])
     # Written as bytes, so that what the disk refuses comes as an OSError whatever the serializer does.
-    content = save(plain, metadata)
+    content = _in_order(save(plain, metadata))
     with saving(path):
         atomic.write_with(path, lambda temporary: temporary.write_bytes(content))
+
+
+def _in_order(content: bytes) -> bytes:
+    """Put the header of a safetensors file in order: its writer leaves the metadata in another one in every process."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[end:]
 
 
 def read(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch_table import on_device_of
+from .launching import Launch, place_of, planned
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # A tile of pairs has an element a thread: of one with fewer Triton has every thread load all that it multiplies with.
@@ -34,10 +34,10 @@ class PairTiles:
     count: int
 
     @classmethod
-    def of(cls, weight: Tensor) -> PairTiles:
-        """Cut the pairs of rows of ``weight``, (m, d)."""
-        rows, columns, warps = (4, 256, 4) if len(weight) <= 32 else (_ROWS, _COLUMNS, _WARPS)
-        return cls(rows, columns, warps, triton.cdiv(len(weight), rows))
+    def of(cls, count: int) -> PairTiles:
+        """Cut the pairs of ``count`` rows."""
+        rows, columns, warps = (4, 256, 4) if count <= 32 else (_ROWS, _COLUMNS, _WARPS)
+        return cls(rows, columns, warps, triton.cdiv(count, rows))
 
 
 @triton.jit(do_not_specialize=["rows"])  # unlike that of columns, its factors widen no access
@@ -97,18 +97,14 @@ def head_differences(weight: Tensor) -> Tensor:
     rows, columns = weight.shape
     differences = weight.new_empty(rows, rows, dtype=torch.float32)
     if rows:
-        tiles = PairTiles.of(weight)
-        with on_device_of(weight):
-            pair_distances[(tiles.count, tiles.count)](
-                weight, differences, rows, columns, ROWS=tiles.rows, COLUMNS=tiles.columns, num_warps=tiles.warps
-            )
+        _distances_of(rows, columns, weight.dtype, place_of(weight))(weight, differences)
     return differences
 
 
 def head_differences_backward(grad: Tensor, weight: Tensor, differences: Tensor) -> Tensor:
     """Return the gradient of the rows: the CUDA implementation of ``gloro_fast::head_differences_backward``."""
     _check(weight)
-    square = (len(weight),) * 2
+    square = (weight.shape[0],) * 2
     for tensor in (grad, differences):
         if tensor.shape != square or tensor.dtype != torch.float32 or tensor.device != weight.device:
             raise RuntimeError(
@@ -116,15 +112,28 @@ def head_differences_backward(grad: Tensor, weight: Tensor, differences: Tensor)
                 f" {tuple(tensor.shape)} on {tensor.device}"
             )
     weight = weight.contiguous()
-    rows, columns = weight.shape
     grad_weight = torch.empty_like(weight)
     if weight.numel():
-        with on_device_of(weight):
-            rows_gradient[(triton.cdiv(rows, _ROWS), triton.cdiv(columns, _COLUMNS))](
-                grad.contiguous(), weight, differences.contiguous(), grad_weight, rows, columns,
-                ROWS=_ROWS, COLUMNS=_COLUMNS, num_warps=_WARPS,
-            )  # fmt: skip
+        launch = _gradient_of(*weight.shape, weight.dtype, place_of(weight))
+        launch(grad.contiguous(), weight, differences.contiguous(), grad_weight)
     return grad_weight
+
+
+@planned
+def _distances_of(rows: int, columns: int, dtype: torch.dtype) -> Launch:
+    """Launch on the weight and D."""
+    tiles = PairTiles.of(rows)
+    return Launch(
+        pair_distances, (tiles.count, tiles.count), (rows, columns),
+        ROWS=tiles.rows, COLUMNS=tiles.columns, num_warps=tiles.warps,
+    )  # fmt: skip
+
+
+@planned
+def _gradient_of(rows: int, columns: int, dtype: torch.dtype) -> Launch:
+    """Launch on the gradient of D, the weight, D and the gradient of the weight."""
+    grid = triton.cdiv(rows, _ROWS), triton.cdiv(columns, _COLUMNS)
+    return Launch(rows_gradient, grid, (rows, columns), ROWS=_ROWS, COLUMNS=_COLUMNS, num_warps=_WARPS)
 
 
 def _check(weight: Tensor) -> None:

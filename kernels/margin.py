@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch_table import on_device_of
+from .launching import Launch, place_of, planned
 from .margin_gradients import gradients
 from .margin_rows import checked, margin_of_program, rows_of_program
 from .margin_tiles import RowTiles
@@ -35,17 +35,23 @@ def margin(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Give bottom, prediction, radius, runner-up: the CUDA implementation of the op ``gloro_fast::margin``."""
     logits, differences = checked(logits, differences, lipschitz, epsilon=epsilon)
-    with on_device_of(logits):
-        tiles = RowTiles.of(logits)
-    bottom, radius = (differences.new_empty(tiles.count) for _ in range(2))
-    prediction, runner_up = (differences.new_empty(tiles.count, dtype=torch.int64) for _ in range(2))
-    if tiles.count:
-        with on_device_of(logits):
-            margin_rows[(tiles.programs,)](
-                logits, differences, lipschitz, epsilon, bottom, prediction, radius, runner_up,
-                tiles.count, tiles.vectors, **tiles.constants, num_warps=tiles.warps, enable_fp_fusion=False,
-            )  # fmt: skip
+    count = logits.shape[0]
+    bottom, radius = (differences.new_empty(count) for _ in range(2))
+    prediction, runner_up = (differences.new_empty(count, dtype=torch.int64) for _ in range(2))
+    if count:
+        launch = _margins_of(logits.shape, logits.dtype, place_of(logits))
+        launch(logits, differences, lipschitz, epsilon, bottom, prediction, radius, runner_up)
     return bottom, prediction, radius, runner_up
+
+
+@planned
+def _margins_of(shape: torch.Size, dtype: torch.dtype) -> Launch:
+    """Launch on what ``margin`` is given and gives, for logits of this shape and type."""
+    tiles = RowTiles.of(*shape)
+    return Launch(
+        margin_rows, (tiles.programs,), (tiles.count, tiles.vectors), **tiles.constants,
+        num_warps=tiles.warps, enable_fp_fusion=False,
+    )  # fmt: skip
 
 
 def margin_backward(

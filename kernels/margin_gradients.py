@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch_table import on_device_of
+from .launching import Launch, place_of, planned
 from .margin_rows import load_rows, rows_of_program, store_rows
 from .margin_tiles import RowTiles
 
@@ -71,8 +71,8 @@ def _sum_of_distances(
 
 @triton.jit
 def margin_gradients(
-    grad, grad_step, share_of_logits, share_of_bottom, prediction, runner_up, differences, lipschitz, epsilon,
-    grad_logits, grad_differences, grad_lipschitz, rows, vectors, summed,
+    grad, share_of_logits, share_of_bottom, prediction, runner_up, differences, lipschitz, epsilon,
+    grad_logits, grad_differences, grad_lipschitz, grad_step, rows, vectors, summed,
     PAIRS: tl.constexpr, SUMMED: tl.constexpr,
     VECTOR: tl.constexpr, STAGED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, FLAT: tl.constexpr,
 ):  # fmt: skip
@@ -126,20 +126,34 @@ def gradients(
         epsilon: one float64, as in the forward pass.
         with_differences: whether the gradient of D is wanted; else it has no elements.
     """
-    rows, classes = logits.shape
     grad_logits = torch.empty_like(logits, memory_format=torch.contiguous_format)
-    summed = classes if with_differences else 0
+    summed = logits.shape[1] if with_differences else 0
     grad_differences = differences.new_empty(summed, summed)
     grad_lipschitz = torch.empty_like(lipschitz)
     share_of_logits, share_of_bottom = shares or (None, None)
-    with on_device_of(grad):
-        tiles = RowTiles.of(grad_logits)
-        margin_gradients[(1 + summed + tiles.programs,)](
-            grad, grad.stride(0), share_of_logits, share_of_bottom, prediction, runner_up,
-            differences.contiguous(), lipschitz, epsilon, grad_logits, grad_differences, grad_lipschitz,
-            rows, tiles.vectors, summed,
-            PAIRS=_PAIRS_OF_A_WARP * tiles.warps,
-            SUMMED=min(_MOST_ROWS, _ELEMENTS_OF_A_WARP * tiles.warps // tiles.tile_columns),
-            **tiles.constants, num_warps=tiles.warps, enable_fp_fusion=False,
-        )  # fmt: skip
+    launch = _gradients_of(logits.shape, logits.dtype, summed, grad.stride(0), shares is None, place_of(grad))
+    launch(
+        grad, share_of_logits, share_of_bottom, prediction, runner_up, differences.contiguous(), lipschitz, epsilon,
+        grad_logits, grad_differences, grad_lipschitz,
+    )  # fmt: skip
     return grad_logits, grad_differences, grad_lipschitz
+
+
+@planned
+def _gradients_of(shape: torch.Size, dtype: torch.dtype, summed: int, grad_step: int, of_margin: bool) -> Launch:
+    """Launch on what ``gradients`` is given and on the gradients.
+
+    Args:
+        shape: of the logits.
+        dtype: of the logits.
+        summed: rows of the gradient of D.
+        grad_step: stride of the gradient that is given.
+        of_margin: whether there are no shares.
+    """
+    tiles = RowTiles.of(*shape)
+    return Launch(
+        margin_gradients, (1 + summed + tiles.programs,), (grad_step, shape[0], tiles.vectors, summed),
+        PAIRS=_PAIRS_OF_A_WARP * tiles.warps,
+        SUMMED=min(_MOST_ROWS, _ELEMENTS_OF_A_WARP * tiles.warps // tiles.tile_columns),
+        **tiles.constants, num_warps=tiles.warps, enable_fp_fusion=False,
+    )  # fmt: skip

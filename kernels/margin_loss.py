@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .float32_math import INFINITY, exp, is_finite, log1p
-from .launch_table import on_device_of
+from .launching import Launch, place_of, planned
 from .margin_gradients import gradients
 from .margin_rows import checked, margin_of_program, rows_of_program, store_rows
 from .margin_tiles import RowTiles
@@ -114,23 +114,29 @@ def margin_loss(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Give loss, prediction, certified and the shares: the CUDA implementation of ``gloro_fast::margin_loss``."""
     logits, differences = checked(logits, differences, lipschitz, epsilon=epsilon, lam=lam)
-    with on_device_of(logits):
-        tiles = RowTiles.of(logits)
-    if labels.shape != (tiles.count,) or labels.dtype != torch.int64 or labels.device != logits.device:
+    count = logits.shape[0]
+    if labels.shape != (count,) or labels.dtype != torch.int64 or labels.device != logits.device:
         raise RuntimeError("margin_loss: labels must be int64, one a row, beside the logits")
-    loss, share_of_bottom = (differences.new_empty(tiles.count) for _ in range(2))
-    prediction, runner_up = (differences.new_empty(tiles.count, dtype=torch.int64) for _ in range(2))
-    certified = differences.new_empty(tiles.count, dtype=torch.bool)
+    loss, share_of_bottom = (differences.new_empty(count) for _ in range(2))
+    prediction, runner_up = (differences.new_empty(count, dtype=torch.int64) for _ in range(2))
+    certified = differences.new_empty(count, dtype=torch.bool)
     share_of_logits = differences.new_empty(logits.shape)
-    if tiles.count:
-        with on_device_of(logits):
-            loss_rows[(tiles.programs,)](
-                logits, differences, lipschitz, epsilon, labels.contiguous(), lam,
-                loss, prediction, certified, share_of_logits, share_of_bottom, runner_up,
-                tiles.count, tiles.vectors, CRITERION=criterion, **tiles.constants,
-                num_warps=tiles.warps, enable_fp_fusion=False,
-            )  # fmt: skip
+    if count:
+        _losses_of(logits.shape, logits.dtype, criterion, place_of(logits))(
+            logits, differences, lipschitz, epsilon, labels.contiguous(), lam,
+            loss, prediction, certified, share_of_logits, share_of_bottom, runner_up,
+        )  # fmt: skip
     return loss, prediction, certified, share_of_logits, share_of_bottom, runner_up
+
+
+@planned
+def _losses_of(shape: torch.Size, dtype: torch.dtype, criterion: int) -> Launch:
+    """Launch on what ``margin_loss`` is given and gives, for logits of this shape and type."""
+    tiles = RowTiles.of(*shape)
+    return Launch(
+        loss_rows, (tiles.programs,), (tiles.count, tiles.vectors), CRITERION=criterion, **tiles.constants,
+        num_warps=tiles.warps, enable_fp_fusion=False,
+    )  # fmt: skip
 
 
 def margin_loss_backward(

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import triton
-from torch import Tensor
 
 from .launch_table import entry_of_current_device
 
@@ -34,10 +33,9 @@ class RowTiles:
     warps: int
 
     @classmethod
-    def of(cls, logits: Tensor) -> RowTiles:
-        """Cut logits (rows, classes), contiguous, on the current device."""
+    def of(cls, count: int, classes: int) -> RowTiles:
+        """Cut logits (count, classes), contiguous, on the current device."""
         cut = entry_of_current_device().rows
-        count, classes = logits.shape
         columns = triton.next_power_of_2(classes)
         staged = classes <= cut.short_classes
         vector = classes if staged else math.gcd(classes, _LARGEST_VECTOR)  # few classes are known at compile time

@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch_table import on_device_of
+from .launching import Launch, place_of, planned
 from .minmax_tiles import InterleavedTiles, PlanarTiles
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -195,117 +195,130 @@ def interleaved_backward(
 
 def minmax(x: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Give y and the mask: the CUDA implementation of the op ``gloro_fast::minmax``."""
-    _check(x, bias)
     if not (x.is_contiguous() or _is_channels_last(x)):
         x = x.contiguous()
-    y, mask = torch.empty_like(x), _empty_mask(x)
-    _forward(x, bias, y, mask)
-    return y, mask
+    y = torch.empty_like(x)
+    return y, _forward(x, bias, y)
 
 
 def minmax_(x: Tensor, bias: Tensor | None = None) -> Tensor:
     """Write y over ``x`` and give the mask: the CUDA implementation of the op ``gloro_fast::minmax_``."""
-    _check(x, bias)
     if not (x.is_contiguous() or _is_channels_last(x)):
         raise RuntimeError("minmax_: x must be contiguous or channels_last to be written over")
-    mask = _empty_mask(x)
-    _forward(x, bias, x, mask)
-    return mask
+    return _forward(x, bias, x)
 
 
 def minmax_backward(grad_y: Tensor, mask: Tensor, with_bias: bool) -> tuple[Tensor, Tensor]:
     """Give the gradients of x and bias: the CUDA implementation of the op ``gloro_fast::minmax_backward``."""
-    _check(grad_y, None)
     planar = mask.dim() == 2
     channels_last = not planar and grad_y.dim() == 4
     grad_y = grad_y.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-    if mask.dtype != torch.uint8 or mask.shape != _mask_shape(grad_y, planar) or mask.device != grad_y.device:
+    mask_shape, rows, launch = _backward_of(grad_y.shape, grad_y.dtype, planar, with_bias, place_of(grad_y))
+    if mask.dtype != torch.uint8 or mask.shape != mask_shape or mask.device != grad_y.device:
         raise RuntimeError("minmax_backward: the mask is not that of a tensor of this shape")
     grad_x = torch.empty_like(grad_y)
-    channels = grad_y.shape[1] if with_bias else 0
-    if grad_y.numel() == 0:
-        return grad_x, grad_y.new_zeros(channels)
-    with on_device_of(grad_y):
-        backward = _planar_backward if planar else _interleaved_backward
-        sums = backward(grad_y, mask.contiguous(), grad_x, with_bias)
+    if launch is None:
+        return grad_x, grad_y.new_zeros(grad_y.shape[1] if with_bias else 0)
+    sums = grad_y.new_empty((rows, grad_y.shape[1]), dtype=torch.float32) if with_bias else None
+    launch(grad_y, mask.contiguous(), grad_x, sums)
     # A launch of its own, as a bias has in PyTorch: for the last program to add up instead, what counts the programs
     # would have to be zeroed before each launch and be no other's, be it on another stream or in a graph.
     return grad_x, grad_y.new_empty(0) if sums is None else sums.sum(0).to(grad_y.dtype)
 
 
-def _forward(x: Tensor, bias: Tensor | None, y: Tensor, mask: Tensor) -> None:
-    if x.numel() == 0:
-        return
-    with_bias = bias is not None
-    bias = bias.contiguous() if bias is not None else None
-    with on_device_of(x):
-        if mask.dim() == 2:
-            tiles = PlanarTiles.of(x, a_program=1)
-            planar_forward[(tiles.programs,)](
-                x, bias, y, mask, tiles.rows, x.shape[1], tiles.vectors,
-                HAS_BIAS=with_bias, IN_PLACE=x is y,
-                VECTOR=tiles.vector, ROWS=tiles.tile_rows, COLUMNS=tiles.tile_columns, TABLE=tiles.table,
-                num_warps=tiles.warps,
-            )  # fmt: skip
-        else:
-            runs = InterleavedTiles.of(x, whole_pixels=with_bias)
-            interleaved_forward[(runs.programs,)](
-                x, bias, y, mask, runs.vectors, x.shape[1],
-                HAS_BIAS=with_bias, IN_PLACE=x is y,
-                VECTOR=runs.vector, PAIRS=runs.pairs, STRIDE=runs.stride, FOLD=runs.fold, num_warps=runs.warps,
-            )  # fmt: skip
+def _forward(x: Tensor, bias: Tensor | None, y: Tensor) -> Tensor:
+    """Write y and give the mask."""
+    of_bias = None if bias is None else (bias.shape, bias.dtype, bias.device == x.device)
+    mask_shape, launch = _forward_of(x.shape, x.dtype, x.is_contiguous(), of_bias, x is y, place_of(x))
+    mask = x.new_empty(mask_shape, dtype=torch.uint8)
+    if launch is not None:
+        launch(x, None if bias is None else bias.contiguous(), y, mask)
+    return mask
 
 
-def _planar_backward(grad_y: Tensor, mask: Tensor, grad_x: Tensor, with_bias: bool) -> Tensor | None:
-    """Give, if asked for, sums of grad_x in float32: any number of rows of one value a channel."""
-    tiles = PlanarTiles.of(grad_y, a_program=2)
-    sums = None
-    if with_bias:
-        sums = grad_y.new_empty(tiles.blocks * grad_y.shape[0], grad_y.shape[1], dtype=torch.float32)
-    planar_backward[(tiles.programs,)](
-        grad_y, mask, grad_x, sums, tiles.rows, tiles.vectors,
-        HAS_SUMS=with_bias, VECTOR=tiles.vector, ROWS=tiles.tile_rows, COLUMNS=tiles.tile_columns,
-        num_warps=tiles.warps,
+@planned
+def _forward_of(
+    shape: torch.Size,
+    dtype: torch.dtype,
+    contiguous: bool,
+    bias: tuple[torch.Size, torch.dtype, bool] | None,
+    in_place: bool,
+) -> tuple[tuple[int, ...], Launch | None]:
+    """Give the shape of the mask, and how to launch a forward pass: on x, the bias, y, the mask.
+
+    Args:
+        shape: of x.
+        dtype: of x.
+        contiguous: whether x is; it is channels_last otherwise.
+        bias: its shape and type, and whether it is where x is.
+        in_place: whether y is x.
+    """
+    _check(shape, dtype)
+    if bias is not None and bias != (shape[1:2], dtype, True):
+        raise RuntimeError(f"minmax: bias must hold one value a channel ({shape[1]}) of the type of x, beside x")
+    planar = contiguous and _length(shape) != 1
+    mask_shape = _mask_shape(shape, planar)
+    if 0 in shape:
+        return mask_shape, None
+    flags = {"HAS_BIAS": bias is not None, "IN_PLACE": in_place}
+    if planar:
+        tiles = PlanarTiles.of(shape, dtype.itemsize, a_program=1)
+        return mask_shape, Launch(
+            planar_forward, (tiles.programs,), (tiles.rows, shape[1], tiles.vectors), **flags,
+            VECTOR=tiles.vector, ROWS=tiles.tile_rows, COLUMNS=tiles.tile_columns, TABLE=tiles.table,
+            num_warps=tiles.warps,
+        )  # fmt: skip
+    runs = InterleavedTiles.of(shape, dtype.itemsize, whole_pixels=bias is not None)
+    return mask_shape, Launch(
+        interleaved_forward, (runs.programs,), (runs.vectors, shape[1]), **flags,
+        VECTOR=runs.vector, PAIRS=runs.pairs, STRIDE=runs.stride, FOLD=runs.fold, num_warps=runs.warps,
     )  # fmt: skip
-    return sums
 
 
-def _interleaved_backward(grad_y: Tensor, mask: Tensor, grad_x: Tensor, with_bias: bool) -> Tensor | None:
-    """Give what :func:`_planar_backward` gives."""
-    runs = InterleavedTiles.of(grad_y, whole_pixels=with_bias)
-    sums = grad_y.new_empty(runs.rows_of_sums, grad_y.shape[1], dtype=torch.float32) if with_bias else None
-    interleaved_backward[(runs.programs,)](
-        grad_y, mask, grad_x, sums, runs.vectors,
+@planned
+def _backward_of(
+    shape: torch.Size, dtype: torch.dtype, planar: bool, with_bias: bool
+) -> tuple[tuple[int, ...], int, Launch | None]:
+    """Give the shape of the mask, and how to launch a backward pass: on the gradient of y, the mask, that of x, sums.
+
+    The sums of the gradient of x are asked for with the bias, in float32: rows, so many, of one value a channel.
+    """
+    _check(shape, dtype)
+    mask_shape = _mask_shape(shape, planar)
+    if 0 in shape:
+        return mask_shape, 0, None
+    if planar:
+        tiles = PlanarTiles.of(shape, dtype.itemsize, a_program=2)
+        return mask_shape, tiles.blocks * shape[0], Launch(
+            planar_backward, (tiles.programs,), (tiles.rows, tiles.vectors),
+            HAS_SUMS=with_bias, VECTOR=tiles.vector, ROWS=tiles.tile_rows, COLUMNS=tiles.tile_columns,
+            num_warps=tiles.warps,
+        )  # fmt: skip
+    runs = InterleavedTiles.of(shape, dtype.itemsize, whole_pixels=with_bias)
+    return mask_shape, runs.rows_of_sums, Launch(
+        interleaved_backward, (runs.programs,), (runs.vectors,),
         HAS_SUMS=with_bias, VECTOR=runs.vector, PAIRS=runs.pairs, STRIDE=runs.stride, FOLD=runs.fold,
         num_warps=runs.warps,
     )  # fmt: skip
-    return sums
 
 
-def _check(x: Tensor, bias: Tensor | None) -> None:
-    if x.dim() < 2 or x.shape[1] % 2 != 0 or x.dtype not in DTYPES:
+def _check(shape: torch.Size, dtype: torch.dtype) -> None:
+    if len(shape) < 2 or shape[1] % 2 != 0 or dtype not in DTYPES:
         raise RuntimeError(
             "minmax: expected (batch, channels in pairs, ...) of float32, bfloat16 or float16,"
-            f" got {x.dtype} {tuple(x.shape)}"
+            f" got {dtype} {tuple(shape)}"
         )
-    if bias is not None and (bias.shape != x.shape[1:2] or bias.dtype != x.dtype or bias.device != x.device):
-        raise RuntimeError(f"minmax: bias must hold one value a channel ({x.shape[1]}) of the type of x, beside x")
 
 
 def _is_channels_last(x: Tensor) -> bool:
     return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
 
 
-def _length(x: Tensor) -> int:
-    return math.prod(x.shape[2:])
+def _length(shape: torch.Size) -> int:
+    return math.prod(shape[2:])
 
 
-def _empty_mask(x: Tensor) -> Tensor:
-    planar = x.is_contiguous() and _length(x) != 1
-    return x.new_empty(_mask_shape(x, planar), dtype=torch.uint8)
-
-
-def _mask_shape(x: Tensor, planar: bool) -> tuple[int, ...]:
+def _mask_shape(shape: torch.Size, planar: bool) -> tuple[int, ...]:
     if planar:
-        return x.shape[0] * (x.shape[1] // 2), triton.cdiv(_length(x), 8)
-    return (triton.cdiv(x.shape[0] * _length(x) * (x.shape[1] // 2), 8),)
+        return shape[0] * (shape[1] // 2), triton.cdiv(_length(shape), 8)
+    return (triton.cdiv(shape[0] * _length(shape) * (shape[1] // 2), 8),)

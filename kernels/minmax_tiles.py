@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import triton
-from torch import Tensor
 
 from .launch_table import Entry, entry_of_current_device
 
@@ -33,16 +33,16 @@ class PlanarTiles:
     a_program: int
 
     @classmethod
-    def of(cls, x: Tensor, a_program: int) -> PlanarTiles:
-        """Cut x, contiguous, on the current device."""
-        length = math.prod(x.shape[2:])
-        size, warps = _tile(entry_of_current_device(), x, a_program)
+    def of(cls, shape: Sequence[int], itemsize: int, a_program: int) -> PlanarTiles:
+        """Cut x of this shape, contiguous, on the current device."""
+        length = math.prod(shape[2:])
+        size, warps = _tile(entry_of_current_device(), math.prod(shape), itemsize, a_program)
         # Long rows are cut after two accesses of each thread: tails leave fewer lanes idle than with whole tiles.
-        columns = min(triton.next_power_of_2(max(length, 8)), 2 * _lanes(x, warps), size // 2)
+        columns = min(triton.next_power_of_2(max(length, 8)), 2 * _lanes(itemsize, warps), size // 2)
         vector = math.gcd(length, _LARGEST_VECTOR)
         rows = size // 2 // columns
-        table = max(_lanes(x, warps), 2 * rows)
-        return cls(x.numel() // (2 * length), length // vector, vector, rows, columns, table, warps, a_program)
+        table = max(_lanes(itemsize, warps), 2 * rows)
+        return cls(math.prod(shape) // (2 * length), length // vector, vector, rows, columns, table, warps, a_program)
 
     @property
     def blocks(self) -> int:
@@ -73,11 +73,11 @@ class InterleavedTiles:
     warps: int
 
     @classmethod
-    def of(cls, x: Tensor, whole_pixels: bool) -> InterleavedTiles:
-        """Cut x, channels_last or one pixel a sample, on the current device."""
-        entry = entry_of_current_device()
-        size, warps = _tile(entry, x)
-        lanes, channels = _lanes(x, warps), x.shape[1]
+    def of(cls, shape: Sequence[int], itemsize: int, whole_pixels: bool) -> InterleavedTiles:
+        """Cut x of this shape, channels_last or one pixel a sample, on the current device."""
+        entry, count = entry_of_current_device(), math.prod(shape) // 2
+        size, warps = _tile(entry, 2 * count, itemsize)
+        lanes, channels = _lanes(itemsize, warps), shape[1]
         fold, unit = size, 1
         stride = size // 2
         if whole_pixels and channels & (channels - 1) == 0 and channels <= 4 * lanes:
@@ -87,10 +87,9 @@ class InterleavedTiles:
             whole = math.lcm(8, channels // 2)  # pairs of whole pixels and whole bytes of the mask
             stride = size // 2 // whole * whole or size // 2
             unit = channels // 2 // math.gcd(channels // 2, stride)
-        programs = triton.cdiv(x.numel() // 2, stride)
+        programs = triton.cdiv(count, stride)
         if whole_pixels:
             programs = max(min(programs, entry.programs) // unit, 1) * unit
-        count = x.numel() // 2
         vector = math.gcd(count, _LARGEST_VECTOR)
         return cls(count // vector, vector, channels, size // 2, stride, fold, programs, warps)
 
@@ -100,14 +99,14 @@ class InterleavedTiles:
         return self.programs * min(self.fold, 2 * self.stride) // self.channels
 
 
-def _lanes(x: Tensor, warps: int) -> int:
+def _lanes(itemsize: int, warps: int) -> int:
     """Elements that all threads of a program access at once."""
-    return warps * _THREADS_PER_WARP * _BYTES_PER_ACCESS // x.itemsize
+    return warps * _THREADS_PER_WARP * _BYTES_PER_ACCESS // itemsize
 
 
-def _tile(entry: Entry, x: Tensor, a_program: int = 1) -> tuple[int, int]:
+def _tile(entry: Entry, elements: int, itemsize: int, a_program: int = 1) -> tuple[int, int]:
     """Elements of a tile, and warps: whole tiles if they fill the card, else halved, at the same bytes a thread."""
-    size, warps = entry.tile_bytes // x.itemsize, entry.warps
-    while warps > 1 and x.numel() < a_program * size * entry.programs:
+    size, warps = entry.tile_bytes // itemsize, entry.warps
+    while warps > 1 and elements < a_program * size * entry.programs:
         size, warps = size // 2, warps // 2
     return size, warps

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch_table import on_device_of
+from .launching import Launch, place_of, planned
 
 
 @triton.jit(do_not_specialize=["count"])
@@ -29,8 +29,13 @@ def product_backward(grad: Tensor, values: Tensor) -> Tensor:
         )
     values = values.contiguous()
     gradient = torch.empty_like(values)
-    if len(values):
-        size = triton.next_power_of_2(len(values))
-        with on_device_of(values):
-            product_gradient[(1,)](grad, values, gradient, len(values), SIZE=size, num_warps=1 if size <= 64 else 4)
+    if values.numel():
+        _gradient_of(values.numel(), values.dtype, grad.dtype, place_of(values))(grad, values, gradient)
     return gradient
+
+
+@planned
+def _gradient_of(count: int, dtype: torch.dtype, of_grad: torch.dtype) -> Launch:
+    """Launch on the gradient of the product, the factors and their gradient."""
+    size = triton.next_power_of_2(count)
+    return Launch(product_gradient, (1,), (count,), SIZE=size, num_warps=1 if size <= 64 else 4)

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch_table import on_device_of
+from .launching import Launch, place_of, planned
 
 _BLOCK = 1024
 
@@ -29,7 +29,7 @@ def count_images(labels, prediction, certified, counts, rows, BLOCK: tl.constexp
 
 
 @triton.jit(do_not_specialize=["rows"])
-def record_row(table, cursor, rows, loss, correct, verified, lipschitz):
+def record_row(table, cursor, loss, correct, verified, lipschitz, rows):
     """Write row ``cursor`` of a table of four columns, if it has one, and move the cursor on."""
     row = tl.load(cursor)
     inside = row < rows
@@ -44,16 +44,16 @@ def record_row(table, cursor, rows, loss, correct, verified, lipschitz):
 def count(labels: Tensor, prediction: Tensor, certified: Tensor) -> Tensor:
     """Return (correct, verified): the CUDA implementation of the op ``gloro_fast::count``."""
     types = (labels.dtype, prediction.dtype, certified.dtype)
-    if types != (torch.int64, torch.int64, torch.bool) or not labels.shape == prediction.shape == certified.shape:
+    alike = labels.shape == prediction.shape == certified.shape
+    alike = alike and labels.device == prediction.device == certified.device
+    if types != (torch.int64, torch.int64, torch.bool) or not alike:
         raise RuntimeError(
-            "count: labels, prediction and certified must be int64, int64 and bool of one shape, got"
-            f" {', '.join(f'{t.dtype} {tuple(t.shape)}' for t in (labels, prediction, certified))}"
+            "count: labels, prediction and certified must be int64, int64 and bool of one shape on one device, got"
+            f" {', '.join(f'{t.dtype} {tuple(t.shape)} on {t.device}' for t in (labels, prediction, certified))}"
         )
     counts = prediction.new_empty(2)
-    with on_device_of(prediction):
-        count_images[(1,)](
-            labels.contiguous(), prediction.contiguous(), certified.contiguous(), counts, len(labels), BLOCK=_BLOCK
-        )
+    launch = _counts_of(labels.shape[0], place_of(labels))
+    launch(labels.contiguous(), prediction.contiguous(), certified.contiguous(), counts)
     return counts
 
 
@@ -66,7 +66,22 @@ def record_(table: Tensor, cursor: Tensor, loss: Tensor, correct: Tensor, verifi
     if cursor.dtype != torch.int64 or cursor.shape != (1,):
         raise RuntimeError(f"record_: cursor must be (1,) of int64, got {cursor.dtype} {tuple(cursor.shape)}")
     numbers = (loss, correct, verified, lipschitz)
-    if any(number.numel() != 1 for number in numbers):
-        raise RuntimeError(f"record_: expected four scalars, got {', '.join(str(tuple(n.shape)) for n in numbers)}")
-    with on_device_of(table):
-        record_row[(1,)](table, cursor, len(table), *numbers, num_warps=1)
+    if any(number.numel() != 1 or number.device != table.device for number in (*numbers, cursor)):
+        raise RuntimeError(
+            "record_: expected four scalars and the cursor beside the table, got"
+            f" {', '.join(f'{tuple(n.shape)} on {n.device}' for n in (*numbers, cursor))}"
+        )
+    launch = _record_of(table.shape[0], tuple(number.dtype for number in numbers), place_of(table))
+    launch(table, cursor, *numbers)
+
+
+@planned
+def _counts_of(rows: int) -> Launch:
+    """Launch on labels, prediction, certified and the counts."""
+    return Launch(count_images, (1,), (rows,), BLOCK=_BLOCK)
+
+
+@planned
+def _record_of(rows: int, dtypes: tuple[torch.dtype, ...]) -> Launch:
+    """Launch on the table, its cursor, loss, correct, verified and K."""
+    return Launch(record_row, (1,), (rows,), num_warps=1)

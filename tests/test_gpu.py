@@ -40,6 +40,7 @@ def runs_as_kernel(x: torch.Tensor) -> bool:
     [
         "minmax", "minmax_", "minmax_backward", "margin", "margin_backward", "margin_loss", "margin_loss_backward",
         "head_differences", "head_differences_backward", "product_backward", "count", "record_",
+        "certify", "fingerprint_shares", "image_codes", "verdict",
     ],
 )  # fmt: skip
 def test_kernels_are_registered_for_the_gpu(op: str) -> None:

@@ -436,3 +436,17 @@ class TestBadInput:
             net = GloRoNet(module, 0.1, SHAPE)
         x, y = batch()
         net(x, y, CrossEntropyLoss()).backward()
+
+
+@pytest.mark.parametrize(
+    ("layers", "apart"),
+    [
+        (list, True),
+        (lambda: [nn.BatchNorm1d(4)], False),
+        (lambda: [nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4))], False),
+    ],
+)
+def test_a_bound_that_reads_what_the_forward_pass_writes_comes_after_it(layers, apart):
+    """On a second stream it would read a running variance of before, or half of it."""
+    net = GloRoNet(nn.Sequential(nn.Linear(6, 4), *layers(), MinMax(), nn.Linear(4, 3)), 0.1, (6,)).train()
+    assert net._bound_is_apart() is apart

@@ -56,7 +56,7 @@ class ResidentBatches:
             start: how many batches were used already.
             generator: CPU generator of the augmentation. It is moved by :meth:`advance`, as the batches are used.
         """
-        self._order.copy_(order, non_blocking=True)
+        self._order.copy_(order)
         self._cursor.fill_(start)
         self._states = []
         if not self._draws.shape[1]:
@@ -67,7 +67,7 @@ class ResidentBatches:
             rows.append(self._augmentation.draw(self._batches.size(index), self._height, self._width, copy))
             self._states.append(copy.get_state())
         if rows:
-            self._draws[start * self._batches.batch_size :].copy_(torch.cat(rows), non_blocking=True)
+            self._draws[start * self._batches.batch_size :].copy_(torch.cat(rows))
 
     def advance(self, generator: torch.Generator) -> None:
         """Move the generator as the next batch does that is drawn one by one."""

@@ -6,12 +6,14 @@ A check is a file here that registers itself with :func:`gloro_fast.doctor.exami
 from gloro_fast.doctor import (
     fingerprint,
     head_differences,
+    image_codes,
     margin,
     margin_loss,
     minmax,
     power_iteration,
     product,
     statistics,
+    verdict,
 )
 from gloro_fast.doctor.examination import Finding, examine
 
@@ -20,10 +22,12 @@ __all__ = [
     "examine",
     "fingerprint",
     "head_differences",
+    "image_codes",
     "margin",
     "margin_loss",
     "minmax",
     "power_iteration",
     "product",
     "statistics",
+    "verdict",
 ]

@@ -1,9 +1,9 @@
 """Compiling all kernels that the checks launch before they run, several at a time.
 
-Triton compiles a kernel when it is first launched, so one after the other: of the 53 that the checks of MinMax, the
-margin, the losses and the head's distances launch, each takes 0.1 to 2.3 s of a core. It holds the interpreter's lock
-for a twelfth of that (its front end; measured with triton 3.6 and 3.8), so threads are enough. What the CPU does
-without an op, as the product and the statistics, is compiled by its check.
+Triton compiles a kernel when it is first launched, so one after the other: of the 61 that the checks of MinMax, the
+margin, the losses, the head's distances and signing launch, each takes 0.1 to 2.3 s of a core. It holds the
+interpreter's lock for a twelfth of that (its front end; measured with triton 3.6 and 3.8), so threads are enough. What
+the CPU does without an op, as the product and the statistics, is compiled by its check.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any
 
 import torch
@@ -51,9 +52,16 @@ def _launches_compile() -> Iterator[None]:
     """Make each launch of a Triton kernel what ``warmup`` is: it specialises and compiles, and touches no memory."""
     from triton.runtime.jit import JITFunction
 
-    run = JITFunction.run
+    run, parse, one_at_a_time = JITFunction.run, JITFunction.parse, Lock()
+
+    def parse_alone(self: Any) -> Any:
+        # Threads that parse at once confuse Python 3.11: "AST constructor recursion depth mismatch", now and then.
+        with one_at_a_time:
+            return parse(self)
+
     JITFunction.run = lambda self, *args, grid, warmup, **options: run(self, *args, grid=grid, warmup=True, **options)
+    JITFunction.parse = parse_alone
     try:
         yield
     finally:
-        JITFunction.run = run
+        JITFunction.run, JITFunction.parse = run, parse

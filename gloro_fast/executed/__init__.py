@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from gloro_fast.executed.network import ExecutedNet
-from gloro_fast.executed.settings import check_settings
+from gloro_fast.executed.settings import sums_of_products
 
-__all__ = ["ExecutedNet", "check_settings"]
+__all__ = ["ExecutedNet", "sums_of_products"]

@@ -213,9 +213,12 @@ def number_of_terms(rule: LinearMap) -> int:
 def float64_copy(module: nn.Module, rule: LinearMap) -> nn.Module:
     """Give a copy of a linear layer that computes in float64 with the very weights that its rule names."""
     copied = copy.deepcopy(module)
-    if parametrize.is_parametrized(copied):
-        for tensor in list(copied.parametrizations):  # type: ignore[arg-type]
-            parametrize.remove_parametrizations(copied, tensor)
+    if parametrize.is_parametrized(module):
+        # remove_parametrizations would take the weight from the class, which copy and original share.
+        copied.__class__ = parametrize.type_before_parametrizations(module)
+        del copied.parametrizations
+        for name in module.parametrizations:  # type: ignore[union-attr]
+            setattr(copied, name, nn.Parameter(getattr(module, name).detach().clone()))
     if isinstance(copied, ResidualConv2d):
         # The sums of the merged kernel are what is rounded.
         copied.weight = nn.Parameter(rule.weight.detach().clone())

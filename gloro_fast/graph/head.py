@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -80,13 +80,13 @@ class Head:
         factors = [_spread(factor, len(weight), weight.device) for factor in self._factors()]
         return scaled_difference_bounds(weight, factors, self.is_linear)
 
-    def differences(self, read: Callable[[Tensor], Tensor] = lambda weight: weight) -> Tensor:
+    def differences(self, weight: Tensor | None = None) -> Tensor:
         """Give D for training, (m, m), differentiable, rounded to nearest.
 
         Args:
-            read: gives what stands for the weight.
+            weight: what stands for the weight.
         """
-        rows = read(self.weight())
+        rows = self.weight() if weight is None else weight
         for factor in self._factors():
             rows = rows * (factor[:, None].to(rows.dtype) if isinstance(factor, Tensor) and factor.ndim else factor)
         if self.is_linear:

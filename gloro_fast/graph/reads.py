@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import repeat
 from operator import is_
 from types import BuiltinFunctionType, CodeType, EllipsisType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -74,9 +75,13 @@ class HeldModule(Held):
 
     def holds(self) -> bool:
         """Whether the same objects are still there, or else the same in all that counts."""
+        return self.is_untouched() or super().holds()
+
+    def is_untouched(self) -> bool:
+        """Whether the very same objects are still there, tensors among them."""
         for held, names, objects in self.exact:
             if tuple(held) != names or not all(map(is_, held.values(), objects)):
-                return super().holds()
+                return False
         return type(self.module) is self.objects[0] and self._none_came()
 
     def _none_came(self) -> bool:
@@ -90,12 +95,16 @@ class Reads:
     """Everything that a module's forward may read.
 
     Attributes:
-        held: what is kept where.
+        held: what is kept where, but for modules.
+        modules: what is kept in modules.
+        ties: which tensors in them are the same.
         tensors: whether there are tensors among it that are neither parameters nor buffers, whose values are not seen.
         copied: whether it was copied from one that held: of the copied module nothing is known yet.
     """
 
     held: tuple[Held, ...]
+    modules: tuple[HeldModule, ...] = ()
+    ties: Held | None = None
     tensors: bool = False
     copied: bool = False
 
@@ -110,14 +119,20 @@ class Reads:
         for hooks in (everywhere._global_forward_hooks, everywhere._global_forward_pre_hooks):
             walker.hold(hooks)
         tied = _Ties(tuple(modules))
-        walker.held.append(Held(tied, tied()))
         for module in modules:
             walker.walk(module)
-        return cls(tuple(walker.held), walker.tensors)
+        return cls(tuple(walker.held), tuple(walker.modules), Held(tied, tied()), walker.tensors)
 
     def hold(self) -> bool:
         """Whether nothing has changed; False of a copy, which consists of other objects."""
-        return bool(self.held) and all(held.holds() for held in self.held)
+        if self.ties is None:
+            return False
+        for module in self.modules:
+            if not module.is_untouched():
+                if not (all(module.holds() for module in self.modules) and self.ties.holds()):
+                    return False
+                break
+        return all(held.holds() for held in self.held)
 
     def __deepcopy__(self, memo: object) -> Reads:
         return Reads((), copied=self.hold())
@@ -142,6 +157,7 @@ class _Walker:
         self.names: set[str] = set()
         self._read = names
         self.held: list[Held] = []
+        self.modules: list[HeldModule] = []
         self.tensors = False
         self._seen: set[int] = set()
         self._kept: list[object] = []  # So that ids stay their own.
@@ -166,7 +182,7 @@ class _Walker:
         """Note what ``value`` keeps, and return what there is to be looked at in it."""
         if isinstance(value, nn.Module):
             held = HeldModule.of(value, None if _is_of_library(type(value)) else self._read)
-            self.held.append(held)
+            self.modules.append(held)
             return [*held.objects, *value._modules.values(), type(value)]
         if isinstance(value, dict):
             return self._hold(_Items(value))
@@ -312,7 +328,7 @@ class _Named:
     names: tuple[str, ...]
 
     def __call__(self) -> tuple[object, ...]:
-        return tuple(self.namespace.get(name, _MISSING) for name in self.names)
+        return tuple(map(self.namespace.get, self.names, repeat(_MISSING)))
 
 
 @dataclass(frozen=True)

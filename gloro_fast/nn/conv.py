@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -51,13 +53,9 @@ class Conv2d(nn.Conv2d):
 
     def same_padding(self, sizes: Sequence[int], kernel: Sequence[int]) -> tuple[tuple[int, int], tuple[int, int]]:
         """Give the zeros (before, after) of rows and of columns for an input of those sizes and the kernel's."""
-        before_after = []
-        strides, dilations = each(self.stride, 2), each(self.dilation, 2)
-        for size, taps, step, gap in zip(sizes, kernel, strides, dilations, strict=True):
-            out = -(-size // step)
-            total = max(0, (out - 1) * step + gap * (taps - 1) + 1 - size)
-            before_after.append((total // 2, total - total // 2))
-        return before_after[0], before_after[1]
+        # Sizes that a compiler keeps open are no keys.
+        padding = _same_padding.__wrapped__ if torch.compiler.is_compiling() else _same_padding
+        return padding(tuple(sizes), tuple(kernel), each(self.stride, 2), each(self.dilation, 2))
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x`` (B, C, H, W)."""
@@ -85,3 +83,15 @@ class Conv2d(nn.Conv2d):
         """Show the arguments as ``torch.nn.Conv2d`` does."""
         text: str = super().extra_repr()  # type: ignore[no-untyped-call]
         return f"{text}, padding='same'" if self.same else text
+
+
+@lru_cache(maxsize=256)
+def _same_padding(
+    sizes: tuple[int, ...], kernel: tuple[int, ...], strides: tuple[int, ...], dilations: tuple[int, ...]
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    before_after = []
+    for size, taps, step, gap in zip(sizes, kernel, strides, dilations, strict=True):
+        out = -(-size // step)
+        total = max(0, (out - 1) * step + gap * (taps - 1) + 1 - size)
+        before_after.append((total // 2, total - total // 2))
+    return before_after[0], before_after[1]

@@ -138,6 +138,7 @@ Rule = Callable[[nn.Module, tuple[int, ...]], Knowledge]
 _RULES: dict[type[nn.Module], Rule] = {}
 # Of classes of other packages, by their full names: those packages are not imported for it.
 _RULES_BY_NAME: dict[str, Rule] = {}
+_registrations = 0
 _R = TypeVar("_R", bound=Rule)
 
 
@@ -153,8 +154,10 @@ def register_lipschitz_rule(*types: type[nn.Module]) -> Callable[[_R], _R]:
     """
 
     def register(rule: _R) -> _R:
+        global _registrations
         for kind in types:
             _RULES[kind] = rule
+        _registrations += 1
         return rule
 
     return register
@@ -193,6 +196,11 @@ def lipschitz_rule(name: str, module: nn.Module, input_shape: tuple[int, ...]) -
 def registered_rule(kind: type[nn.Module]) -> Rule | None:
     """Give the rule that is registered for exactly this type; None if there is none."""
     return _RULES.get(kind)
+
+
+def registrations() -> int:
+    """Return how often rules were registered, so that who keeps an answer sees that there may be another."""
+    return _registrations
 
 
 def has_rule(module: nn.Module) -> bool:

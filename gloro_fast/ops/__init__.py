@@ -3,7 +3,7 @@
 from gloro_fast.ops.cross_entropy import cross_entropy, cross_entropy_reference
 from gloro_fast.ops.dense import dense, dense_reference
 from gloro_fast.ops.emma import emma, emma_reference
-from gloro_fast.ops.fingerprint import fingerprint, fingerprint_reference
+from gloro_fast.ops.fingerprint import fingerprint, fingerprint_reference, fingerprint_shares
 from gloro_fast.ops.geometry import Geometry
 from gloro_fast.ops.head_differences import head_differences, head_differences_reference
 from gloro_fast.ops.lmt import lmt, lmt_reference
@@ -24,6 +24,7 @@ __all__ = [
     "emma_reference",
     "fingerprint",
     "fingerprint_reference",
+    "fingerprint_shares",
     "head_differences",
     "head_differences_reference",
     "lmt",

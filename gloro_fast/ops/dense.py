@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from gloro_fast import _extension
+from gloro_fast.ops.eager_function import EagerFunction
 
 # Multiplications below which the two are equally fast, and a call through Python is what counts.
 _WORTH_IT = 4_000_000
@@ -40,7 +41,7 @@ def dense(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if not _pays(x, weight):
         return dense_reference(x, weight, bias)
     if torch.is_grad_enabled():
-        result: Tensor = _Dense.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+        result: Tensor = _Dense.apply(x, weight, bias)
         return result
     return product(x, weight, bias)
 
@@ -88,7 +89,7 @@ def mkl_holds_back() -> bool:
     )
 
 
-class _Dense(torch.autograd.Function):
+class _Dense(EagerFunction):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)

@@ -8,10 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gloro_fast import _extension
+from gloro_fast import _extension, _gpu
+from gloro_fast.ops.capturing import is_capturing
 
 # Words at a time: enough to keep an accelerator busy, few enough for the working set to stay in a CPU's cache.
 _CHUNK = 1 << 16
+SHARES = 64
+"""Programs a tensor on a GPU: half of an H100's multiprocessors for one that is all of a net, few idle for a bias."""
 # Odd 64-bit constants of splitmix64's increment and finalizer, as signed integers.
 _STEP, _MULTIPLIER_1, _MULTIPLIER_2 = -7046029254386353131, -4658895280553007687, -7723592293110705685
 
@@ -19,7 +22,8 @@ _STEP, _MULTIPLIER_1, _MULTIPLIER_2 = -7046029254386353131, -4658895280553007687
 def fingerprint(tensors: Sequence[Tensor]) -> Tensor:
     """Hash the bits of each tensor; the same values as :func:`fingerprint_reference`, on every device.
 
-    Runs compiled, in one call, where all tensors are on the CPU.
+    Runs compiled, in one call, where all tensors are on the CPU; on a GPU in Triton, one launch and a sum, but
+    in plain PyTorch where a CUDA graph is being captured.
 
     Args:
         tensors: any shapes, strides and types, all on one device.
@@ -35,7 +39,36 @@ def fingerprint(tensors: Sequence[Tensor]) -> Tensor:
     if tensors and torch.compiler.is_compiling():
         found: Tensor = _in_a_graph([tensor.detach() for tensor in tensors])
         return found
+    return _untraced(tensors)
+
+
+def _untraced(tensors: Sequence[Tensor]) -> Tensor:
+    # Of tensors that a captured graph makes nobody knows the addresses before.
+    if _runs_on_gpu(tensors) and not is_capturing(tensors[0].device):
+        return fingerprint_shares(tensors).sum(dim=1)
     return fingerprint_reference(tensors)
+
+
+def _runs_on_gpu(tensors: Sequence[Tensor]) -> bool:
+    return bool(tensors) and tensors[0].is_cuda and _gpu.runs("fingerprint")
+
+
+def fingerprint_shares(tensors: Sequence[Tensor]) -> Tensor:
+    """Give each hash in parts that add up to it: one launch on a GPU, for a kernel that adds them up itself.
+
+    Args:
+        tensors: one or more, as for :func:`fingerprint`.
+
+    Returns:
+        (n, shares) int64, whose sums over dimension 1, wrapping, are the hashes.
+
+    Raises:
+        ConfigError: a CUDA graph is being captured, and these tensors were never hashed before.
+    """
+    if _runs_on_gpu(tensors):
+        shares: Tensor = torch.ops.gloro_fast.fingerprint_shares([tensor.detach() for tensor in tensors])
+        return shares
+    return fingerprint(tensors)[:, None]
 
 
 def fingerprint_reference(tensors: Sequence[Tensor]) -> Tensor:
@@ -92,8 +125,8 @@ def _wrap(value: int) -> int:
     return (value + 2**63) % 2**64 - 2**63
 
 
-# What follows tells torch of the compiled op, and of the reference as an op: no compiler traces it, as it asks where in
-# memory a tensor begins.
+# What follows tells torch of the compiled ops, and of the hash as an op: no compiler traces it, as it asks where in
+# memory a tensor begins. CUDA graphs of a compiler leave it out, whose memory is not for tables that stay.
 
 
 def _fake_fingerprint(tensors: Sequence[Tensor]) -> Tensor:
@@ -101,12 +134,21 @@ def _fake_fingerprint(tensors: Sequence[Tensor]) -> Tensor:
     return hashes
 
 
-@torch.library.custom_op("gloro_fast::fingerprint_reference", mutates_args=())
+@torch.library.custom_op("gloro_fast::fingerprint_reference", mutates_args=(), tags=(torch.Tag.cudagraph_unsafe,))
 def _in_a_graph(tensors: Sequence[Tensor]) -> Tensor:
-    return fingerprint_reference(tensors)
+    return _untraced(tensors)
 
 
 _in_a_graph.register_fake(_fake_fingerprint)
 
+
+def _fake_fingerprint_shares(tensors: Sequence[Tensor]) -> Tensor:
+    shares: Tensor = tensors[0].new_empty([len(tensors), SHARES], dtype=torch.int64)
+    return shares
+
+
 if _extension.available():
     torch.library.register_fake("gloro_fast::fingerprint", _fake_fingerprint)
+    torch.library.define("gloro_fast::fingerprint_shares", "(Tensor[] tensors) -> Tensor")
+    torch.library.register_fake("gloro_fast::fingerprint_shares", _fake_fingerprint_shares)
+    _gpu.implement("fingerprint_shares", "fingerprint")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch.nn.functional as F
@@ -32,6 +33,15 @@ class Geometry:
     dilation: tuple[int, ...] = ()
     groups: int = 1
     padding_mode: Literal["zeros", "circular"] = "zeros"
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        """Found once, where a training step looks for what it knows of its layers."""
+        # Of integers alone: pickled along, that of a string would be another process's.
+        return hash((self.input_shape, self.stride, self.padding, self.dilation, self.groups))
 
     @property
     def is_dense(self) -> bool:

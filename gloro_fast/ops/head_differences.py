@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gloro_fast import _extension, _gpu
+from gloro_fast.ops.eager_function import EagerFunction
 
 
 def head_differences_reference(weight: Tensor) -> Tensor:
@@ -82,17 +83,16 @@ def _backward(ctx: Any, grad: Tensor) -> Tensor:
         value = head_differences_reference(weight)
         (grad_weight,) = torch.autograd.grad(value, weight, grad, create_graph=True)
     else:
-        grad_weight = torch.ops.gloro_fast.head_differences_backward(grad, weight, differences)
+        grad_weight = _gradient(grad, weight, differences)
     return grad_weight
 
 
-class _Eager(torch.autograd.Function):
+class _Eager(EagerFunction):
     """The op without torch.library's autograd, which costs more than the kernels; see ``_Eager`` of margin_loss.py."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor) -> Tensor:
-        with torch._C._AutoDispatchBelowAutograd():
-            differences: Tensor = torch.ops.gloro_fast.head_differences.default(weight)
+        differences: Tensor = _forward(weight)
         _save(ctx, (weight,), differences)
         return differences
 
@@ -104,6 +104,7 @@ class _Eager(torch.autograd.Function):
 if _extension.available():
     _gpu.implement("head_differences", "head_differences")
     _gpu.implement("head_differences_backward", "head_differences")
+    _forward, _gradient = _gpu.eager("head_differences"), _gpu.eager("head_differences_backward")
     torch.library.register_fake("gloro_fast::head_differences", _fake_head_differences)
     torch.library.register_fake("gloro_fast::head_differences_backward", _fake_head_differences_backward)
     torch.library.register_autograd("gloro_fast::head_differences", _backward, setup_context=_save)

@@ -43,7 +43,7 @@ def check_labels(
     if labels.shape != (rows,):
         raise DataError(f"labels have shape {tuple(labels.shape)}; give one label for each of the {rows} images")
     message = f"labels must lie in [0, {classes})"
-    if torch.compiler.is_compiling() or labels.device.type != "cpu":
+    if not _is_on_host(labels):
         good = labels.clamp(0, classes - 1) == labels  # fewer launches than two comparisons
         if ignore_index is not None:
             good = good | (labels == ignore_index)
@@ -55,6 +55,11 @@ def check_labels(
         lowest, highest = (int(label) for label in labels.aminmax())
         if lowest < 0 or highest >= classes:
             raise DataError(f"{message} but go from {lowest} to {highest}; bottom is never a label")
+
+
+def _is_on_host(labels: Tensor) -> bool:
+    """Whether a look at the labels waits for nothing."""
+    return labels.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def class_indices(labels: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gloro_fast import _extension, _gpu
+from gloro_fast.ops.eager_function import EagerFunction
 from gloro_fast.ops.scalar import as_scalar, constant
 
 _MOST_CLASSES_ON_GPU = 4096
@@ -95,6 +96,8 @@ def runs_compiled(op: str, logits: Tensor, differences: Tensor, lipschitz: Tenso
 
 def in_one_dtype(logits: Tensor, differences: Tensor, lipschitz: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Bring the arguments to the type that the reference computes in; logits that the kernels widen stay half."""
+    if logits.dtype == differences.dtype == lipschitz.dtype == torch.float32:
+        return logits, differences, lipschitz
     dtype = torch.promote_types(torch.promote_types(logits.dtype, differences.dtype), torch.float32)
     if logits.itemsize != 2 or dtype != torch.float32:
         logits = logits.to(dtype)
@@ -156,19 +159,18 @@ def _backward(ctx: Any, grad_bottom: Tensor, *_: Any) -> tuple[Tensor | None, ..
         return *gradients_to_differentiate(margin_reference, arguments, grad_bottom, ctx, epsilon), None
     logits, differences, lipschitz = arguments
     with_differences = ctx.needs_input_grad[1]
-    grad_logits, grad_differences, grad_lipschitz = torch.ops.gloro_fast.margin_backward(
+    grad_logits, grad_differences, grad_lipschitz = _gradients(
         grad_bottom, logits, prediction, runner_up, differences, lipschitz, epsilon, with_differences
     )
     return grad_logits, grad_differences if with_differences else None, grad_lipschitz, None
 
 
-class _Eager(torch.autograd.Function):
+class _Eager(EagerFunction):
     """The op without torch.library's autograd; see ``_Eager`` of margin_loss.py."""
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-        with torch._C._AutoDispatchBelowAutograd():
-            output: tuple[Tensor, ...] = torch.ops.gloro_fast.margin.default(*inputs)
+        output: tuple[Tensor, ...] = _forward(*inputs)
         bottom, prediction, radius, _ = output
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(prediction, radius)
@@ -199,6 +201,7 @@ def gradients_to_differentiate(
 if _extension.available():
     _gpu.implement("margin", "margin")
     _gpu.implement("margin_backward", "margin")
+    _forward, _gradients = _gpu.eager("margin"), _gpu.eager("margin_backward")
     torch.library.register_fake("gloro_fast::margin", _fake_margin)
     torch.library.register_fake("gloro_fast::margin_backward", _fake_margin_backward)
     torch.library.register_autograd("gloro_fast::margin", _backward, setup_context=_save)

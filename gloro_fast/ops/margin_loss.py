@@ -11,6 +11,7 @@ from torch import Tensor
 from gloro_fast import _extension, _gpu
 from gloro_fast.errors import ConfigError
 from gloro_fast.ops.cross_entropy import cross_entropy_reference
+from gloro_fast.ops.eager_function import EagerFunction
 from gloro_fast.ops.margin import gradients_to_differentiate, in_one_dtype, margin_reference, runs_compiled
 from gloro_fast.ops.scalar import as_scalar, constant
 from gloro_fast.ops.trades import trades_reference
@@ -148,14 +149,14 @@ def _backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Tensor | None, ...]
         found = gradients_to_differentiate(margin_loss_reference, arguments, grad_loss, ctx, *rest)
         return *found, None, None, None, None
     with_differences = ctx.needs_input_grad[1]
-    grad_logits, grad_differences, grad_lipschitz = torch.ops.gloro_fast.margin_loss_backward(
+    grad_logits, grad_differences, grad_lipschitz = _gradients(
         grad_loss, logits, *shares, differences, lipschitz, epsilon, with_differences
     )
     grad_differences = grad_differences if with_differences else None
     return grad_logits, grad_differences, grad_lipschitz, None, None, None, None
 
 
-class _Eager(torch.autograd.Function):
+class _Eager(EagerFunction):
     """The op for eager mode: torch.library's autograd, which tracing needs, costs more than the kernels.
 
     Head and loss of 512 images of 10 classes, with all gradients, take 0.8 times as long by this and its likes.
@@ -163,8 +164,7 @@ class _Eager(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-        with torch._C._AutoDispatchBelowAutograd():
-            output: tuple[Tensor, ...] = torch.ops.gloro_fast.margin_loss.default(*inputs)
+        output: tuple[Tensor, ...] = _forward(*inputs)
         loss, prediction, certified, *_ = output
         ctx.set_materialize_grads(False)  # none of zeros for the outputs that have no gradient
         ctx.mark_non_differentiable(prediction, certified)
@@ -179,6 +179,7 @@ class _Eager(torch.autograd.Function):
 if _extension.available():
     _gpu.implement("margin_loss", "margin_loss")
     _gpu.implement("margin_loss_backward", "margin_loss")
+    _forward, _gradients = _gpu.eager("margin_loss"), _gpu.eager("margin_loss_backward")
     torch.library.register_fake("gloro_fast::margin_loss", _fake_margin_loss)
     torch.library.register_fake("gloro_fast::margin_loss_backward", _fake_margin_loss_backward)
     torch.library.register_autograd("gloro_fast::margin_loss", _backward, setup_context=_save)

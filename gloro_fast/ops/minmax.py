@@ -15,7 +15,8 @@ from torch import Tensor
 
 from gloro_fast import _extension, _gpu
 from gloro_fast.errors import ArchitectureError
-from gloro_fast.exporting import is_exporting
+from gloro_fast.ops.eager_function import EagerFunction
+from gloro_fast.ops.exporting import is_exporting
 
 _CPU_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _GPU_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -49,10 +50,9 @@ def minmax(x: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
     if torch.compiler.is_compiling():
         result = torch.ops.gloro_fast.minmax(x, bias)
     elif needs_gradient(x, bias):
-        result = _MinMax.apply(x, bias)  # type: ignore[no-untyped-call]
+        result = _MinMax.apply(x, bias)
     else:
-        with _below_autograd():
-            result = _forward(x, bias)
+        result = _forward(x, bias)
     return result
 
 
@@ -175,15 +175,12 @@ def _save_mask(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor])
 
 def _backward(ctx: Any, grad_y: Tensor, _: Any = None) -> tuple[Tensor | None, Tensor | None]:
     (mask,) = ctx.saved_tensors
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
-        grad_x, grad_bias = torch.ops.gloro_fast.minmax_backward(grad_y, mask, ctx.with_bias)
-    else:
-        with _below_autograd():
-            grad_x, grad_bias = _route(grad_y, mask, ctx.with_bias)
+    route = torch.ops.gloro_fast.minmax_backward if torch.is_grad_enabled() else _route
+    grad_x, grad_bias = route(grad_y, mask, ctx.with_bias)
     return grad_x, grad_bias if ctx.with_bias else None
 
 
-class _MinMax(torch.autograd.Function):
+class _MinMax(EagerFunction):
     """The op for eager mode.
 
     The autograd that torch.library writes around an op from Python costs 20 us a step more than this (measured),
@@ -192,8 +189,7 @@ class _MinMax(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-        with _below_autograd():
-            y, mask = _forward(x, bias)
+        y, mask = _forward(x, bias)
         ctx.set_materialize_grads(False)  # there is no gradient of the mask, and none to be made of zeros
         ctx.mark_non_differentiable(mask)
         _save_mask(ctx, (x, bias), (y, mask))
@@ -218,11 +214,9 @@ def _backward_of_backward(ctx: Any, grad_grad_x: Tensor, grad_grad_bias: Tensor)
 
 
 if _extension.available():
-    _below_autograd = torch._C._AutoDispatchBelowAutograd
-    _forward = torch.ops.gloro_fast.minmax.default
-    _route = torch.ops.gloro_fast.minmax_backward.default
     _gpu.implement("minmax", "minmax")
     _gpu.implement("minmax_backward", "minmax")
+    _forward, _route = _gpu.eager("minmax"), _gpu.eager("minmax_backward")
     torch.library.register_fake("gloro_fast::minmax", _fake_minmax)
     torch.library.register_fake("gloro_fast::minmax_backward", _fake_minmax_backward)
     torch.library.register_autograd("gloro_fast::minmax", _backward, setup_context=_save_mask)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gloro_fast import _extension, _gpu
+from gloro_fast.ops.eager_function import EagerFunction
 from gloro_fast.ops.minmax import _backward, check_arguments, minmax, needs_gradient, runs_compiled
 
 
@@ -37,10 +38,9 @@ def minmax_(x: Tensor, bias: Tensor | None = None) -> Tensor:
         bias = bias.to(x.dtype)
     if needs_gradient(x, bias):
         _refuse_leaf(x)
-        result: Tensor = _MinMaxInplace.apply(x, bias)  # type: ignore[no-untyped-call]
+        result: Tensor = _MinMaxInplace.apply(x, bias)
         return result
-    with torch._C._AutoDispatchBelowAutograd():
-        torch.ops.gloro_fast.minmax_.default(x, bias)
+    _write_over(x, bias)
     if not x.is_inference():
         torch.autograd.graph.increment_version(x)
     return x
@@ -58,11 +58,10 @@ def _refuse_leaf(x: Tensor) -> None:
         raise RuntimeError(f"minmax_: {what} a leaf that requires grad, which cannot be written over; use minmax")
 
 
-class _MinMaxInplace(torch.autograd.Function):
+class _MinMaxInplace(EagerFunction):
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor | None) -> Tensor:
-        with torch._C._AutoDispatchBelowAutograd():
-            mask = torch.ops.gloro_fast.minmax_.default(x, bias)
+        mask = _write_over(x, bias)
         ctx.mark_dirty(x)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(mask)
@@ -81,4 +80,5 @@ def _fake_minmax_(x: Tensor, bias: Tensor | None = None) -> Tensor:
 
 if _extension.available():
     _gpu.implement("minmax_", "minmax")
+    _write_over = _gpu.eager("minmax_")
     torch.library.register_fake("gloro_fast::minmax_", _fake_minmax_)

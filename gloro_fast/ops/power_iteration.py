@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from gloro_fast import _extension
+from gloro_fast.ops.eager_function import EagerFunction
 from gloro_fast.ops.geometry import Geometry
 from gloro_fast.ops.normalize import normalize
 from gloro_fast.ops.power_iteration_gpu import enough_multiprocessors, gpu_runs
@@ -96,7 +98,7 @@ def power_iteration(
                 )
                 return sigma, v_new, u
             iterates: list[list[Tensor]] = []
-            sigma = _Eager.apply(iterates, layers, v, iterations, multiprocessors, *weights)  # type: ignore[no-untyped-call]
+            sigma = _Eager.apply(iterates, layers, v, iterations, multiprocessors, *weights)
             return sigma, *iterates
         _extension.warn_if_missing()
     if weights and weights[0].is_cuda and not torch._C._are_functorch_transforms_active():
@@ -119,30 +121,57 @@ def _describe(weights: Sequence[Tensor], v: Sequence[Tensor], geometries: Sequen
     # torch.func (vmap, grad, jvp) does not differentiate ops of torch.library, but the reference it does.
     if not 0 < len(weights) == len(v) == len(geometries) or torch._C._are_functorch_transforms_active():
         return None
-    dtype, device = v[0].dtype, v[0].device
-    if dtype not in _ITERATE_DTYPES or device.type not in ("cpu", "cuda"):
-        return None
-    for weight, start, geometry in zip(weights, v, geometries, strict=True):
-        known = weight.dtype in _WEIGHT_DTYPES and start.dtype == dtype and geometry.padding_mode == "zeros"
-        known = known and weight.device == start.device == device
-        spatial, sizes = len(geometry.stride), (*weight.shape, *start.shape)
-        if not known or spatial > 2 or start.shape != geometry.input_shape or 0 in sizes:
-            return None
-    numbers = layer_numbers(weights, geometries)
-    if device.type == "cpu":
+    find = _numbers.__wrapped__ if torch.compiler.is_compiling() else _numbers
+    numbers = find(
+        tuple([_layout(weight) for weight in weights]),
+        tuple([(start.shape, start.dtype) for start in v]),
+        tuple(geometries),
+        tuple([tensor.device for tensor in (*weights, *v)]),
+    )
+    if numbers is None or v[0].is_cpu:
         return numbers
-    of_gpu = dtype == torch.float32 and all(weight.dtype != torch.float64 for weight in weights)
-    return numbers if of_gpu and gpu_runs(numbers, device) else None
+    return numbers if gpu_runs(numbers, v[0].device) else None
+
+
+@lru_cache(maxsize=64)
+def _numbers(
+    layouts: tuple[_Layout, ...],
+    iterates: tuple[tuple[torch.Size, torch.dtype], ...],
+    geometries: tuple[Geometry, ...],
+    devices: tuple[torch.device, ...],
+) -> list[int] | None:
+    dtype, device = iterates[0][1], devices[0]
+    if dtype not in _ITERATE_DTYPES or device.type not in ("cpu", "cuda") or any(other != device for other in devices):
+        return None
+    for (shape, of_weight, _), (start, of_start), geometry in zip(layouts, iterates, geometries, strict=True):
+        known = of_weight in _WEIGHT_DTYPES and of_start == dtype and geometry.padding_mode == "zeros"
+        if not known or len(geometry.stride) > 2 or start != geometry.input_shape or 0 in (*shape, *start):
+            return None
+    if device.type == "cuda" and (dtype != torch.float32 or any(layout[1] == torch.float64 for layout in layouts)):
+        return None
+    return _layer_numbers(layouts, geometries)
 
 
 def layer_numbers(weights: Sequence[Tensor], geometries: Sequence[Geometry]) -> list[int]:
     """Give the layers as the integers that the compiled ops take (csrc/cpu/power_iteration_description.h)."""
+    return _layer_numbers([_layout(weight) for weight in weights], geometries)
+
+
+_Layout = tuple[torch.Size, torch.dtype, bool]
+"""Of a weight: shape, type, whether it is channels_last."""
+
+
+def _layout(weight: Tensor) -> _Layout:
+    channels_last = weight.dim() == 4 and not weight.is_contiguous()
+    channels_last = channels_last and weight.is_contiguous(memory_format=torch.channels_last)
+    return weight.shape, weight.dtype, channels_last
+
+
+def _layer_numbers(layouts: Sequence[_Layout], geometries: Sequence[Geometry]) -> list[int]:
     numbers: list[int] = []
-    for weight, geometry in zip(weights, geometries, strict=True):
-        spatial, shape = len(geometry.stride), weight.shape
-        channels_last = spatial == 2 and not weight.is_contiguous()
-        channels_last = channels_last and weight.is_contiguous(memory_format=torch.channels_last)
-        numbers += (spatial, _WEIGHT_DTYPES.index(weight.dtype), int(channels_last))
+    for (shape, dtype, channels_last), geometry in zip(layouts, geometries, strict=True):
+        spatial = len(geometry.stride)
+        numbers += (spatial, _WEIGHT_DTYPES.index(dtype), int(channels_last))
         numbers += (shape[0], geometry.input_shape[0], geometry.groups)
         for axis, (before, after) in enumerate(geometry.padding):
             numbers += (geometry.input_shape[1 + axis], shape[2 + axis], geometry.stride[axis])
@@ -229,7 +258,7 @@ def _backward(ctx: Any, grad_sigma: Tensor, *_: Any) -> tuple[list[Tensor], list
     return gradients, [None] * len(gradients), None, None
 
 
-class _Eager(torch.autograd.Function):
+class _Eager(EagerFunction):
     """The op and its gradient without torch.library's autograd, which costs 130 microseconds a step.
 
     The op itself takes 170 of 2C2F; torch.compile pays that once. Sigma alone goes through autograd, the iterates leave

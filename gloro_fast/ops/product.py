@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gloro_fast import _extension, _gpu
+from gloro_fast.ops.eager_function import EagerFunction
 
 
 def product_reference(values: Tensor) -> Tensor:
@@ -31,7 +32,7 @@ def product(values: Tensor) -> Tensor:
     """
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return product_reference(values)
-    result: Tensor = _Product.apply(values)  # type: ignore[no-untyped-call]
+    result: Tensor = _Product.apply(values)
     return result
 
 
@@ -43,7 +44,7 @@ def _fake_product_backward(grad: Tensor, values: Tensor) -> Tensor:
 def _gradient(grad: Tensor, values: Tensor, result: Tensor) -> Tensor:
     if not torch._C._are_functorch_transforms_active():
         if values.is_cuda and _gpu.runs("product"):
-            gradient: Tensor = torch.ops.gloro_fast.product_backward(grad, values)
+            gradient: Tensor = _gradient_on_gpu(grad, values)
             return gradient
         # A look at the CPU's memory is no wait, and saves 8 of the 10 microseconds of what follows.
         if type(values) is Tensor and values.is_cpu and all(values.tolist()):
@@ -51,7 +52,7 @@ def _gradient(grad: Tensor, values: Tensor, result: Tensor) -> Tensor:
     return grad * values.repeat(len(values), 1).fill_diagonal_(1.0).prod(dim=1)
 
 
-class _Product(torch.autograd.Function):
+class _Product(EagerFunction):
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
         result = values.prod()
@@ -71,3 +72,4 @@ if _extension.available():
     torch.library.define("gloro_fast::product_backward", "(Tensor grad, Tensor values) -> Tensor")
     torch.library.register_fake("gloro_fast::product_backward", _fake_product_backward)
     _gpu.implement("product_backward", "product")
+    _gradient_on_gpu = _gpu.eager("product_backward")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gloro_fast.errors import ConfigError
+from gloro_fast.ops.capturing import is_capturing
 
 
 class Scalar:
@@ -24,6 +25,7 @@ class Scalar:
     def __init__(self, value: float) -> None:
         self._value = float(value)
         self._tensors: dict[torch.device, Tensor] = {}
+        self._read: dict[torch.device, Tensor] = {}
 
     def __reduce__(self) -> tuple[type[Scalar], tuple[float]]:
         return Scalar, (self._value,)
@@ -36,6 +38,7 @@ class Scalar:
     @value.setter
     def value(self, value: float) -> None:
         self._value = float(value)
+        self._read.clear()  # whoever read before keeps what was read
         for tensor in self._tensors.values():
             tensor.fill_(self._value)
 
@@ -49,31 +52,37 @@ class Scalar:
         if torch.compiler.is_compiling():
             self._make_outside(device)
         found = self._tensors.get(device)
-        return self._make(device) if found is None else found
+        return self._make(device, self._tensors) if found is None else found
 
     def read(self, device: torch.device) -> Tensor:
-        """Return a copy that stays as it is, or, for a graph that is being captured or compiled, what ``on`` does.
+        """Return a tensor that stays as it is, or, for a graph that is being captured or compiled, what ``on`` does.
 
-        Autograd keeps what a forward pass read: with a copy, a number set before the backward pass does not change it.
+        Autograd keeps what a forward pass read: a number set before the backward pass does not change it. Until then
+        it is the same tensor at every call, so that a step launches nothing for it.
         """
-        tensor = self.on(device)
-        return tensor if torch.compiler.is_compiling() or _captures(device) else tensor.clone()
+        if torch.compiler.is_compiling() or is_capturing(device):
+            return self.on(device)
+        found = self._read.get(device)
+        if found is None:
+            self.on(device)  # for a capture, which could not make it
+            found = self._make(device, self._read)
+        return found
 
-    def _make(self, device: torch.device) -> Tensor:
-        if _captures(device):
+    def _make(self, device: torch.device, tensors: dict[torch.device, Tensor]) -> Tensor:
+        if is_capturing(device):
             raise ConfigError(
                 f"a CUDA graph is captured on {device}, where nothing has run yet; run one step there before capturing"
             )
         with torch.inference_mode(False):
             tensor = as_scalar(self._value, device)
         if type(tensor) is Tensor and not torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-            self._tensors[device] = tensor
+            tensors[device] = tensor
         return tensor
 
     def _make_outside(self, device: torch.device) -> None:
         """Make the tensor while a compiler traces, which would not keep one that its graph makes."""
         if device not in self._tensors:
-            self._make(device)
+            self._make(device, self._tensors)
 
     # What torch.compiler.assume_constant_result does, without importing the whole compiler: called, not traced.
     _make_outside._dynamo_marked_constant = True  # type: ignore[attr-defined]
@@ -85,16 +94,11 @@ def as_scalar(number: float | Tensor, device: torch.device) -> Tensor:
     A Python number is filled in: it is not copied from the host.
     """
     if isinstance(number, Tensor):
-        return number.to(device, torch.float64)
+        as_it_is = number.dtype == torch.float64 and number.device == device
+        return number if as_it_is else number.to(device, torch.float64)
     return torch.scalar_tensor(number, dtype=torch.float64, device=device)
 
 
 def constant(number: float | Tensor) -> float | Tensor:
     """Return the number without its gradient."""
     return number.detach() if isinstance(number, Tensor) else number
-
-
-def _captures(device: torch.device) -> bool:
-    if device.type != "cuda" or not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        return False
-    return torch.cuda.is_current_stream_capturing()

@@ -90,8 +90,9 @@ class Writer:
         Raises:
             CheckpointError: it could not be.
         """
-        running, self._running = self._running, None
-        if running is not None:
+        if self._running is not None:
+            self._running.exception()  # Interrupted here, it is waited for again, before the folder is given up.
+            running, self._running = self._running, None
             running.result()
 
     def __enter__(self) -> Writer:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import proxy
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +15,14 @@ from torch import Tensor, nn
 from gloro_fast.certify import check_batch
 from gloro_fast.errors import ConfigError
 from gloro_fast.graph.reads import Reads
-from gloro_fast.losses import MarginCriterion
 from gloro_fast.model import BatchStatistics, Criterion, GloRoNet
 from gloro_fast.plan import floating_dtype
 from gloro_fast.train.replay import Recorder, Replayed, recorder_for
-from gloro_fast.train.steps import addresses
+from gloro_fast.train.setting import has_hooks, is_ours, setting
 
 _MOST_SHAPES = 8
+# Calls in a row before each of which something was set: the first make gradients and the optimizer's state.
+_MOST_CHANGES = 10
 
 
 class GraphedStep:
@@ -32,12 +36,15 @@ class GraphedStep:
 
     The first steps for each shape of a batch are done as they come, then one is captured, and those after it are
     replayed without Python. What is set between two steps counts: epsilon, lambda, learning rates (also by a
-    scheduler), ``load_state_dict`` of net or optimizer, another shape, mode, device or hyperparameter, an attribute of
-    a layer or of the criterion; where a graph cannot follow, the step is captured anew. On the CPU, in evaluation, with
-    hooks on the net, its parameters or the optimizer, and where a step cannot be captured, steps are done as they come,
+    scheduler), ``load_state_dict`` of net or optimizer, frozen parameters, another shape, mode, device or
+    hyperparameter, an attribute of a layer or of the criterion; where a graph cannot follow, the step is captured anew.
+    On the CPU, in evaluation, with hooks on the net, its parameters, the criterion or the optimizer, for images that
+    require a gradient, while anomalies are detected, and where a step cannot be captured, steps are done as they come,
     with the same results.
 
-    What a criterion prints, logs or counts in Python it does at its capture alone.
+    What a criterion prints, logs, counts or draws in Python it does at its capture alone. Gradients are those of the
+    last step; a captured one writes them where they were before. Weights that autocast has cast are not kept from step
+    to step.
 
     Args:
         net: the net, on its device, or what ``torch.compile`` made of it.
@@ -97,14 +104,17 @@ class GraphedStep:
         check_batch(images, net.input_shape, floating_dtype(net.module))
         net.check_labels(labels, len(images), self._criterion)
         place = self._calls % self._accumulate
+        # Gradients that a step leaves behind where it raises are none to add to: those are added up from the start.
+        self._calls -= place
         self._check_gradients(place == 0)
+        self._gradients = {}  # else those of the step before stay in memory during this one
         captured = None if self._capture is None else self._capture.find(images, labels, place, self)
         if captured is None:
             loss = self.learn(images, labels, place)
         else:
-            loss = captured.step(images, labels, _parameters(self._optimizer), net)
+            loss = captured.step(images, labels, net)
             self.why_eager = self.why_eager or captured.replayed.why_eager
-        self._calls += 1
+        self._calls += place + 1
         self._gradients = self._present_gradients()
         return loss
 
@@ -135,7 +145,7 @@ class GraphedStep:
         return loss.detach()
 
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        called = self._compiled or (self._net if _hooks(self._net) else None)
+        called = self._compiled or (self._net if has_hooks(self._net) else None)
         if called is None:
             return self._net.unchecked_loss(images, labels, self._criterion)
         loss: Tensor = called(images, labels, self._criterion)
@@ -159,35 +169,61 @@ class GraphedStep:
 
 
 @dataclass
+class _Left:
+    """What a step leaves: tensors that a replay writes anew.
+
+    Attributes:
+        loss: scalar.
+        gradients: of every tensor that has any.
+        statistics: in the net.
+    """
+
+    loss: Tensor | None = None
+    gradients: list[tuple[Tensor, Tensor | None]] = field(default_factory=list)
+    statistics: BatchStatistics | None = None
+
+
+@dataclass
 class _Captured:
     """A step for batches of one kind, and the tensors that it reads and writes.
 
     Attributes:
         images, labels: what it learns from.
-        loss: scalar, what it writes.
+        left: what it leaves.
         replayed: the step.
-        gradients: what it leaves in the parameters.
-        statistics: what it leaves in the net.
     """
 
     images: Tensor
     labels: Tensor
-    loss: Tensor
+    left: _Left
     replayed: Replayed
-    gradients: list[Tensor | None] = field(default_factory=list)
-    statistics: BatchStatistics | None = None
 
-    def step(self, images: Tensor, labels: Tensor, parameters: list[Tensor], net: GloRoNet) -> Tensor:
+    def step(self, images: Tensor, labels: Tensor, net: GloRoNet) -> Tensor:
         """Do it, and leave behind what it would have left if it had not been replayed."""
         self.images.copy_(images)
         self.labels.copy_(labels)
         self.replayed()
-        if self.replayed.is_recorded:
-            for parameter, gradient in zip(parameters, self.gradients, strict=True):
-                parameter.grad = gradient
-            net.batch_statistics = self.statistics
-        # The next replay writes another loss there.
-        return self.loss.clone()
+        left, loss = self.left, self.left.loss
+        assert loss is not None
+        if not self.replayed.is_recorded:
+            left.gradients, left.statistics = [], None  # so that the next step has their memory
+            return loss
+        for parameter, gradient in left.gradients:
+            parameter.grad = gradient
+        # The next replay writes other numbers there.
+        statistics = left.statistics
+        if statistics is None:
+            return loss.clone()
+        correct, verified = _copies(statistics.correct, statistics.verified)
+        loss, lipschitz = _copies(loss, statistics.lipschitz)
+        net.batch_statistics = BatchStatistics(correct, verified, lipschitz)
+        return loss
+
+
+def _copies(one: Tensor, other: Tensor) -> tuple[Tensor, ...]:
+    """Copy two numbers, of one type in one launch."""
+    alike = one.dtype == other.dtype and one.shape == other.shape
+    return torch.stack((one, other)).unbind() if alike else (one.clone(), other.clone())
 
 
 class _Captures:
@@ -213,103 +249,102 @@ class _Captures:
         self._keeps_gradients = keeps_gradients
         self._rates: list[Tensor] = []
         self._captured: dict[object, _Captured] = {}
-        self._setting: list[object] = []
+        self._setting: dict[str, object] = {}
         self._reads: Reads | None = None
-        self._warned = False
+        self._changes = 0
+        self._warned: set[str] = set()
 
     def find(self, images: Tensor, labels: Tensor, place: int, step: GraphedStep) -> _Captured | None:
         """Give the captured step for a batch like this one; None if it is to be done as it comes."""
         self._follow_rates()
-        if not self._net.training or _hooks(self._net) or _optimizer_hooks(self._optimizer):
+        now = setting(self._net, self._optimizer, self._criterion, self._keeps_gradients)
+        if now is None or not self._net.training or images.requires_grad or labels.requires_grad:
             return None
-        self._forget_what_changed()
+        self._forget_what_changed(now, step)
         key = (images.shape, images.dtype, images.stride(), labels.shape, labels.dtype, place)
         if key not in self._captured and len(self._captured) >= _MOST_SHAPES:
-            self._warn_of_shapes(images.shape)
+            self._warn(
+                "shapes",
+                f"GraphedStep holds {_MOST_SHAPES} shapes of batches, each with memory of its own; batches like "
+                f"{tuple(images.shape)} are learned from eagerly, slower: drop or pad batches of other sizes",
+            )
             return None
         if key not in self._captured:
             self._captured[key] = self._prepare(images, labels, place, step)
         return self._captured[key]
 
     def _prepare(self, images: Tensor, labels: Tensor, place: int, step: GraphedStep) -> _Captured:
-        def work() -> None:
-            captured.loss.copy_(step.learn(captured.images, captured.labels, place))
-            captured.gradients = [parameter.grad for parameter in _parameters(self._optimizer)]
-            captured.statistics = self._net.batch_statistics
+        # What the work refers to does not refer to it, so that a graph is gone, with its memory, when it is dropped.
+        left, images, labels, learner = _Left(), torch.empty_like(images), torch.empty_like(labels), proxy(step)
+        net, parameters = self._net, [*self._net.parameters(), *_parameters(self._optimizer)]
+        if isinstance(self._criterion, nn.Module):
+            parameters += self._criterion.parameters()
 
-        dtype = torch.promote_types(floating_dtype(self._net.module), torch.float32)
-        captured = _Captured(
-            torch.empty_like(images),
-            torch.empty_like(labels),
-            torch.zeros((), dtype=dtype, device=images.device),
-            Replayed(work, self._recorder, "the training step"),
-        )
-        return captured
+        def work() -> None:
+            with _fresh_casts():
+                left.loss = learner.learn(images, labels, place)
+            left.gradients = [(parameter, parameter.grad) for parameter in dict.fromkeys(parameters)]
+            left.statistics = net.batch_statistics
+
+        return _Captured(images, labels, left, Replayed(work, self._recorder, "the training step"))
 
     def _follow_rates(self) -> None:
         """Put learning rates that were set since into the tensors that graphs read."""
         groups = self._optimizer.param_groups
-        self._rates += [_make_capturable(self._optimizer, group) for group in groups[len(self._rates) :]]
+        device = _parameters(self._optimizer)[0].device
+        kept = len(groups) if self._rates and self._rates[0].device == device else 0
+        del self._rates[kept:]
+        for group in groups[len(self._rates) :]:
+            self._rates.append(torch.as_tensor(group["lr"], dtype=torch.float32, device=device).clone())
         for group, rate in zip(groups, self._rates, strict=True):
+            _make_capturable(self._optimizer, group)
             given = group["lr"]
             if given is not rate:
                 rate.fill_(given)
                 group["lr"] = rate
 
-    def _forget_what_changed(self) -> None:
-        setting = self._present_setting()
-        unchanged = self._net.is_planned() and (self._reads is None or self._reads.hold())
-        if unchanged and setting == self._setting:
+    def _forget_what_changed(self, now: dict[str, object], step: GraphedStep) -> None:
+        changed = [name for name in {**now, **self._setting} if now.get(name) != self._setting.get(name)]
+        if not self._net.is_planned():
+            changed.append("the net")
+        if self._reads is not None and not self._reads.hold():
+            changed.append("what the criterion reads")
+        if not changed:
+            if self._changes > _MOST_CHANGES:
+                step.why_eager = ""
+            self._changes = 0
             return
-        self._captured.clear()
-        self._setting = setting
-        # Of this package's criteria, lambda is read by the kernels; the rest is in the setting.
-        self._reads = None if isinstance(self._criterion, MarginCriterion) else Reads.of(_Holder(self._criterion))
-
-    def _present_setting(self) -> list[object]:
-        """List what a graph holds as it was: where tensors are, and the numbers that Python hands to operations."""
-        device = self._rates[0].device.type
-        groups = [
-            (name, id(value) if isinstance(value, Tensor | list) else value)
-            for group in self._optimizer.param_groups
-            for name, value in group.items()
-            if name not in _NOT_IN_A_STEP
-        ]
-        criterion: list[object] = []
-        if isinstance(self._criterion, nn.Module):
-            criterion += [tensor.data_ptr() for tensor in (*self._criterion.parameters(), *self._criterion.buffers())]
-            criterion += [child.training for child in self._criterion.modules()]
-        if isinstance(self._criterion, MarginCriterion):
-            criterion += [self._criterion.reduction, self._criterion.ignore_index, self._criterion.name]
-        grads = [p.grad for p in _parameters(self._optimizer)] if self._keeps_gradients else []
-        return [
-            addresses(self._net, self._optimizer),
-            [None if grad is None else grad.data_ptr() for grad in grads],
-            groups,
-            criterion,
-            self._net.power_iterations,
-            torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device),
-            torch.are_deterministic_algorithms_enabled(),
-            torch.get_float32_matmul_precision(),
-        ]
-
-    def _warn_of_shapes(self, shape: torch.Size) -> None:
-        if not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"GraphedStep holds {_MOST_SHAPES} shapes of batches, each with memory of its own; batches like "
-                f"{tuple(shape)} are learned from eagerly, slower: drop or pad batches of other sizes",
-                RuntimeWarning,
-                stacklevel=4,
+        self._changes += 1
+        if self._changes > _MOST_CHANGES:
+            step.why_eager = f"changed before every step: {', '.join(changed)}"
+            self._warn(
+                "changes",
+                "the training step is not captured as a CUDA graph and runs eagerly, slower, with the same results "
+                f"({step.why_eager})",
             )
+        self._captured.clear()
+        self._setting = now
+        self._reads = None if is_ours(self._criterion) else Reads.of(_Holder(self._criterion))
+
+    def _warn(self, kind: str, message: str) -> None:
+        if kind not in self._warned:
+            self._warned.add(kind)
+            warnings.warn(message, RuntimeWarning, stacklevel=4)
+
+
+@contextmanager
+def _fresh_casts() -> Iterator[None]:
+    """Let autocast cast anew: a graph would read a cast that was kept from before, and leave one to be read later."""
+    before = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(before)
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
-# Parameters are looked at by their places; rates are tensors; schedulers keep their own numbers in a group.
-_NOT_IN_A_STEP = ("params", "lr", "initial_lr", "max_lr", "min_lr", "swa_lr", "param_names")
 
 
 class _Holder(nn.Module):
@@ -320,36 +355,14 @@ class _Holder(nn.Module):
         self.criterion = criterion
 
 
-def _make_capturable(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> Tensor:
+def _make_capturable(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> None:
     """Let the optimizer read the learning rate of a group from a tensor, and count its steps on the device."""
-    device = group["params"][0].device
-    rate = torch.as_tensor(group["lr"], dtype=torch.float32, device=device).clone()
-    group["lr"] = rate
     if isinstance(optimizer, torch.optim.SGD) and not group["foreach"]:
         group["fused"] = True  # The others read a tensor's value, for which Python waits.
-    if "capturable" in group:
-        group["capturable"] = True
+    if group.get("capturable", True):
+        return
+    group["capturable"] = True
     for parameter in group["params"]:
         count = optimizer.state[parameter].get("step") if parameter in optimizer.state else None
         if isinstance(count, Tensor):
-            optimizer.state[parameter]["step"] = count.to(device)
-    return rate
-
-
-def _hooks(net: GloRoNet) -> bool:
-    """Whether Python is to be called in the middle of a step, which no graph does."""
-    return any(
-        module._backward_hooks or module._backward_pre_hooks or (module is net and _forward_hooks(module))
-        for module in net.modules()
-    ) or any(
-        parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None)
-        for parameter in net.parameters()
-    )
-
-
-def _forward_hooks(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
-
-
-def _optimizer_hooks(optimizer: torch.optim.Optimizer) -> bool:
-    return bool(optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks)
+            optimizer.state[parameter]["step"] = count.to(parameter.device)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
+from weakref import WeakSet
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -39,16 +40,18 @@ class CudaRecorder:
         self._device = device
         # Never the default stream: a graph cannot be recorded there, nor wait for it.
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self._pool = torch.cuda.graph_pool_handle()
+        self._graphs: WeakSet[torch.cuda.CUDAGraph] = WeakSet()
 
     @contextmanager
     def beside(self) -> Iterator[None]:
         """Work on the recorder's own stream; the current one waits for it afterwards."""
         current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
-        with torch.cuda.stream(self._stream):
-            yield
-        current.wait_stream(self._stream)
+        try:
+            with torch.cuda.stream(self._stream):
+                yield
+        finally:
+            current.wait_stream(self._stream)
 
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
         """Record ``work`` as a CUDA graph.
@@ -56,12 +59,44 @@ class CudaRecorder:
         Raises:
             RuntimeError: it waits for the GPU, or does something else that a graph cannot hold.
         """
+        if not self._graphs:
+            # torch refuses a pool of which every graph is gone and a tensor is left.
+            self._begin_pool()
         graph = torch.cuda.CUDAGraph()
         # Other threads, that save a checkpoint say, go on meanwhile.
         capture = torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local")
-        with torch.cuda.device(self._device), capture:
-            work()
+        failure: BaseException | None = None
+        try:
+            # The stream is put back from out here, since a capture that fails leaves its own.
+            with torch.cuda.device(self._device), torch.cuda.stream(torch.cuda.current_stream(self._device)), capture:
+                try:
+                    work()
+                except BaseException as error:
+                    failure = error
+                    raise
+        except BaseException as error:
+            self._recover()
+            raise failure or error from None  # else what the end of the capture makes of it
+        self._graphs.add(graph)
         return graph.replay
+
+    def _begin_pool(self) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
+        self._graphs = WeakSet()
+
+    def _recover(self) -> None:
+        """End what torch before 2.14 leaves begun where a capture fails.
+
+        That is the pool, without which no other is captured, nor the cache emptied, and the generator, which then
+        refuses to draw.
+        """
+        with suppress(RuntimeError):
+            torch._C._cuda_endAllocateToPool(self._stream.device_index, self._pool)
+        self._begin_pool()
+        empty = torch.cuda.CUDAGraph()
+        with suppress(RuntimeError), warnings.catch_warnings(action="ignore"), torch.cuda.stream(self._stream):
+            empty.capture_begin(capture_error_mode="thread_local")
+            empty.capture_end()
 
 
 def recorder_for(device: torch.device) -> Recorder | None:
@@ -142,5 +177,6 @@ class _LastOperation(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.name = "an operation"
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.name = str(func)
+        if func.namespace != "profiler":  # It marks the end of an optimizer's step, failed or not.
+            self.name = str(func)
         return func(*args, **(kwargs or {}))

@@ -11,10 +11,10 @@ from torch import Tensor
 from gloro_fast.data import Batches, augmentation, gaussian_noise
 from gloro_fast.data.resident import Batch, ResidentBatches
 from gloro_fast.losses import MarginCriterion
-from gloro_fast.model import GloRoNet
 from gloro_fast.recipes import Recipe
 from gloro_fast.train.objective import robust_loss, standard_loss
 from gloro_fast.train.replay import Recorder, Replayed
+from gloro_fast.train.setting import setting
 from gloro_fast.train.state import TrainingState
 
 _NAME = "the training step"
@@ -54,7 +54,7 @@ class Steps:
         self._robust = False
         self._captured: dict[object, Replayed] = {}
         self._inputs: dict[object, Batch] = {}
-        self._addresses: tuple[object, ...] = ()
+        self._setting: dict[str, object] | None = {}
 
     @property
     def why_eager(self) -> str:
@@ -133,7 +133,9 @@ class Steps:
         state.sums.record(loss, statistics.correct, statistics.verified, statistics.lipschitz)
 
     def _captured_step(self, images: Tensor, labels: Tensor, draws: Tensor) -> None:
-        self._forget_what_moved()
+        if self._calls_python():
+            self._learn(Batch(images, labels, draws.to(images.device)))
+            return
         key = (images.shape, images.dtype, images.stride())
         if key not in self._inputs:
             batch = Batch(torch.empty_like(images), torch.empty_like(labels), draws.to(images.device))
@@ -147,20 +149,17 @@ class Steps:
 
     def _next(self, resident: ResidentBatches, size: int) -> None:
         """Do the step that the resident batches stand at."""
-        self._forget_what_moved()
+        if self._calls_python():
+            self._learn_next(resident, size)
+            return
         if size not in self._captured:
             self._captured[size] = Replayed(partial(self._learn_next, resident, size), self._recorder, _NAME)
         self._captured[size]()
 
-    def _forget_what_moved(self) -> None:
-        """Drop what was captured if the net is no longer what it was, or where it was."""
-        now = addresses(self._state.net, self._state.optimizer)
-        if now != self._addresses or not self._state.net.is_planned():
+    def _calls_python(self) -> bool:
+        """Whether a step cannot be captured now; drops what was captured if anything is no longer what it was."""
+        now = setting(self._state.net, self._state.optimizer, self._criterion)
+        if now is not None and (now != self._setting or not self._state.net.is_planned()):
             self.forget()
-            self._addresses = now
-
-
-def addresses(net: GloRoNet, optimizer: torch.optim.Optimizer) -> tuple[object, ...]:
-    """Tell where everything lies that a captured step reads and writes besides its batch."""
-    moments = (value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor))
-    return (id(optimizer), *(tensor.data_ptr() for tensor in (*net.parameters(), *net.buffers(), *moments)))
+            self._setting = now
+        return now is None

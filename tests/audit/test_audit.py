@@ -8,10 +8,12 @@ import torch
 from certified import certificate_of, small_net, small_split
 
 from gloro_fast import GloRoNet
+from gloro_fast.data import Split, to_float
+
+pytest.importorskip("scipy", reason="audit needs scipy: install gloro-fast[audit]")
 from gloro_fast.audit import audit, bounds
 from gloro_fast.audit.forward import evaluate
 from gloro_fast.audit.layers import read_layers
-from gloro_fast.data import Split, to_float
 
 PROOFS = {}
 

@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from gloro_fast.audit.layers import Affine, read_layers
 from gloro_fast.errors import ArchitectureError
 from gloro_fast.nn import Conv2d
+
+pytest.importorskip("scipy", reason="audit needs scipy: install gloro-fast[audit]")
+from gloro_fast.audit.layers import Affine, read_layers
 
 CONVOLUTIONS = {
     "plain": nn.Conv2d(2, 3, 3),

@@ -6,6 +6,8 @@ from fractions import Fraction
 import mpmath
 import numpy as np
 import pytest
+
+pytest.importorskip("scipy", reason="audit needs scipy: install gloro-fast[audit]")
 from scipy import sparse
 
 from gloro_fast.audit import spectral

@@ -51,9 +51,13 @@ def refused(invoke: Invoke) -> Callable[..., str]:
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder of the digits recipe after two epochs; do not write to it."""
+def _digits() -> None:
     pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+
+
+@pytest.fixture(scope="session")
+def trained(_digits: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder of the digits recipe after two epochs; do not write to it."""
     folder = tmp_path_factory.mktemp("trained") / "run"
     arguments = ["train", "--recipe", "digits", "--epochs", "2", "--threads", "1", "--device", "cpu"]
     with pytest.MonkeyPatch.context() as patch:

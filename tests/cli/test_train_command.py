@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from gloro_fast.train import ProgressBar
 
+pytestmark = pytest.mark.usefixtures("_digits")
 QUICK = ("--recipe", "digits", "--threads", 1, "--device", "cpu")
 
 

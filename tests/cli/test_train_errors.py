@@ -7,6 +7,7 @@ import pytest
 
 from gloro_fast import atomic
 
+pytestmark = pytest.mark.usefixtures("_digits")
 DIGITS = ("--recipe", "digits", "--threads", 1, "--device", "cpu")
 
 

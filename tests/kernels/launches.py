@@ -15,7 +15,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 _WAIT = {"nonzero", "_local_scalar_dense", "item", "masked_select", "is_nonzero", "equal", "_unique2", "unique_dim"}
-_LAUNCH_NOTHING = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "device", "detach"}
+_LAUNCH_NOTHING = {
+    "empty",
+    "empty_like",
+    "new_empty",
+    "empty_strided",
+    "new_empty_strided",
+    "device",
+    "detach",
+    "promote_types",
+}
 
 
 class Launches(TorchDispatchMode):

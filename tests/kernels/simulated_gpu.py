@@ -19,8 +19,10 @@ import numpy as np
 import planting
 import pytest
 import torch
-import triton
 from torch import Tensor
+
+pytest.importorskip("triton")
+import triton
 from triton.backends.compiler import GPUTarget
 
 SIMULATOR = os.environ.get("GLORO_FAST_PTX_SIM")
@@ -28,6 +30,7 @@ needs_simulator = pytest.mark.skipif(
     not SIMULATOR, reason="needs a PTX simulator: set GLORO_FAST_PTX_SIM to a folder with ptx_sim.py"
 )
 SM_86 = 86
+_FIRST_LENT = 200  # a number beyond those of arguments, and of the bits 40 and above of addresses
 _planted: list[Any] = []  # kept: where a compiled kernel goes, Triton asks the driver, and there is none by then
 
 
@@ -42,19 +45,24 @@ def _simulator() -> Any:
     spec.loader.exec_module(module)
 
     class Simulator(module.Sim):  # type: ignore[misc]
-        def __init__(self, ptx: str, itemsizes: list[int], origins: dict[int, int]) -> None:
+        def __init__(self, ptx: str, itemsizes: list[int], origins: dict[int, int], lent: list[Tensor]) -> None:
             self.itemsizes = itemsizes
             self.origins = origins
+            self.lent = [(tensor.data_ptr(), _memory(tensor).view(np.uint8)) for tensor in lent]
             super().__init__(ptx)
 
         def region(self, i: Any, space: str, addr: Any, size: int, a: Any) -> Any:
             if space == "generic":  # which is what it calls global memory too
                 for key, origin in self.origins.items():
                     addr = np.where(addr >> 40 == key, addr - origin, addr)
+                for number, (begin, memory) in enumerate(self.lent, _FIRST_LENT):
+                    self.bufs[number] = memory
+                    inside = (addr >= begin) & (addr < begin + memory.nbytes)
+                    addr = np.where(inside, (number << 40) + addr - begin, addr)
             return super().region(i, space, addr, size, a)
 
         def note(self, i: Any, a: Any, key: Any, off: Any, size: int, *rest: Any) -> None:
-            if key is None:
+            if key is None or (key != "shared" and key >= _FIRST_LENT):  # nobody writes there
                 return
             cells = 4 // (1 if key == "shared" else min(self.itemsizes[key - 1], 4))  # in a word
             if key not in self.shadow:
@@ -63,10 +71,12 @@ def _simulator() -> Any:
             super().note(i, a, key, off * cells, size * cells, *rest)
 
         def compile(self, i: Any) -> Any:
-            if i.op[-1] not in ("bf16x2", "f16x2") or i.op[0] not in ("add", "fma"):
+            if i.op[-1] not in ("bf16x2", "f16x2") or i.op[0] not in ("add", "fma", "abs"):
                 return super().compile(i)
             inputs = [self.get(argument, "b32") for argument in i.args[1:]]
             output = self.put(i.args[0], "b32")
+            if i.op[0] == "abs":
+                return lambda a: output(a, inputs[0](a) & np.uint32(0x7FFF7FFF))
             dtype = torch.bfloat16 if i.op[-1] == "bf16x2" else torch.float16
 
             def packed(a: Any) -> None:
@@ -113,6 +123,7 @@ class SimulatedGpu:
         self.edit = edit
         self.launches: list[Launch] = []
         self.origins: dict[Any, int] = {}  # byte of a huge array at which a tensor stands for it
+        self.lent: list[Tensor] = []  # what kernels read at addresses that they find in a table
         self.utils = SimpleNamespace(
             load_binary=lambda name, kernel, shared, device: (object(), None, 0, 0, 1024),
             unload_module=lambda module: None,
@@ -149,7 +160,7 @@ class SimulatedGpu:
         values = [_memory(a) if isinstance(a, Tensor) else a for a in arguments]
         itemsizes = [a.itemsize if isinstance(a, np.ndarray) else 0 for a in values]
         origins = {n + 1: self.origins[a] for n, a in enumerate(arguments) if a is not None and a in self.origins}
-        simulation = _simulator()(self.edit(ptx) if self.edit else ptx, itemsizes, origins)
+        simulation = _simulator()(self.edit(ptx) if self.edit else ptx, itemsizes, origins, self.lent)
         simulation.launch(values, grid, (32 * metadata.num_warps,), metadata.shared)
         traffic: dict[str, int] = simulation.traffic
         return traffic
@@ -157,7 +168,7 @@ class SimulatedGpu:
 
 def _memory(tensor: Tensor) -> np.ndarray:
     """The memory that a tensor spans, in its order, as words."""
-    words = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.itemsize]
+    words = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.int64}[tensor.itemsize]
     span = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     flat = tensor.detach().as_strided((span if tensor.numel() else 0,), (1,), tensor.storage_offset())
     return flat.view(words).numpy() if tensor.numel() else np.zeros(1, np.uint8)
@@ -184,7 +195,8 @@ def call(module: str, function: str, *arguments: Any, planted: tuple[str, str, s
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)  # fills what is empty, so that nothing left unwritten is right by chance
     try:
-        with gpu():
+        with gpu() as simulated:
+            simulated.lent = [tensor for value in arguments if isinstance(value, list) for tensor in value]
             return getattr(kernels, function)(*arguments)
     finally:
         torch.use_deterministic_algorithms(before)

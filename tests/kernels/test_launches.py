@@ -8,14 +8,18 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
 
-from gloro_fast import _extension, _gpu
+from gloro_fast import _extension, _gpu, ops
+from gloro_fast.certify import certify_logits
 from gloro_fast.graph.composition import Composition, Join, Product
+from gloro_fast.ops.image_codes import image_codes as image_codes_op
 from gloro_fast.ops.product import product
 from gloro_fast.ops.statistics import count, record_
+from gloro_fast.ops.verdict import verdict as ops_verdict
 
 pytest.importorskip("triton")
-from gloro_fast.kernels import head_differences, minmax, statistics
+from gloro_fast.kernels import fingerprint, head_differences, image_codes, minmax, statistics, verdict
 from gloro_fast.kernels import product as product_kernel
 from launches import launches
 from simulated_gpu import gpu
@@ -23,8 +27,10 @@ from simulated_gpu import gpu
 pytestmark = pytest.mark.skipif(not _extension.available(), reason=f"compiled ops: {_extension.why_not()}")
 
 
-def on_gpu(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.empty(shape, dtype=dtype, device="cuda")
+def on_gpu(
+    *shape: int, dtype: torch.dtype = torch.float32, memory_format: torch.memory_format = torch.contiguous_format
+) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="cuda", memory_format=memory_format)
 
 
 def counts() -> Tensor:
@@ -35,6 +41,16 @@ def counts() -> Tensor:
 def record() -> None:
     scalars = (on_gpu(dtype=dtype) for dtype in (torch.float32, torch.int64, torch.int64, torch.float32))
     statistics.record_(on_gpu(9, 4, dtype=torch.float64), on_gpu(1, dtype=torch.int64), *scalars)
+
+
+def signed() -> None:
+    codes, shares = on_gpu(500, dtype=torch.uint8), on_gpu(8, fingerprint.SHARES, dtype=torch.int64)
+    bound = on_gpu(10, 10, dtype=torch.float64)
+    verdict.verdict(on_gpu(500, 10), bound, 1.3, 0.3, codes, shares, on_gpu(8, dtype=torch.int64))
+
+
+def certified() -> None:
+    verdict.certify(on_gpu(500, 10, dtype=torch.bfloat16), on_gpu(10, 10, dtype=torch.float64), 1.3, 0.3)
 
 
 @pytest.mark.parametrize(
@@ -56,9 +72,18 @@ def record() -> None:
             ["interleaved_backward"],
             ["sum"],
         ),
+        (signed, ["verdict_rows"], []),
+        (certified, ["verdict_rows"], []),
+        (lambda: image_codes.image_codes(on_gpu(500, 1, 28, 28)), ["look_at_images"], []),
+        (
+            lambda: image_codes.image_codes(on_gpu(500, 3, 32, 32, memory_format=torch.channels_last)),
+            ["look_at_images"],
+            [],
+        ),
     ],
     ids=[
         "product", "its_gradient", "head_differences", "their_gradient", "count", "record_", "minmax", "its_gradient_2",
+        "verdict", "certify", "image_codes", "image_codes_channels_last",
     ],
 )  # fmt: skip
 def test_launches(
@@ -67,6 +92,19 @@ def test_launches(
     with gpu(run=False), launches(monkeypatch) as counted:
         call()
     assert (counted.kernels, counted.operations, counted.waits) == (kernels, operations, [])
+
+
+def test_a_fingerprint_waits_only_for_addresses_that_are_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeTensor, "data_ptr", lambda tensor: 64, raising=False)
+    fingerprint._table.cache_clear()
+    with gpu(run=False), launches(monkeypatch) as counted:
+        weights = [on_gpu(16, 3, 3, 3, memory_format=torch.channels_last), on_gpu(10, 512), on_gpu(10)]
+        fingerprint.fingerprint_shares(weights)
+        assert counted.waits
+        counted.kernels, counted.operations, counted.waits = [], [], []
+        fingerprint.fingerprint_shares(weights)
+    fingerprint._table.cache_clear()
+    assert (counted.kernels, counted.operations, counted.waits) == (["hash_tensors"], [], [])
 
 
 def test_ops_take_the_kernels_for_tensors_on_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +116,16 @@ def test_ops_take_the_kernels_for_tensors_on_the_gpu(monkeypatch: pytest.MonkeyP
         row = [on_gpu(dtype=dtype) for dtype in (torch.float32, torch.int64, torch.int64, torch.float32)]
         record_(on_gpu(9, 4, dtype=torch.float64), on_gpu(1, dtype=torch.int64), *row)
         assert torch.ops.gloro_fast.head_differences(on_gpu(10, 7, dtype=torch.bfloat16)).dtype == torch.float32
-    assert counted.operations == ["product_backward", "count", "record_", "head_differences"]
+        bounds = on_gpu(10, 10, dtype=torch.float64)
+        shares = ops.fingerprint_shares([on_gpu(3), on_gpu(2)])
+        assert shares.shape == (2, fingerprint.SHARES)
+        codes = image_codes_op(on_gpu(5, 3))
+        ops_verdict(on_gpu(5, 10), bounds, 1.3, 0.3, codes, shares, on_gpu(2, dtype=torch.int64))
+        certify_logits(on_gpu(5, 10), bounds, 1.3, 0.3)
+    assert counted.operations == [
+        "product_backward", "count", "record_", "head_differences", "fingerprint_shares", "image_codes", "verdict",
+        "certify",
+    ]  # fmt: skip
 
 
 def test_the_constant_of_a_graph_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,7 +123,7 @@ def test_beyond_two_to_the_31_elements(rows: int, classes: int, program: int) ->
     first = program * rows
     assert first * classes > 2**31
     with gpu(edit=far_out(program)) as simulated:
-        tiles = RowTiles.of(logits)
+        tiles = RowTiles.of(*logits.shape)
         assert tiles.tile_rows == rows
         cut = {**tiles.constants, "num_warps": tiles.warps, "enable_fp_fusion": False}
 
@@ -151,11 +151,11 @@ def test_gradients_beyond_two_to_the_31_elements(rows: int, classes: int, tile: 
     first, share, grad, result = tile * rows, torch.randn(rows, classes), torch.randn(rows), torch.empty(rows, classes)
     prediction, runner_up, *bounds = saved(rows, classes)
     with gpu(edit=far_out(1 + tile)) as simulated:
-        tiles = RowTiles.of(result)
+        tiles = RowTiles.of(*result.shape)
         simulated.origins = {tensor: first * tensor[0].nbytes for tensor in (share, grad, result)}
         gradients_kernel.margin_gradients[(1,)](
-            grad, 1, share, torch.empty_like(grad), prediction, runner_up, *bounds, result, *torch.empty(2, 1),
-            first + rows, tiles.vectors, 0, PAIRS=32, SUMMED=1, **tiles.constants, num_warps=tiles.warps,
+            grad, share, torch.empty_like(grad), prediction, runner_up, *bounds, result, *torch.empty(2, 1),
+            1, first + rows, tiles.vectors, 0, PAIRS=32, SUMMED=1, **tiles.constants, num_warps=tiles.warps,
             enable_fp_fusion=False,
         )  # fmt: skip
     assert torch.equal(result, grad[:, None] * share)

@@ -60,7 +60,7 @@ def test_a_full_table_stays_as_it_is(call: Any) -> None:
     ("function", "place", "value", "message"),
     [
         ("count", 0, torch.zeros(4, 3), "labels, prediction and certified must be int64, int64 and bool of one shape"),
-        ("count", 2, torch.zeros(4), "bool of one shape, got .* torch.float32"),
+        ("count", 2, torch.zeros(4), "bool of one shape .* torch.float32"),
         ("record_", 0, torch.zeros(3, 4), "of float64, got torch.float32"),
         ("record_", 0, torch.zeros(3, 5).double(), r"\(steps, 4\) of float64"),
         ("record_", 1, torch.zeros(1), "cursor must be"),

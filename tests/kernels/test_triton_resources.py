@@ -17,7 +17,17 @@ import torch
 pytest.importorskip("triton")
 import triton
 from compiled_resources import global_accesses, resources
-from gloro_fast.kernels import head_differences, margin, margin_loss, minmax, product, statistics
+from gloro_fast.kernels import (
+    fingerprint,
+    head_differences,
+    image_codes,
+    margin,
+    margin_loss,
+    minmax,
+    product,
+    statistics,
+    verdict,
+)
 from simulated_gpu import gpu
 
 TABLE = Path(__file__).resolve().parents[2] / "docs" / "triton_resources.json"
@@ -59,6 +69,13 @@ def one_program_each() -> None:
     statistics.record_(torch.zeros(9, 4, dtype=torch.float64), count[:1], *scalars)
 
 
+def certificate_of(classes: int, dtype: torch.dtype) -> None:
+    shares = fingerprint.fingerprint_shares([torch.zeros(3, dtype=dtype)])
+    codes = image_codes.image_codes(torch.zeros(512, 3, 32, 32, dtype=dtype))
+    bounds = torch.zeros(classes, classes, dtype=torch.float64)
+    verdict.verdict(torch.zeros(512, classes, dtype=dtype), bounds, 1.3, 0.3, codes, shares, shares[:, 0])
+
+
 CALLS: dict[str, Callable[[], None]] = {
     "minmax, contiguous, bfloat16": partial(minmax_of, torch.contiguous_format, torch.bfloat16),
     "minmax, contiguous, float16": partial(minmax_of, torch.contiguous_format, torch.float16),
@@ -70,6 +87,9 @@ CALLS: dict[str, Callable[[], None]] = {
     "head differences, 10 classes, float32": partial(head_differences_of, 10, torch.float32),
     "head differences, 1000 classes, bfloat16": partial(head_differences_of, 1000, torch.bfloat16),
     "product and statistics": one_program_each,
+    "certificates, 10 classes, float32": partial(certificate_of, 10, torch.float32),
+    "certificates, 1000 classes, float64": partial(certificate_of, 1000, torch.float64),
+    "certificates, 4096 classes, float32": partial(certificate_of, 4096, torch.float32),
 }
 CASES = [
     (name, arch)

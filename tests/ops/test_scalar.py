@@ -48,6 +48,20 @@ class TestScalar:
         y.backward()
         assert torch.equal(x.grad, torch.full((3,), 2.0))  # type: ignore[arg-type]
 
+    def test_it_is_read_without_a_copy_until_it_is_set(self) -> None:
+        number = Scalar(2.0)
+        before = number.read(CPU)
+        assert number.read(CPU) is before
+        assert number.on(CPU) is not before
+        number.value = 5.0
+        assert (before.item(), number.read(CPU).item()) == (2.0, 5.0)
+
+    def test_what_a_capture_needs_is_there_once_it_was_read(self) -> None:
+        number = Scalar(2.0)
+        meta = torch.device("meta")
+        number.read(meta)
+        assert number._tensors[meta] is number.on(meta)
+
     @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda number: pickle.loads(pickle.dumps(number))])
     def test_copies_are_on_their_own(self, copied: Callable[[Scalar], Scalar]) -> None:
         number = Scalar(EPSILON)

@@ -5,21 +5,25 @@ import math
 import os
 import subprocess
 import sys
+from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gloro_fast import GloRoNet
 from gloro_fast.errors import ArchitectureError, ConfigError, ExecutionError
-from gloro_fast.executed import ExecutedNet
+from gloro_fast.executed import ExecutedNet, sums_of_products
 from gloro_fast.executed.arithmetic import Arithmetic
 from gloro_fast.nn import Conv2d, MinMax
 from gloro_fast.nn.group_sort import GroupSort
 from gloro_fast.nn.residual import ResidualConv2d
 from gloro_fast.nn.rules import LinearMap
+from gloro_fast.strict import SUMS
 
 pytestmark = pytest.mark.filterwarnings("ignore:images. pixels range:UserWarning")
 rational = np.vectorize(Fraction, otypes=[object])
@@ -332,20 +336,78 @@ def conv_net():
     return GloRoNet(module, 0.1, (1, 4, 4)).eval()
 
 
-def test_settings_of_other_arithmetic_are_refused(conv_net, monkeypatch):
-    x = torch.zeros(1, 1, 4, 4)
-    conv_net.certify(x, executed=True)
-    with torch.backends.mkldnn.flags(enabled=False), pytest.raises(ConfigError, match="NNPACK"):
-        conv_net.certify(x, executed=True)
-    torch.set_float32_matmul_precision("medium")
-    try:
-        with pytest.raises(ConfigError, match="oneDNN may use bf16"):
-            conv_net.certify(x, executed=True)
-    finally:
-        torch.set_float32_matmul_precision("highest")
-    monkeypatch.setenv("ONEDNN_DEFAULT_FPMATH_MODE", "BF16")
-    with pytest.raises(ConfigError, match="ONEDNN_DEFAULT_FPMATH_MODE is BF16"):
-        conv_net.certify(x, executed=True)
+@contextmanager
+def other_arithmetic(kind):
+    """Settings by which a CPU may compute float32 otherwise than by sums of products."""
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+        if kind == "nnpack":
+            stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+        elif kind == "medium":
+            stack.callback(torch.set_float32_matmul_precision, "highest")
+            torch.set_float32_matmul_precision("medium")
+        else:
+            patch.setenv("ONEDNN_DEFAULT_FPMATH_MODE", "BF16")
+        yield
+
+
+OTHERS = ("nnpack", "medium", "fpmath")
+
+
+class Multiplied(TorchDispatchMode):
+    """Collects the types in which matrices are multiplied and convolved."""
+
+    def __init__(self):
+        super().__init__()
+        self.types = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if any(name in str(func) for name in ("convolution", "mm.", "linear")):
+            self.types |= {x.dtype for x in args if isinstance(x, torch.Tensor)}
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_where_settings_allow_other_arithmetic_sums_are_taken_in_float64(conv_net, kind):
+    x = torch.randn(20, 1, 4, 4)
+    usual = conv_net.certify(x, executed=True)
+    exact = copy.deepcopy(conv_net.module).double()(x.double())
+    with other_arithmetic(kind), Multiplied() as multiplied:
+        found = conv_net.certify(x, executed=True)
+    assert multiplied.types == {torch.float64}
+    # Two layers, each rounded once.
+    assert (found.logits - exact).abs().max() <= 2.0**-21 * exact.abs().max()
+    assert found.logits.dtype == torch.float32
+    assert (found.radius <= found.real_radius).all()
+    torch.testing.assert_close(found.radius, usual.radius, rtol=1e-4, atol=1e-6)
+    with Multiplied() as multiplied:
+        assert torch.equal(conv_net.certify(x, executed=True).logits, usual.logits)
+    assert torch.float32 in multiplied.types
+
+
+def test_products_of_onednn_are_taken_in_float64_too(monkeypatch):
+    monkeypatch.setattr(sys.modules["gloro_fast.ops.dense"], "_pays", lambda a, b: a.dtype == torch.float32)
+    net = GloRoNet(nn.Sequential(nn.Linear(30, 20), MinMax(), nn.Linear(20, 4)), 0.1, (30,)).eval()
+    with other_arithmetic("medium"), Multiplied() as multiplied:
+        net.certify(torch.rand(5, 30), executed=True)
+    assert multiplied.types == {torch.float64}
+
+
+def test_weights_that_are_computed_anew_need_the_usual_settings():
+    module = nn.Sequential(parametrizations.orthogonal(nn.Linear(4, 4)), nn.ReLU(), nn.Linear(4, 2))
+    net = GloRoNet(module, 0.1, (4,)).eval()
+    net.certify(torch.zeros(1, 4), executed=True)
+    with other_arithmetic("medium"), pytest.raises(ConfigError, match=r"oneDNN may use bf16.*'ieee'"):
+        net.certify(torch.zeros(1, 4), executed=True)
+
+
+def test_emulated_float64_is_refused(conv_net, monkeypatch):
+    monkeypatch.setenv("CUBLAS_EMULATE_DOUBLE_PRECISION", "1")
+    with pytest.raises(ConfigError, match=r"CUBLAS_EMULATE_DOUBLE_PRECISION is 1.*=0"):
+        sums_of_products(conv_net._plan, torch.device("cuda"))
+    monkeypatch.setenv("CUBLAS_EMULATE_DOUBLE_PRECISION", "0")
+    assert sums_of_products(conv_net._plan, torch.device("cuda")) is SUMS
+    with pytest.raises(ConfigError, match="on mps; move it to the CPU"):
+        sums_of_products(conv_net._plan, torch.device("mps"))
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch was built without oneDNN")

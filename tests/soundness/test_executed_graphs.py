@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+from contextlib import nullcontext
 from fractions import Fraction
 
 import numpy as np
@@ -12,8 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from gloro_fast import GloRoNet
-from gloro_fast.errors import ArchitectureError, ConfigError, ExecutionError
-from gloro_fast.executed import ExecutedNet
+from gloro_fast.errors import ArchitectureError, ExecutionError
+from gloro_fast.executed import ExecutedNet, sums_of_products
 from gloro_fast.executed.arithmetic import Arithmetic, Growing
 from gloro_fast.executed.graph import Place
 from gloro_fast.executed.scaling import Scaling
@@ -22,6 +23,7 @@ from gloro_fast.executed.steps import Addition
 from gloro_fast.nn import MinMax, Normalize, PairwiseMinMax
 from gloro_fast.nn.normalize import Scale
 from gloro_fast.nn.rules import LinearMap, lipschitz_rule
+from gloro_fast.strict import SUMS
 
 pytestmark = pytest.mark.filterwarnings("ignore:images. pixels range:UserWarning")
 rational = np.vectorize(Fraction, otypes=[object])
@@ -528,11 +530,15 @@ def test_cancelling_statistics_break_real_certificates_and_no_executed_one():
     assert lost > 0
 
 
-def test_convolutions_that_are_functions_need_the_same_settings():
+def test_convolutions_that_are_functions_take_the_same_arithmetic():
     torch.manual_seed(0)
     net = GloRoNet(Functions(), 0.1, (2, 5, 5)).eval()
-    with torch.backends.mkldnn.flags(enabled=False), pytest.raises(ConfigError, match="NNPACK"):
-        net.certify(torch.zeros(1, 2, 5, 5), executed=True)
+    x = torch.randn(3, 2, 5, 5)
+    usual = net.certify(x, executed=True)
+    assert isinstance(sums_of_products(net._plan, x.device), nullcontext)
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert sums_of_products(net._plan, x.device) is SUMS
+        torch.testing.assert_close(net.certify(x, executed=True).logits, usual.logits, rtol=1e-5, atol=1e-5)
 
 
 def test_the_certificate_of_batch_norm_follows_its_statistics():

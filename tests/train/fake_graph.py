@@ -5,10 +5,13 @@ recorded, with whatever lies in the tensors then.
 """
 
 from contextlib import nullcontext
+from unittest import mock
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
+
+from gloro_fast.ops import scalar
 
 # What a graph cannot hold: it waits for the device, or copies a number from Python's memory.
 FORBIDDEN = {
@@ -79,7 +82,8 @@ class FakeRecorder:
     def record(self, work):
         recording = Recording()
         try:
-            with recording:
+            # Numbers are read where they lie, as on a GPU whose stream is captured.
+            with mock.patch.object(scalar, "is_capturing", return_value=True), recording:
                 work()
         finally:
             recording.undo()
@@ -100,7 +104,13 @@ def _tensors(tree):
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
 
 
+# It writes the running statistics, of which its schema does not tell.
+BATCH_NORM = "aten::native_batch_norm"
+
+
 def _written(func, args, kwargs):
+    if func._schema.name == BATCH_NORM:
+        yield from _tensors(args[3:5])
     arguments = func._schema.arguments
     for position, argument in enumerate(arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:

@@ -359,8 +359,9 @@ def test_a_closure_of_a_criterion(recorder):
 
 
 def test_autocast_around_a_step(pair):
-    with torch.autocast("cpu", torch.bfloat16):
-        pair.run(5)
+    for _ in range(5):
+        with torch.autocast("cpu", torch.bfloat16):
+            pair.run(1)
     pair.run(5)
     assert pair.recordings == 3
 

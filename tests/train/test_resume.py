@@ -26,6 +26,7 @@ def assert_same_run(out, expected):
     mine, its = load_file(RunFolder(out).model), load_file(RunFolder(expected).model)
     assert mine.keys() == its.keys()
     assert [name for name in its if not torch.equal(mine[name], its[name])] == []
+    assert RunFolder(out).model.read_bytes() == RunFolder(expected).model.read_bytes()
     assert rows(out) == rows(expected)
 
 
