@@ -1,5 +1,8 @@
 """Splits that a GPU has no room for come batch by batch, in the same order, the next one on its way."""
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -77,3 +80,38 @@ def test_images_that_are_wanted_once_are_not_moved_to_a_gpu_together(split, monk
     Batches(split, 5, shuffle=False, once=True)
     Batches(split, 5, shuffle=False)
     assert asked == [True, False]
+
+
+class Event:
+    """Demands that a copy is waited for before its memory is filled for another."""
+
+    def __init__(self):
+        self.pending = False
+        self.waits = 0
+
+    def record(self, stream):
+        assert not self.pending
+        self.pending = True
+
+    def synchronize(self):
+        self.pending = False
+        self.waits += 1
+
+
+def test_pinned_memory_is_filled_again_when_its_copy_is_over(split, monkeypatch):
+    """On the CPU a copy "to the device" is the pinned memory itself, and so shows what overwrites it."""
+    empty, waited, recorded = torch.empty, [], []
+    current = SimpleNamespace(wait_event=waited.append)
+    monkeypatch.setattr(torch, "empty", lambda *size, pin_memory, **rest: empty(*size, **rest))
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: object())
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: current)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: recorded.append(stream))
+    pieces = torch.split(torch.arange(23).flip(0), 5)
+    copier = streaming.CudaCopier(split.images, 5, torch.device("cpu"))
+    for images, chosen in streaming.stream(split.images, pieces, copier):
+        assert torch.equal(images, split.images[chosen])
+    assert len(waited) == 5
+    assert recorded == [current] * 5
+    assert [event.waits for event in copier._copied] == [3, 2]
