@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gloro_fast.certify import check_batch
-from gloro_fast.errors import ConfigError
+from gloro_fast.errors import ConfigError, DataError
 from gloro_fast.graph.reads import Reads
 from gloro_fast.model import BatchStatistics, Criterion, GloRoNet
 from gloro_fast.plan import floating_dtype
@@ -74,6 +75,8 @@ class GraphedStep:
             raise ConfigError(f"the net is a {type(net).__name__}; give a GloRoNet, or a compiled one")
         if not isinstance(accumulate, int) or accumulate < 1:
             raise ConfigError(f"accumulate is {accumulate!r}; give a whole number of at least 1")
+        if max_grad_norm is not None and not 0 < max_grad_norm < math.inf:
+            raise ConfigError(f"max_grad_norm is {max_grad_norm!r}; give a finite number > 0, or None not to clip")
         if isinstance(optimizer, torch.optim.LBFGS):
             raise ConfigError("LBFGS calls for the loss by itself, which no step can hold; choose another optimizer")
         self._net, self._compiled = inner, None if inner is net else net
@@ -102,6 +105,8 @@ class GraphedStep:
         """
         net = self._net
         check_batch(images, net.input_shape, floating_dtype(net.module))
+        if len(images) == 0:
+            raise DataError("the batch is empty, and its loss no number; give at least one image")
         net.check_labels(labels, len(images), self._criterion)
         place = self._calls % self._accumulate
         # Gradients that a step leaves behind where it raises are none to add to: those are added up from the start.

@@ -421,6 +421,8 @@ def test_without_graphs_steps_are_done_as_they_come():
 def test_batches_are_checked_at_every_replay(pair):
     with pytest.raises(DataError, match="labels must lie in"):
         pair.step(torch.rand(8, *SHAPE), torch.full((8,), 3))
+    with pytest.raises(DataError, match="the batch is empty"):
+        pair.step(torch.rand(0, *SHAPE), torch.zeros(0, dtype=torch.int64))
     with pytest.raises(DataError, match="images are"):
         pair.step(torch.rand(8, 1, 5, 5), torch.zeros(8, dtype=torch.int64))
 
@@ -436,5 +438,8 @@ def test_what_has_no_step_is_refused(arguments, message):
     net = GloRoNet(Net(), 0.1, SHAPE)
     with pytest.raises(ConfigError, match=message):
         GraphedStep(*arguments(net), CrossEntropyLoss())
+    for norm in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match="max_grad_norm is"):
+            GraphedStep(net, torch.optim.SGD(net.parameters(), 0.1), CrossEntropyLoss(), max_grad_norm=norm)
     with pytest.raises(ConfigError, match="accumulate is 0"):
         GraphedStep(net, torch.optim.SGD(net.parameters(), 0.1), CrossEntropyLoss(), accumulate=0)
