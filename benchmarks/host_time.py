@@ -89,7 +89,7 @@ def as_on_a_gpu() -> Iterator[None]:
         ):
             # No mock, whose calls take microseconds.
             stack.enter_context(mock.patch.object(module, name, _answering(answer)))
-        stack.enter_context(mock.patch.object(product, "_gradient", _gradient_of_product))
+        stack.enter_context(mock.patch.object(product, "gradient", _gradient_of_product))
         yield
 
 

@@ -14,7 +14,7 @@ from gloro_fast.ops.cross_entropy import cross_entropy
 from gloro_fast.ops.emma import emma
 from gloro_fast.ops.labels import check_labels as check_labels
 from gloro_fast.ops.margin import margin
-from gloro_fast.ops.margin_loss import margin_loss
+from gloro_fast.ops.margin_loss import CRITERIA, margin_loss
 from gloro_fast.ops.scalar import Scalar
 from gloro_fast.ops.trades import trades
 
@@ -63,6 +63,17 @@ class MarginCriterion(nn.Module):
     @lam.setter
     def lam(self, value: float) -> None:
         self._lam.value = value
+
+    def lam_on(self, device: torch.device) -> Tensor:
+        """Return lambda as kernels read it: a 0-dim float64 tensor on ``device``."""
+        return self._lam.read(device)
+
+    def is_mean_of_margin_loss(self, labels: Tensor) -> bool:
+        """Whether the loss of ``labels`` is the mean of what ``gloro_fast.ops.margin_loss`` gives for each row."""
+        if self.name not in CRITERIA:
+            return False
+        weighed = self.weight is not None or self.ignore_index is not None
+        return not weighed and self.reduction == "mean" and not labels.is_floating_point()
 
     def with_margin(
         self, logits: Tensor, differences: Tensor, lipschitz: Tensor, epsilon: float | Tensor, labels: Tensor
