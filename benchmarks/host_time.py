@@ -85,7 +85,7 @@ def as_on_a_gpu() -> Iterator[None]:
             (_gpu, "_is_seen_by_nobody", True),
             (importlib.import_module("gloro_fast.kernels.launching"), "_are_on_gpu", True),
             (statistics, "_runs_compiled", True),
-            (labels_module, "_is_on_host", False),
+            (labels_module, "is_on_host", False),
         ):
             # No mock, whose calls take microseconds.
             stack.enter_context(mock.patch.object(module, name, _answering(answer)))

@@ -65,6 +65,16 @@ def test_loss(shape: tuple[int, int], dtype: torch.dtype, criterion: int) -> Non
         check_loss(as_on_a_gpu("margin_loss"), problem(*shape, dtype), criterion)
 
 
+@pytest.mark.parametrize("label", [10, -1, 2**40])
+@pytest.mark.parametrize("row", [0, 69])
+def test_labels_that_are_no_classes_stop_the_process(label: int, row: int) -> None:
+    labels = torch.arange(70) % 10
+    labels[row] = label
+    epsilon, lam = NUMBERS
+    with gpu(), pytest.raises(Exception, match="assertFunc"):  # what CUDA calls, and the simulator does not know
+        as_on_a_gpu("margin_loss")(*problem(70, 10), epsilon, labels, 0, lam)
+
+
 @pytest.mark.parametrize(
     ("shape", "dtype", "step"),
     [
