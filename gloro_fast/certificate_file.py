@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gloro_fast import json_file, tensor_file
 from gloro_fast._version import __version__
 from gloro_fast.errors import CertificateError
+from gloro_fast.files import json_file, tensor_file
 from gloro_fast.fingerprint import structure
 
 if TYPE_CHECKING:

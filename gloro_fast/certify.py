@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gloro_fast import _extension, _gpu
-from gloro_fast.bounds.rounding import down, positive_up, up
 from gloro_fast.errors import DataError
+from gloro_fast.native import dispatch, extension
 from gloro_fast.pixels import check_floats, check_shape
+from gloro_fast.rounding import down, positive_up, up
 
 MOST_CLASSES_ON_GPU = 4096
 """A program of the kernel for GPUs holds a whole row."""
@@ -67,8 +67,8 @@ def certify_logits(
 
 def _runs_compiled(logits: Tensor, differences: Tensor) -> bool:
     if logits.device.type == "cpu" and differences.device.type == "cpu":
-        _extension.warn_if_missing()
-        return _extension.available()
+        extension.warn_if_missing()
+        return extension.available()
     return logits.is_cuda and differences.is_cuda and runs_on_gpu(logits)
 
 
@@ -76,7 +76,7 @@ def runs_on_gpu(logits: Tensor) -> bool:
     """Whether a kernel signs logits that are on a GPU."""
     if torch._C._are_functorch_transforms_active():
         return False
-    return 2 <= logits.shape[1] <= MOST_CLASSES_ON_GPU and _gpu.runs("verdict")
+    return 2 <= logits.shape[1] <= MOST_CLASSES_ON_GPU and dispatch.runs("verdict")
 
 
 @torch.no_grad()
@@ -239,6 +239,6 @@ def _in_a_graph(logits: Tensor, differences: Tensor, lipschitz: float, epsilon: 
 
 _in_a_graph.register_fake(_fake_certify)
 
-if _extension.available():
+if extension.available():
     torch.library.register_fake("gloro_fast::certify", _fake_certify)
-    _gpu.implement("certify", "verdict")
+    dispatch.implement("certify", "verdict")

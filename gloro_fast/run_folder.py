@@ -10,8 +10,8 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
-from gloro_fast import atomic, tensor_file
 from gloro_fast.errors import CheckpointError, ConfigError
+from gloro_fast.files import atomic, tensor_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

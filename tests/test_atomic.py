@@ -4,7 +4,7 @@ import stat
 
 import pytest
 
-from gloro_fast import atomic
+from gloro_fast.files import atomic
 
 
 @pytest.fixture

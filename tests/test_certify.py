@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gloro_fast import _extension
 from gloro_fast.certify import bottom_logit, certified_radius, certify_logits, certify_logits_reference
+from gloro_fast.native import extension
 
-compiled = pytest.mark.skipif(not _extension.available(), reason=f"compiled ops: {_extension.why_not()}")
+compiled = pytest.mark.skipif(not extension.available(), reason=f"compiled ops: {extension.why_not()}")
 
 
 def exact_radius(logits, differences, lipschitz):

@@ -11,17 +11,17 @@ import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
-from gloro_fast import _extension, _gpu
+from gloro_fast.native import dispatch, extension
 from gloro_fast.ops import head_differences, margin, margin_loss, minmax, minmax_
 
-pytestmark = pytest.mark.skipif(not _extension.available(), reason=f"compiled ops: {_extension.why_not()}")
+pytestmark = pytest.mark.skipif(not extension.available(), reason=f"compiled ops: {extension.why_not()}")
 
 
 @pytest.fixture(autouse=True)
 def _as_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_gpu, "_switched_off", {})
-    monkeypatch.setattr(_gpu, "_warned", set())
-    monkeypatch.setattr(_gpu, "_HAS_TRITON", True)
+    monkeypatch.setattr(dispatch, "_switched_off", {})
+    monkeypatch.setattr(dispatch, "_warned", set())
+    monkeypatch.setattr(dispatch, "_HAS_TRITON", True)
 
 
 @pytest.fixture
@@ -44,12 +44,12 @@ def runs_as_kernel(x: torch.Tensor) -> bool:
     ],
 )  # fmt: skip
 def test_kernels_are_registered_for_the_gpu(op: str) -> None:
-    assert _extension.has_kernel(op, "cuda")
+    assert extension.has_kernel(op, "cuda")
 
 
 def test_there_is_no_kernel_without_an_op() -> None:
-    assert not _extension.has_kernel("no_such_op", "cuda")
-    assert _gpu.why_not("no_such_op") == "there is no kernel for it on this device"
+    assert not extension.has_kernel("no_such_op", "cuda")
+    assert dispatch.why_not("no_such_op") == "there is no kernel for it on this device"
 
 
 def test_they_take_tensors_on_the_gpu(on_gpu: torch.Tensor) -> None:
@@ -61,7 +61,7 @@ def test_they_take_tensors_on_the_gpu(on_gpu: torch.Tensor) -> None:
 
 def test_margin_and_losses_take_tensors_on_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[str] = []
-    monkeypatch.setattr(_gpu, "runs", lambda op: bool(called.append(op)) or True)
+    monkeypatch.setattr(dispatch, "runs", lambda op: bool(called.append(op)) or True)
     with FakeTensorMode():
         logits, differences = torch.empty(4, 10, device="cuda"), torch.empty(10, 10, device="cuda")
         lipschitz, labels = torch.empty((), device="cuda"), torch.empty(4, dtype=torch.int64, device="cuda")
@@ -83,7 +83,7 @@ def test_distances_of_the_head_take_weights_on_the_gpu() -> None:
 def test_without_triton_the_reference_runs_and_one_warning_says_so(
     on_gpu: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_gpu, "_HAS_TRITON", False)
+    monkeypatch.setattr(dispatch, "_HAS_TRITON", False)
     with pytest.warns(RuntimeWarning, match="minmax as plain PyTorch on the GPU.*triton is not installed"):
         assert not runs_as_kernel(on_gpu)
     with warnings.catch_warnings():
@@ -93,11 +93,11 @@ def test_without_triton_the_reference_runs_and_one_warning_says_so(
 
 def test_a_kernel_that_is_switched_off_stays_off(on_gpu: torch.Tensor) -> None:
     with pytest.warns(RuntimeWarning, match="rest of this process: it is wrong here"):
-        _gpu.switch_off("minmax", "it is wrong here")
+        dispatch.switch_off("minmax", "it is wrong here")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert not runs_as_kernel(on_gpu)
-    assert _gpu.why_not("minmax") == "it is wrong here"
+    assert dispatch.why_not("minmax") == "it is wrong here"
 
 
 def test_importing_the_package_does_not_import_triton() -> None:

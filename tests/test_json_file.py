@@ -5,8 +5,8 @@ import math
 
 import pytest
 
-from gloro_fast import json_file
 from gloro_fast.errors import CertificateError
+from gloro_fast.files import json_file
 
 DOCUMENT = {
     "numbers": [0.1, 5e-324, 1.7976931348623157e308, math.inf, -math.inf, 1 / 3],

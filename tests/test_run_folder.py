@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from gloro_fast import tensor_file
 from gloro_fast.errors import CheckpointError, ConfigError
+from gloro_fast.files import tensor_file
 from gloro_fast.run_folder import RunFolder, load_net, load_tensors
 from gloro_fast.train import Trainer
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from gloro_fast import tensor_file
 from gloro_fast.errors import CheckpointError
+from gloro_fast.files import tensor_file
 
 TENSORS = {
     "float": torch.tensor([1.5, float("nan"), float("-inf"), -0.0]),

@@ -10,8 +10,9 @@ from test_bounded_net import CHANGES
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gloro_fast import GloRoNet, _extension, bounded_net
+from gloro_fast import GloRoNet, bounded_net
 from gloro_fast.errors import ConfigError, DataError, StaleBoundError
+from gloro_fast.native import extension
 from gloro_fast.ops import fingerprint_reference
 from gloro_fast.ops.image_codes import image_codes_reference
 from gloro_fast.ops.verdict import Verdict, verdict_reference
@@ -137,8 +138,8 @@ class Log(TorchDispatchMode):
 @pytest.fixture
 def as_themselves(monkeypatch):
     """Let our ops be logged as themselves, as on a GPU, where tests/kernels finds a launch in each."""
-    if not _extension.available():
-        pytest.skip(f"compiled ops: {_extension.why_not()}")
+    if not extension.available():
+        pytest.skip(f"compiled ops: {extension.why_not()}")
     library = torch.library.Library("gloro_fast", "IMPL")
     library.impl("fingerprint_shares", lambda tensors: fingerprint_reference(tensors)[:, None], "CPU")
     library.impl("image_codes", image_codes_reference, "CPU")

@@ -18,11 +18,11 @@ from gloro_fast.bounds.diagonal import diagonal_bound
 from gloro_fast.bounds.head_differences import general_difference_bounds, head_difference_bounds
 from gloro_fast.bounds.layer import LayerBound, Method, NetworkBound
 from gloro_fast.bounds.power import power
-from gloro_fast.bounds.rounding import add_up, product_up
 from gloro_fast.bounds.torus import torus
 from gloro_fast.bounds.trivial import trivial
 from gloro_fast.errors import ConfigError, nearest
 from gloro_fast.nn.rules import KINDS, Diagonal, Knowledge, LinearMap
+from gloro_fast.rounding import add_up, product_up
 
 METHODS: dict[str, Method] = {
     "auto": auto,

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gloro_fast.atomic import growing, partial, write_text
 from gloro_fast.cli.files import output_path, to_json, writing
 from gloro_fast.cli.options import (
     BatchSizeOption,
@@ -25,6 +24,7 @@ from gloro_fast.cli.options import (
     positive_epsilon,
 )
 from gloro_fast.cli.reporting import console, facts, percent
+from gloro_fast.files.atomic import growing, partial, write_text
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gloro_fast.atomic import write_text
 from gloro_fast.cli.files import output_path, to_json, writing
 from gloro_fast.cli.options import (
     BatchSizeOption,
@@ -23,6 +22,7 @@ from gloro_fast.cli.options import (
 )
 from gloro_fast.cli.reporting import console, facts, percent, table
 from gloro_fast.errors import ConfigError
+from gloro_fast.files.atomic import write_text
 from gloro_fast.schedules import read_number
 
 if TYPE_CHECKING:

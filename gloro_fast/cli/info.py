@@ -54,9 +54,10 @@ def info(
 def _collect() -> dict[str, Any]:
     import torch
 
-    from gloro_fast import _extension, data
+    from gloro_fast import data
     from gloro_fast._version import __version__
     from gloro_fast.cli.kernels import active_kernels, bound_kinds
+    from gloro_fast.native import extension
 
     devices = {"cpu": f"{platform.machine()}, {torch.get_num_threads()} threads"}
     for index in range(torch.cuda.device_count()):
@@ -64,7 +65,7 @@ def _collect() -> dict[str, Any]:
     return {
         "versions": {"gloro_fast": __version__, "torch": str(torch.__version__), "python": platform.python_version()},
         "devices": devices,
-        "extension": _extension.facts(),
+        "extension": extension.facts(),
         "kernels": active_kernels(),
         "data_sets": list(data.NAMES),
         "bound_methods": bound_kinds(),

@@ -10,7 +10,6 @@ from typing import Any
 
 import typer
 
-from gloro_fast import atomic
 from gloro_fast.cli.files import to_json, writing
 from gloro_fast.cli.options import usable_device, use_threads
 from gloro_fast.cli.runs import RunRequest, begin, go_on
@@ -18,6 +17,7 @@ from gloro_fast.data import DataSet, split_validation
 from gloro_fast.errors import ConfigError
 from gloro_fast.evaluate.curve import draw_vra
 from gloro_fast.evaluate.tightness_picture import draw_tightness
+from gloro_fast.files import atomic
 from gloro_fast.paper import ROWS, TIGHTNESS
 from gloro_fast.recipes import Recipe, get
 from gloro_fast.reproduce.effort import Effort

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from gloro_fast.atomic import write_text
 from gloro_fast.cli.files import output_path, to_json, writing
 from gloro_fast.cli.options import (
     DataDirOption,
@@ -20,6 +19,7 @@ from gloro_fast.cli.options import (
     ThreadsOption,
 )
 from gloro_fast.cli.reporting import console, facts, percent, table
+from gloro_fast.files.atomic import write_text
 
 
 def tightness(

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gloro_fast.bounds.rounding import positive_up
 from gloro_fast.errors import ConfigError
+from gloro_fast.rounding import positive_up
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from gloro_fast.bounds.absolute import absolute_norm
-from gloro_fast.bounds.rounding import product_up
 from gloro_fast.errors import ArchitectureError
 from gloro_fast.executed.arithmetic import Arithmetic, norms
 from gloro_fast.executed.scaling import Scaling
@@ -23,6 +22,7 @@ from gloro_fast.nn.normalize import Normalize, Scale
 from gloro_fast.nn.pairwise_minmax import PairwiseMinMax
 from gloro_fast.nn.residual import ResidualConv2d
 from gloro_fast.nn.rules import Knowledge, LinearMap, known_type
+from gloro_fast.rounding import product_up
 
 _LINEAR = (
     nn.Linear,

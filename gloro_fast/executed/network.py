@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gloro_fast.bounds.rounding import down
 from gloro_fast.errors import ExecutionError
 from gloro_fast.executed.arithmetic import Arithmetic, plus, times
 from gloro_fast.executed.graph import ExecutedGraph
 from gloro_fast.executed.head import Head, Logits, without_head
 from gloro_fast.executed.steps import Sums
 from gloro_fast.plan import Plan, floating_dtype
+from gloro_fast.rounding import down
 from gloro_fast.signed_bound import SignedBound, as_evaluated
 
 SPARE = 3.0

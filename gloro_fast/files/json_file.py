@@ -8,8 +8,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from gloro_fast import atomic
 from gloro_fast.errors import CertificateError
+from gloro_fast.files import atomic
 
 _NOT_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 _REMEDY = "use a copy of it, or certify again"

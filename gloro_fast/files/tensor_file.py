@@ -14,9 +14,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from gloro_fast import atomic
 from gloro_fast._version import __version__
 from gloro_fast.errors import CheckpointError
+from gloro_fast.files import atomic
 
 FORMAT_VERSION = 1
 _REMEDY = "use a copy of it, or train the run again"

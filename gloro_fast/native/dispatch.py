@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gloro_fast import _extension
+from gloro_fast.native import extension
 
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 _in_triton: set[str] = set()
@@ -91,12 +91,12 @@ def is_triton(op: str) -> bool:
 
 def why_not(op: str) -> str | None:
     """Why the op runs as plain PyTorch on a GPU, in one line; None if a kernel serves it."""
-    reason = _extension.why_not() or _switched_off.get(op)
+    reason = extension.why_not() or _switched_off.get(op)
     if reason is not None:
         return reason
     if op in _in_triton:
         return None if _HAS_TRITON else "triton is not installed; `pip install triton`"
-    return None if _extension.has_kernel(op, "cuda") else "there is no kernel for it on this device"
+    return None if extension.has_kernel(op, "cuda") else "there is no kernel for it on this device"
 
 
 def runs(op: str) -> bool:

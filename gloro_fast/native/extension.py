@@ -13,7 +13,7 @@ import torch
 
 from gloro_fast._version import __version__
 
-_LIBRARY = Path(__file__).with_name("libgloro_fast.so")
+_LIBRARY = Path(__file__).parents[1] / "libgloro_fast.so"
 _SIMD_LEVELS = ("portable", "avx2", "avx512")
 # What the package calls; an editable install may have an older library beside newer Python files.
 _OPS = (

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from gloro_fast import _extension
+from gloro_fast.native import extension
 from gloro_fast.ops.eager_function import EagerFunction
 
 # Multiplications below which the two are equally fast, and a call through Python is what counts.
@@ -82,7 +82,7 @@ def _pays(a: Tensor, b: Tensor) -> bool:
 def mkl_holds_back() -> bool:
     """Whether PyTorch's own products go through an MKL that does not do its best here, and oneDNN can stand in."""
     return (
-        _extension.processor_vendor() not in ("", "GenuineIntel")
+        extension.processor_vendor() not in ("", "GenuineIntel")
         and torch._C.has_mkl
         and torch._C._has_mkldnn
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")

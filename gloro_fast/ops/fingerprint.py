@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gloro_fast import _extension, _gpu
+from gloro_fast.native import dispatch, extension
 from gloro_fast.ops.capturing import is_capturing
 
 # Words at a time: enough to keep an accelerator busy, few enough for the working set to stay in a CPU's cache.
@@ -32,10 +32,10 @@ def fingerprint(tensors: Sequence[Tensor]) -> Tensor:
         (n,) int64 on that device (the CPU if there are no tensors), constant to autograd.
     """
     if tensors and all(tensor.device.type == "cpu" for tensor in tensors):
-        if _extension.available():
+        if extension.available():
             hashes: Tensor = torch.ops.gloro_fast.fingerprint([tensor.detach() for tensor in tensors])
             return hashes
-        _extension.warn_if_missing()
+        extension.warn_if_missing()
     if tensors and torch.compiler.is_compiling():
         found: Tensor = _in_a_graph([tensor.detach() for tensor in tensors])
         return found
@@ -50,7 +50,7 @@ def _untraced(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _runs_on_gpu(tensors: Sequence[Tensor]) -> bool:
-    return bool(tensors) and tensors[0].is_cuda and _gpu.runs("fingerprint")
+    return bool(tensors) and tensors[0].is_cuda and dispatch.runs("fingerprint")
 
 
 def fingerprint_shares(tensors: Sequence[Tensor]) -> Tensor:
@@ -147,8 +147,8 @@ def _fake_fingerprint_shares(tensors: Sequence[Tensor]) -> Tensor:
     return shares
 
 
-if _extension.available():
+if extension.available():
     torch.library.register_fake("gloro_fast::fingerprint", _fake_fingerprint)
     torch.library.define("gloro_fast::fingerprint_shares", "(Tensor[] tensors) -> Tensor")
     torch.library.register_fake("gloro_fast::fingerprint_shares", _fake_fingerprint_shares)
-    _gpu.implement("fingerprint_shares", "fingerprint")
+    dispatch.implement("fingerprint_shares", "fingerprint")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gloro_fast import _extension, _gpu
+from gloro_fast.native import dispatch, extension
 from gloro_fast.ops.eager_function import EagerFunction
 
 
@@ -51,11 +51,11 @@ def _runs_compiled(weight: Tensor) -> bool:
     if torch._C._are_functorch_transforms_active():
         return False
     if weight.is_cuda:
-        return weight.dtype != torch.float64 and _gpu.runs("head_differences")
+        return weight.dtype != torch.float64 and dispatch.runs("head_differences")
     if not weight.is_cpu:
         return False
-    _extension.warn_if_missing()
-    return _extension.available()
+    extension.warn_if_missing()
+    return extension.available()
 
 
 # What follows tells torch of the compiled op: shapes for tracing, and the gradient.
@@ -101,10 +101,10 @@ class _Eager(EagerFunction):
         return _backward(ctx, grad)
 
 
-if _extension.available():
-    _gpu.implement("head_differences", "head_differences")
-    _gpu.implement("head_differences_backward", "head_differences")
-    _forward, _gradient = _gpu.eager("head_differences"), _gpu.eager("head_differences_backward")
+if extension.available():
+    dispatch.implement("head_differences", "head_differences")
+    dispatch.implement("head_differences_backward", "head_differences")
+    _forward, _gradient = dispatch.eager("head_differences"), dispatch.eager("head_differences_backward")
     torch.library.register_fake("gloro_fast::head_differences", _fake_head_differences)
     torch.library.register_fake("gloro_fast::head_differences_backward", _fake_head_differences_backward)
     torch.library.register_autograd("gloro_fast::head_differences", _backward, setup_context=_save)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gloro_fast import _extension, _gpu
+from gloro_fast.native import dispatch, extension
 from gloro_fast.ops.eager_function import EagerFunction
 from gloro_fast.ops.scalar import as_scalar, constant
 
@@ -87,11 +87,11 @@ def runs_compiled(op: str, logits: Tensor, differences: Tensor, lipschitz: Tenso
         return False
     if logits.is_cuda and logits.device == differences.device == lipschitz.device:
         in_float32 = logits.dtype != torch.float64 and differences.dtype != torch.float64
-        return in_float32 and logits.shape[1] <= _MOST_CLASSES_ON_GPU and _gpu.runs(op)
+        return in_float32 and logits.shape[1] <= _MOST_CLASSES_ON_GPU and dispatch.runs(op)
     if not all(tensor.device.type == "cpu" for tensor in (logits, differences, lipschitz)):
         return False
-    _extension.warn_if_missing()
-    return _extension.available()
+    extension.warn_if_missing()
+    return extension.available()
 
 
 def in_one_dtype(logits: Tensor, differences: Tensor, lipschitz: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -198,10 +198,10 @@ def gradients_to_differentiate(
     return gradients
 
 
-if _extension.available():
-    _gpu.implement("margin", "margin")
-    _gpu.implement("margin_backward", "margin")
-    _forward, _gradients = _gpu.eager("margin"), _gpu.eager("margin_backward")
+if extension.available():
+    dispatch.implement("margin", "margin")
+    dispatch.implement("margin_backward", "margin")
+    _forward, _gradients = dispatch.eager("margin"), dispatch.eager("margin_backward")
     torch.library.register_fake("gloro_fast::margin", _fake_margin)
     torch.library.register_fake("gloro_fast::margin_backward", _fake_margin_backward)
     torch.library.register_autograd("gloro_fast::margin", _backward, setup_context=_save)

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gloro_fast import _extension, _gpu
 from gloro_fast.errors import ConfigError
+from gloro_fast.native import dispatch, extension
 from gloro_fast.ops.cross_entropy import cross_entropy_reference
 from gloro_fast.ops.eager_function import EagerFunction
 from gloro_fast.ops.margin import gradients_to_differentiate, in_one_dtype, margin_reference, runs_compiled
@@ -176,10 +176,10 @@ class _Eager(EagerFunction):
         return (None,) * len(ctx.needs_input_grad) if grads[0] is None else _backward(ctx, grads[0])
 
 
-if _extension.available():
-    _gpu.implement("margin_loss", "margin_loss")
-    _gpu.implement("margin_loss_backward", "margin_loss")
-    _forward, _gradients = _gpu.eager("margin_loss"), _gpu.eager("margin_loss_backward")
+if extension.available():
+    dispatch.implement("margin_loss", "margin_loss")
+    dispatch.implement("margin_loss_backward", "margin_loss")
+    _forward, _gradients = dispatch.eager("margin_loss"), dispatch.eager("margin_loss_backward")
     torch.library.register_fake("gloro_fast::margin_loss", _fake_margin_loss)
     torch.library.register_fake("gloro_fast::margin_loss_backward", _fake_margin_loss_backward)
     torch.library.register_autograd("gloro_fast::margin_loss", _backward, setup_context=_save)

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gloro_fast import _extension, _gpu
 from gloro_fast.errors import ArchitectureError
+from gloro_fast.native import dispatch, extension
 from gloro_fast.ops.eager_function import EagerFunction
 from gloro_fast.ops.exporting import is_exporting
 
@@ -117,11 +117,11 @@ def runs_compiled(x: Tensor) -> bool:
     if torch._C._are_functorch_transforms_active() or is_exported():
         return False
     if x.is_cuda:
-        return x.dtype in _GPU_DTYPES and _gpu.runs("minmax")
+        return x.dtype in _GPU_DTYPES and dispatch.runs("minmax")
     if not x.is_cpu or x.dtype not in _CPU_DTYPES:
         return False
-    _extension.warn_if_missing()
-    return _extension.available()
+    extension.warn_if_missing()
+    return extension.available()
 
 
 def is_exported() -> bool:
@@ -213,10 +213,10 @@ def _backward_of_backward(ctx: Any, grad_grad_x: Tensor, grad_grad_bias: Tensor)
     return torch.ops.gloro_fast.minmax_backward(grad_grad_x, mask, False)[0], None, None
 
 
-if _extension.available():
-    _gpu.implement("minmax", "minmax")
-    _gpu.implement("minmax_backward", "minmax")
-    _forward, _route = _gpu.eager("minmax"), _gpu.eager("minmax_backward")
+if extension.available():
+    dispatch.implement("minmax", "minmax")
+    dispatch.implement("minmax_backward", "minmax")
+    _forward, _route = dispatch.eager("minmax"), dispatch.eager("minmax_backward")
     torch.library.register_fake("gloro_fast::minmax", _fake_minmax)
     torch.library.register_fake("gloro_fast::minmax_backward", _fake_minmax_backward)
     torch.library.register_autograd("gloro_fast::minmax", _backward, setup_context=_save_mask)

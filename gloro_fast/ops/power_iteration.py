@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gloro_fast import _extension
+from gloro_fast.native import extension
 from gloro_fast.ops.eager_function import EagerFunction
 from gloro_fast.ops.geometry import Geometry
 from gloro_fast.ops.normalize import normalize
@@ -89,7 +89,7 @@ def power_iteration(
     """
     layers = _describe(weights, v, geometries)
     if layers is not None:
-        if _extension.available():
+        if extension.available():
             if multiprocessors is None:
                 multiprocessors = _enough(layers, weights[0].device)
             if torch.compiler.is_compiling():
@@ -100,7 +100,7 @@ def power_iteration(
             iterates: list[list[Tensor]] = []
             sigma = _Eager.apply(iterates, layers, v, iterations, multiprocessors, *weights)
             return sigma, *iterates
-        _extension.warn_if_missing()
+        extension.warn_if_missing()
     if weights and weights[0].is_cuda and not torch._C._are_functorch_transforms_active():
         return power_iteration_grouped(weights, v, geometries, iterations)
     return power_iteration_reference(weights, v, geometries, iterations)
@@ -308,7 +308,7 @@ def _backward_of_backward(ctx: Any, grads: list[Tensor]) -> tuple[Tensor, list[N
     return torch.stack(factors), [None] * len(layers), [None] * len(layers), None
 
 
-if _extension.available():
+if extension.available():
     torch.library.register_fake("gloro_fast::power_iteration", _fake)
     torch.library.register_fake("gloro_fast::power_iteration_backward", _fake_backward)
     torch.library.register_autograd("gloro_fast::power_iteration", _backward, setup_context=_save_iterates)

@@ -6,7 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from gloro_fast import atomic, tensor_file
+from gloro_fast.files import atomic, tensor_file
 from gloro_fast.keras_weights import ImportedNet
 from gloro_fast.model import GloRoNet
 from gloro_fast.recipes import Recipe

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gloro_fast import atomic, tensor_file
 from gloro_fast.data import Batches, DataSet, split_validation
+from gloro_fast.files import atomic, tensor_file
 from gloro_fast.model import GloRoNet
 from gloro_fast.recipes import Recipe
 from gloro_fast.run_folder import RunFolder

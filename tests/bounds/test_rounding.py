@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gloro_fast.bounds import head_difference_bounds
-from gloro_fast.bounds.rounding import down, product_up, up
+from gloro_fast.rounding import down, product_up, up
 
 positive = st.floats(min_value=0, max_value=1e300, allow_subnormal=True)
 

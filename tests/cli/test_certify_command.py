@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from gloro_fast import GloRoNet, atomic, data
+from gloro_fast import GloRoNet, data
+from gloro_fast.files import atomic
 from gloro_fast.run_folder import load_net
 
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from gloro_fast import _extension
 from gloro_fast.errors import ConfigError
+from gloro_fast.native import extension
 from gloro_fast.ops import fingerprint
 
-pytestmark = pytest.mark.skipif(not _extension.available(), reason=f"compiled ops: {_extension.why_not()}")
+pytestmark = pytest.mark.skipif(not extension.available(), reason=f"compiled ops: {extension.why_not()}")
 Planted = tuple[str, str, str] | None
 
 

@@ -16,18 +16,19 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gloro_fast import _extension, _gpu
 from gloro_fast.losses import CrossEntropyLoss, MarginCriterion, TradesLoss
+from gloro_fast.native import dispatch, extension
 from gloro_fast.ops.labels import check_labels
 from gloro_fast.ops.margin import margin
 
 pytest.importorskip("triton")
 import triton
-from gloro_fast.kernels import margin as margin_kernel
-from gloro_fast.kernels import margin_loss as loss_kernel
 from simulated_gpu import gpu
 
-pytestmark = pytest.mark.skipif(not _extension.available(), reason=f"compiled ops: {_extension.why_not()}")
+from gloro_fast.kernels import margin as margin_kernel
+from gloro_fast.kernels import margin_loss as loss_kernel
+
+pytestmark = pytest.mark.skipif(not extension.available(), reason=f"compiled ops: {extension.why_not()}")
 CUDA = torch.device("cuda", 0)
 ROWS, CLASSES = 512, 10
 _FREE = {
@@ -69,7 +70,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[Launches]:
     def launch(self: Any, *_: Any, **__: Any) -> None:
         counted.counts[self.__name__] += 1
 
-    monkeypatch.setattr(_gpu, "why_not", lambda op: None)
+    monkeypatch.setattr(dispatch, "why_not", lambda op: None)
     monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
     monkeypatch.setattr(triton.runtime.jit.JITFunction, "run", launch)
     with gpu(), FakeTensorMode(), torch.no_grad(), Launches() as counted:
