@@ -15,19 +15,20 @@ from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 
 from gloro_fast.bounds import DEFAULT_METHOD, NetworkBound, bound_work, check_method
-from gloro_fast.certify import Certificate, certify_logits, check_images
 from gloro_fast.errors import ConfigError, DataError, FrozenError, StaleBoundError
 from gloro_fast.executed import ExecutedNet, sums_of_products
 from gloro_fast.graph.identity import difference
 from gloro_fast.graph.node import Layer
 from gloro_fast.graph.reads import Reads
 from gloro_fast.graph_watch import look, watch
+from gloro_fast.net.certificate import Certificate
 from gloro_fast.ops import capturing
+from gloro_fast.ops.certify import certify_logits
 from gloro_fast.ops.exporting import is_exporting
 from gloro_fast.ops.image_codes import NOT_FINITE, OUTSIDE, image_codes
 from gloro_fast.ops.scalar import Scalar
 from gloro_fast.ops.verdict import CHANGED, verdict
-from gloro_fast.pixels import check_floats
+from gloro_fast.pixels import check_floats, check_images
 from gloro_fast.plan import Margins, evaluation_mode, floating_dtype, make_plan
 from gloro_fast.signed_bound import (
     SignedBound,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from gloro_fast.flattening import FlattenedLinear
 from gloro_fast.graph.node import Joining, Layer, Node
 from gloro_fast.graph.operations import Function, Within
+from gloro_fast.graph.strictly import Strictly, strictly
 from gloro_fast.nn.conv import Conv2d
 from gloro_fast.nn.minmax import MinMax
 from gloro_fast.nn.pairwise_minmax import PairwiseMinMax
@@ -20,7 +21,6 @@ from gloro_fast.nn.residual import ResidualConv2d
 from gloro_fast.nn.rules import is_dense, known_type
 from gloro_fast.ops.dense import dense
 from gloro_fast.ops.minmax_inplace import minmax_
-from gloro_fast.strict.steps import Strictly, strictly
 
 # A step on the values of earlier ones, in numbered slots: (what, slots read, slot written, slots emptied afterwards).
 Step = tuple[Callable[..., Any], tuple[int, ...], int, tuple[int, ...]]

@@ -23,7 +23,7 @@ from gloro_fast.graph.reads import Reads
 from gloro_fast.graph.undisturbed import undisturbed
 from gloro_fast.nn.integrity import check_calls, check_module
 from gloro_fast.nn.rules import Knowledge, LinearMap, has_rule
-from gloro_fast.strict import FLOAT32
+from gloro_fast.ops.strict import FLOAT32
 
 Margins = Literal["rows", "whole"]
 

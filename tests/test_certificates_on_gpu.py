@@ -5,8 +5,8 @@ import torch
 from test_bounded_net import CHANGES, by_numpy
 
 from gloro_fast import GloRoNet, architectures, ops
-from gloro_fast.certify import certify_logits_reference
 from gloro_fast.errors import StaleBoundError
+from gloro_fast.ops.certify import certify_logits_reference
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 SHAPE = (1, 8, 8)

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gloro_fast.certify import bottom_logit, certified_radius, certify_logits, certify_logits_reference
 from gloro_fast.native import extension
+from gloro_fast.ops.certify import bottom_logit, certified_radius, certify_logits, certify_logits_reference
 
 compiled = pytest.mark.skipif(not extension.available(), reason=f"compiled ops: {extension.why_not()}")
 

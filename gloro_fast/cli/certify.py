@@ -29,9 +29,9 @@ from gloro_fast.files.atomic import growing, partial, write_text
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from gloro_fast.certify import Certificate
     from gloro_fast.cli.evaluation import Batches, EvaluatedRun
     from gloro_fast.cli.opened import OpenRun
+    from gloro_fast.net.certificate import Certificate
 
 _FIELDS = ("index", "label", "prediction", "certified", "radius")
 _HEADER = ",".join((*_FIELDS, "epsilon", "method", "executed")) + "\n"

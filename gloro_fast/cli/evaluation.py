@@ -13,11 +13,11 @@ from gloro_fast.cli.reporting import percent
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from gloro_fast.certify import Certificate
     from gloro_fast.cli.opened import OpenRun
     from gloro_fast.data import Split
     from gloro_fast.evaluate import Evaluation
     from gloro_fast.model import GloRoNet
+    from gloro_fast.net.certificate import Certificate
 
 
 Batches = Iterator["tuple[Tensor, Certificate]"]

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from gloro_fast.certify import certify_logits, certify_logits_reference
 from gloro_fast.doctor.examination import check, difference
+from gloro_fast.ops.certify import certify_logits, certify_logits_reference
 from gloro_fast.ops.image_codes import NOT_FINITE, OUTSIDE
 from gloro_fast.ops.verdict import Verdict, verdict, verdict_reference
 

@@ -2,46 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from gloro_fast.errors import DataError
 from gloro_fast.native import dispatch, extension
-from gloro_fast.pixels import check_floats, check_shape
 from gloro_fast.rounding import down, positive_up, up
 
 MOST_CLASSES_ON_GPU = 4096
 """A program of the kernel for GPUs holds a whole row."""
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """What is certified of each image of a batch of B, against every l2 perturbation of norm <= epsilon.
-
-    Attributes:
-        prediction: (B,) int64, argmax of f.
-        certified: (B,) bool, ``radius > epsilon``, strictly.
-        radius: (B,) float64, in units of the input; 0 for ties and non-finite logits.
-        epsilon: the l2 radius asked for.
-        lipschitz: K of everything before the head, or of all layers without one.
-        method: the method that found K, with "(estimate)" where it is none but that.
-        logits: (B, m) f as computed, at least float32.
-        executed: whether the radius covers the rounding of the net's own forward pass.
-        real_radius: (B,) float64, the radius for real arithmetic on ``logits``; ``radius`` itself if not executed,
-            else never below it.
-    """
-
-    prediction: Tensor
-    certified: Tensor
-    radius: Tensor
-    epsilon: float
-    lipschitz: float
-    method: str
-    logits: Tensor
-    executed: bool
-    real_radius: Tensor
 
 
 def certify_logits(
@@ -163,44 +131,6 @@ def bottom_logit(
     finite = values.isfinite().all(dim=1) & bottom.isfinite()
     bottom = torch.where(radius > epsilon, torch.minimum(bottom, below), torch.maximum(bottom, above))
     return torch.where(finite | (radius > epsilon), bottom, torch.inf)
-
-
-def check_batch(images: Tensor, input_shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    """Refuse a batch of another type or shape than the net's; under autocast any floating type will do.
-
-    Raises:
-        DataError: names what is wrong.
-    """
-    if not isinstance(images, Tensor):
-        raise DataError(f"images are a {type(images).__name__}; give a tensor")
-    if not images.is_floating_point():
-        raise DataError(f"images are {images.dtype}; scale them to [0, 1] with gloro_fast.data.to_float(images)")
-    if images.dtype != dtype and not torch.is_autocast_enabled(images.device.type):
-        raise DataError(f"images are {images.dtype} but the net is {dtype}; convert one of them")
-    check_shape(images, input_shape)
-
-
-def check_images(images: Tensor, input_shape: tuple[int, ...], dtype: torch.dtype, pixels: bool = True) -> None:
-    """Refuse what cannot be certified: another type or shape than the net's, no images, NaN or infinite pixels.
-
-    Args:
-        images: the batch.
-        input_shape: shape of one image of the net.
-        dtype: of the net.
-        pixels: look at these as well, and wait for their device.
-
-    Raises:
-        DataError: names what is wrong.
-
-    Warns:
-        UserWarning: pixels outside [0, 1], which a net may well take.
-    """
-    with torch.autocast(images.device.type if isinstance(images, Tensor) else "cpu", enabled=False):
-        check_batch(images, input_shape, dtype)
-    if len(images) == 0:
-        raise DataError("the batch is empty; give at least one image")
-    if pixels:
-        check_floats(images, "images")
 
 
 def margin_constants(differences: Tensor, lipschitz: float) -> Tensor:

@@ -1,7 +1,7 @@
 """The bottom logit, the prediction and the certified radius of a batch (Leino et al. 2021, Section 2.2, Appendix A.2).
 
 This is the differentiable form that training uses, rounded to nearest. Certificates are signed by
-``gloro_fast.certify``, in float64 with directed rounding.
+``gloro_fast.ops.certify``, in float64 with directed rounding.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gloro_fast.certify import certify_logits_reference, runs_on_gpu
 from gloro_fast.native import dispatch, extension
+from gloro_fast.ops.certify import certify_logits_reference, runs_on_gpu
 from gloro_fast.ops.image_codes import NOT_FINITE
 
 LOGITS_NOT_FINITE = 2

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch._subclasses import FakeTensor
 
 from gloro_fast import ops
-from gloro_fast.certify import certify_logits
 from gloro_fast.graph.composition import Composition, Join, Product
 from gloro_fast.native import dispatch, extension
+from gloro_fast.ops.certify import certify_logits
 from gloro_fast.ops.image_codes import image_codes as image_codes_op
 from gloro_fast.ops.product import product
 from gloro_fast.ops.statistics import count, record_

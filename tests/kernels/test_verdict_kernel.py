@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from gloro_fast.certify import certify_logits
 from gloro_fast.native import extension
+from gloro_fast.ops.certify import certify_logits
 from gloro_fast.ops.image_codes import NOT_FINITE, OUTSIDE, image_codes_reference
 from gloro_fast.ops.verdict import CHANGED, verdict_reference
 

@@ -23,7 +23,7 @@ from gloro_fast.executed.steps import Addition
 from gloro_fast.nn import MinMax, Normalize, PairwiseMinMax
 from gloro_fast.nn.normalize import Scale
 from gloro_fast.nn.rules import LinearMap, lipschitz_rule
-from gloro_fast.strict import SUMS
+from gloro_fast.ops.strict import SUMS
 
 pytestmark = pytest.mark.filterwarnings("ignore:images. pixels range:UserWarning")
 rational = np.vectorize(Fraction, otypes=[object])

@@ -1,0 +1,1 @@
+"""GloRoNet: a classifier with its Lipschitz bound, iterates and certificates."""
