@@ -14,9 +14,9 @@ from torch.overrides import TorchFunctionMode
 
 from gloro_fast.errors import ConfigError, nearest
 from gloro_fast.nn import pairwise_minmax as rectified
-from gloro_fast.nn.integrity import check_calls
 from gloro_fast.nn.pairwise_minmax import PairwiseMinMax
-from gloro_fast.nn.rules import has_rule
+from gloro_fast.rules.integrity import check_calls
+from gloro_fast.rules.registry import has_rule
 
 ACTIVATIONS = ("minmax", "keep")
 RECTIFIERS = (

@@ -18,9 +18,9 @@ from gloro_fast.nn.conv import Conv2d
 from gloro_fast.nn.minmax import MinMax
 from gloro_fast.nn.pairwise_minmax import PairwiseMinMax
 from gloro_fast.nn.residual import ResidualConv2d
-from gloro_fast.nn.rules import is_dense, known_type
 from gloro_fast.ops.dense import dense
 from gloro_fast.ops.minmax_inplace import minmax_
+from gloro_fast.rules.registry import is_dense, known_type
 
 # A step on the values of earlier ones, in numbered slots: (what, slots read, slot written, slots emptied afterwards).
 Step = tuple[Callable[..., Any], tuple[int, ...], int, tuple[int, ...]]

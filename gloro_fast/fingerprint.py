@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from gloro_fast import ops
 from gloro_fast.attributes import shown_attributes, shown_settings
-from gloro_fast.nn.rules import Diagonal, Knowledge, LinearMap, LipschitzConstant, has_rule
 from gloro_fast.ops.geometry import Geometry
+from gloro_fast.rules.registry import Diagonal, Knowledge, LinearMap, LipschitzConstant, has_rule
 
 
 @dataclass(frozen=True)

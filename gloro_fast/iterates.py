@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gloro_fast.nn.rules import LinearMap
 from gloro_fast.ops.normalize import normalize
+from gloro_fast.rules.registry import LinearMap
 
 
 class Iterates(nn.Module):

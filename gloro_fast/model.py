@@ -22,7 +22,6 @@ from gloro_fast.graph.training_rules import TrainingRules
 from gloro_fast.iterates import Iterates
 from gloro_fast.lmt_loss import LmtLoss
 from gloro_fast.losses import AllMarginsLoss, CrossEntropyLoss, EmmaLoss, MarginCriterion, TradesLoss
-from gloro_fast.nn.rules import Diagonal, LinearMap
 from gloro_fast.ops.capturing import is_capturing
 from gloro_fast.ops.exporting import is_exporting
 from gloro_fast.ops.image_codes import NOT_FINITE
@@ -31,6 +30,7 @@ from gloro_fast.ops.statistics import count
 from gloro_fast.ops.verdict import LOGITS_NOT_FINITE
 from gloro_fast.pixels import check_batch
 from gloro_fast.plan import Margins, device_of, floating_dtype, make_plan
+from gloro_fast.rules.registry import Diagonal, LinearMap
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 

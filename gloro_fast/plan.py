@@ -21,9 +21,9 @@ from gloro_fast.graph.node import Joining, Layer, Mapping, Node, unregistered
 from gloro_fast.graph.reading import capture_known, read
 from gloro_fast.graph.reads import Reads
 from gloro_fast.graph.undisturbed import undisturbed
-from gloro_fast.nn.integrity import check_calls, check_module
-from gloro_fast.nn.rules import Knowledge, LinearMap, has_rule
 from gloro_fast.ops.strict import FLOAT32
+from gloro_fast.rules.integrity import check_calls, check_module
+from gloro_fast.rules.registry import Knowledge, LinearMap, has_rule
 
 Margins = Literal["rows", "whole"]
 

@@ -17,8 +17,8 @@ from torch.nn.utils import parametrize
 
 from gloro_fast import ops
 from gloro_fast.graph.reads import Reads
-from gloro_fast.nn.integrity import calls_are_torchs
-from gloro_fast.nn.rules import Rule, known_type, registered_rule
+from gloro_fast.rules.integrity import calls_are_torchs
+from gloro_fast.rules.registry import Rule, known_type, registered_rule
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from gloro_fast.errors import ArchitectureError, ConfigError
 from gloro_fast.execution import BiasedMinMax
 from gloro_fast.graph.merging import Merged
 from gloro_fast.losses import TradesLoss
-from gloro_fast.nn import LipschitzConstant, PairwiseMinMax, register_lipschitz_rule, rules
+from gloro_fast.nn import LipschitzConstant, PairwiseMinMax, register_lipschitz_rule
+from gloro_fast.rules import registry
 
 SHAPE = (3, 16, 16)
 
@@ -152,7 +153,7 @@ def test_an_even_number_is_fused_with_the_bias():
 
 
 def test_a_layer_with_a_rule_of_its_own_is_left_alone(monkeypatch):
-    monkeypatch.setattr(rules, "_RULES", dict(rules._RULES))
+    monkeypatch.setattr(registry, "_RULES", dict(registry._RULES))
 
     class Block(nn.Sequential):
         pass

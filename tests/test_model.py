@@ -19,7 +19,8 @@ from gloro_fast.errors import (
     UnknownLayerError,
 )
 from gloro_fast.losses import CrossEntropyLoss, EmmaLoss, TradesLoss
-from gloro_fast.nn import LipschitzConstant, MinMax, register_lipschitz_rule, rules
+from gloro_fast.nn import LipschitzConstant, MinMax, register_lipschitz_rule
+from gloro_fast.rules import registry
 
 
 class Tempered(nn.Module):
@@ -321,7 +322,7 @@ class TestBadInput:
             net.certify(batch()[0])
 
     def test_a_module_that_is_switched_by_its_mode_is_bounded_as_it_is_evaluated(self, monkeypatch):
-        monkeypatch.setattr(rules, "_RULES", dict(rules._RULES))
+        monkeypatch.setattr(registry, "_RULES", dict(registry._RULES))
 
         class Louder(nn.Module):
             def forward(self, x):
@@ -357,7 +358,7 @@ class TestBadInput:
         assert (net(x).argmax(dim=1) < 3).all()
 
     def test_layers_that_do_more_when_their_mode_changes(self, monkeypatch):
-        monkeypatch.setattr(rules, "_RULES", dict(rules._RULES))
+        monkeypatch.setattr(registry, "_RULES", dict(registry._RULES))
 
         class Merging(nn.Module):
             merged = False
@@ -390,7 +391,7 @@ class TestBadInput:
             GloRoNet(module, 0.1, SHAPE)
 
     def test_a_layer_that_changes_the_number_of_images(self, monkeypatch):
-        monkeypatch.setattr(rules, "_RULES", dict(rules._RULES))
+        monkeypatch.setattr(registry, "_RULES", dict(registry._RULES))
 
         class Doubling(nn.Module):
             def forward(self, x):

@@ -16,8 +16,9 @@ from gloro_fast.errors import (
     UnknownLayerError,
 )
 from gloro_fast.losses import CrossEntropyLoss
-from gloro_fast.nn import LinearMap, LipschitzConstant, MinMax, register_lipschitz_rule, rules
+from gloro_fast.nn import LinearMap, LipschitzConstant, MinMax, register_lipschitz_rule
 from gloro_fast.ops import Geometry
+from gloro_fast.rules import registry
 
 
 class Scaled(nn.Module):
@@ -48,7 +49,7 @@ def flat_net(*layers):
 class TestWhatTheBitsOfParametersDoNotTell:
     @pytest.fixture(autouse=True)
     def _rule(self, monkeypatch):
-        monkeypatch.setattr(rules, "_RULES", dict(rules._RULES))
+        monkeypatch.setattr(registry, "_RULES", dict(registry._RULES))
         register_lipschitz_rule(Scaled)(lambda module, shape: LipschitzConstant(module.scale, "upper bound"))
 
     def stale(self, net):

@@ -11,8 +11,9 @@ from torch.nn.utils import parametrizations
 
 from gloro_fast import GloRoNet, convert
 from gloro_fast.errors import StaleBoundError
-from gloro_fast.nn import MinMax, register_lipschitz_rule, rules
-from gloro_fast.nn.rules import LipschitzConstant
+from gloro_fast.nn import MinMax, register_lipschitz_rule
+from gloro_fast.rules import registry
+from gloro_fast.rules.registry import LipschitzConstant
 from gloro_fast.snapshot import Snapshot
 
 
@@ -128,7 +129,7 @@ def test_where_a_change_might_not_show_there_is_none(module):
 
 @pytest.fixture
 def own_rules(monkeypatch):
-    monkeypatch.setattr(rules, "_RULES", dict(rules._RULES))
+    monkeypatch.setattr(registry, "_RULES", dict(registry._RULES))
 
 
 def of_a_user(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
@@ -141,7 +142,7 @@ def test_a_users_rule_for_a_layer_of_torch_may_read_anything():
     assert Snapshot.of(module) is not None
     register_lipschitz_rule(nn.LayerNorm)(of_a_user)
     assert Snapshot.of(module) is None
-    register_lipschitz_rule(nn.LayerNorm)(functools.wraps(rules.registered_rule(nn.ReLU))(of_a_user))
+    register_lipschitz_rule(nn.LayerNorm)(functools.wraps(registry.registered_rule(nn.ReLU))(of_a_user))
     assert Snapshot.of(module) is None
 
 

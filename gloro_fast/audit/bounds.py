@@ -13,7 +13,7 @@ from gloro_fast.audit.layers import Affine, Layer, Rectifier
 from gloro_fast.audit.spectral import proves, proves_nonnegative
 from gloro_fast.bounds import METHODS
 from gloro_fast.certificate_file import CertificateFile, LayerRecord
-from gloro_fast.nn.rules import KINDS, LinearMap, lipschitz_rule
+from gloro_fast.rules.registry import KINDS, LinearMap, lipschitz_rule
 
 _METHODS = ("cholesky", "torus", "trivial")
 _SLACK = Fraction(1, 10**9)

@@ -15,7 +15,7 @@ from torch import nn
 from gloro_fast.errors import ArchitectureError
 from gloro_fast.nn.conv import Conv2d
 from gloro_fast.nn.minmax import MinMax
-from gloro_fast.nn.rules import known_type
+from gloro_fast.rules.registry import known_type
 
 Array = NDArray[np.float64]
 Pads = tuple[tuple[int, int], tuple[int, int]]

@@ -21,8 +21,8 @@ from gloro_fast.bounds.power import power
 from gloro_fast.bounds.torus import torus
 from gloro_fast.bounds.trivial import trivial
 from gloro_fast.errors import ConfigError, nearest
-from gloro_fast.nn.rules import KINDS, Diagonal, Knowledge, LinearMap
 from gloro_fast.rounding import add_up, product_up
+from gloro_fast.rules.registry import KINDS, Diagonal, Knowledge, LinearMap
 
 METHODS: dict[str, Method] = {
     "auto": auto,

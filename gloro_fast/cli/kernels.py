@@ -6,9 +6,9 @@ import torch
 
 from gloro_fast import bounds, ops
 from gloro_fast.native import dispatch, extension
-from gloro_fast.nn.rules import LinearMap
 from gloro_fast.ops import Geometry
 from gloro_fast.ops.dense import mkl_holds_back
+from gloro_fast.rules.registry import LinearMap
 
 
 def active_kernels() -> list[dict[str, str]]:

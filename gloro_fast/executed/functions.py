@@ -21,7 +21,7 @@ from gloro_fast.executed.steps import Addition, Selection, Sums
 from gloro_fast.graph.node import Fixed, Joining, Layer, Node, Normalized, Scaled, Times, Weighted, constants
 from gloro_fast.graph.operations import Function, Operation, Reshape, Slot, Within
 from gloro_fast.nn.pairwise_minmax import pairwise_minmax, pairwise_minmax_
-from gloro_fast.nn.rules import LinearMap
+from gloro_fast.rules.registry import LinearMap
 
 # Operations of ATen whose outputs are inputs of theirs, or zeros: "min" and "max" along a dimension.
 _SELECTIONS = frozenset(

@@ -21,8 +21,8 @@ from gloro_fast.nn.minmax import MinMax
 from gloro_fast.nn.normalize import Normalize, Scale
 from gloro_fast.nn.pairwise_minmax import PairwiseMinMax
 from gloro_fast.nn.residual import ResidualConv2d
-from gloro_fast.nn.rules import Knowledge, LinearMap, known_type
 from gloro_fast.rounding import product_up
+from gloro_fast.rules.registry import Knowledge, LinearMap, known_type
 
 _LINEAR = (
     nn.Linear,

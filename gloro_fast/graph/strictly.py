@@ -14,8 +14,8 @@ from torch.utils._pytree import tree_leaves
 
 from gloro_fast.errors import ArchitectureError
 from gloro_fast.graph.operations import Attribute, Function, Literal, Reshape, Within
-from gloro_fast.nn.rules import known_type, registered_rule
 from gloro_fast.ops.strict import FLOAT32, WEIGHTS, is_replaced
+from gloro_fast.rules.registry import known_type, registered_rule
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gloro_fast.errors import ArchitectureError
-from gloro_fast.nn.group_sort import GroupSort
-from gloro_fast.nn.householder import Householder
-from gloro_fast.nn.minmax import MinMax
-from gloro_fast.nn.rules import LipschitzConstant, known_type, register_by_name, register_lipschitz_rule
+from gloro_fast.rules.registry import LipschitzConstant, known_type, register_by_name, register_lipschitz_rule
 
 _ONE = LipschitzConstant(1.0, per_element=True)
 
@@ -34,12 +31,6 @@ SELU = 1.758099340847377
 
 _OVERFLOW = 88.0
 """exp of it is still a float32 number, the type in which half types are computed as well; exp(89) is infinite."""
-
-
-@register_lipschitz_rule(MinMax, GroupSort, Householder)
-def orthogonal(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
-    """Give 1: MinMax and GroupSort permute, differently from cell to cell; Householder reflects."""
-    return LipschitzConstant(1.0)
 
 
 # Identity copies; the slopes of the others lie in [0, 1] and come as close to 1 as one likes.

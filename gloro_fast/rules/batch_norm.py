@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from gloro_fast.errors import ArchitectureError
-from gloro_fast.nn.real import require_floating
-from gloro_fast.nn.rules import Diagonal, register_lipschitz_rule
 from gloro_fast.ops.kept import kept
+from gloro_fast.rules.real import require_floating
+from gloro_fast.rules.registry import Diagonal, register_lipschitz_rule
 
 
 @register_lipschitz_rule(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)

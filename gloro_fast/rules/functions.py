@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from gloro_fast.errors import ConfigError
-from gloro_fast.nn.rules import Diagonal, LipschitzConstant
+from gloro_fast.rules.registry import Diagonal, LipschitzConstant
 
 FunctionRule = Callable[..., nn.Module | Diagonal | LipschitzConstant]
 _FUNCTIONS: dict[Callable[..., Any], FunctionRule] = {}

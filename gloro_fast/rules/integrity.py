@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.prune import BasePruningMethod
 
 from gloro_fast.errors import ArchitectureError, ConfigError
-from gloro_fast.nn.rules import Diagonal, Knowledge, LinearMap, has_rule, known_type, unknown
+from gloro_fast.rules.registry import Diagonal, Knowledge, LinearMap, has_rule, known_type, unknown
 
 
 def check_module(name: str, module: nn.Module) -> None:

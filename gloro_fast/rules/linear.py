@@ -5,12 +5,10 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from gloro_fast.errors import ArchitectureError
-from gloro_fast.nn.conv import Conv2d
-from gloro_fast.nn.residual import ResidualConv2d
-from gloro_fast.nn.rules import LinearMap, register_lipschitz_rule, require_spatial
-from gloro_fast.nn.settings import each
-from gloro_fast.nn.shape_rules import padding_norm
 from gloro_fast.ops.geometry import Geometry
+from gloro_fast.rules.registry import LinearMap, register_lipschitz_rule, require_spatial
+from gloro_fast.rules.settings import each
+from gloro_fast.rules.shapes import padding_norm
 
 _Padding = tuple[tuple[int, int], ...]
 _DIMENSIONS: dict[type[nn.Module], int] = {
@@ -30,7 +28,7 @@ def linear(module: nn.Module, input_shape: tuple[int, ...]) -> LinearMap:
     return LinearMap(weight, Geometry(input_shape[-1:]))
 
 
-@register_lipschitz_rule(nn.Conv1d, nn.Conv2d, nn.Conv3d, Conv2d)
+@register_lipschitz_rule(nn.Conv1d, nn.Conv2d, nn.Conv3d)
 def convolution(module: nn.Module, input_shape: tuple[int, ...]) -> LinearMap:
     """Give the weight and how it acts.
 
@@ -41,18 +39,33 @@ def convolution(module: nn.Module, input_shape: tuple[int, ...]) -> LinearMap:
         ArchitectureError: the input is not (channels, *spatial), or the padding is none that torch's layers have.
     """
     assert isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
-    return _convolution(module, module.weight, input_shape)
+    return convolution_by(module, module.weight, input_shape)
 
 
-def _convolution(module: nn.Conv1d | nn.Conv2d | nn.Conv3d, weight: Tensor, input_shape: tuple[int, ...]) -> LinearMap:
+def convolution_by(
+    module: nn.Conv1d | nn.Conv2d | nn.Conv3d,
+    weight: Tensor,
+    input_shape: tuple[int, ...],
+    zeros: _Padding | None = None,
+) -> LinearMap:
+    """Give the convolution of ``module`` by another weight, or with other zeros around the image.
+
+    Args:
+        module: whose settings count.
+        weight: what is applied.
+        input_shape: of one image.
+        zeros: (before, after) for each spatial dimension, instead of the padding in the settings.
+
+    Raises:
+        ArchitectureError: as :func:`convolution`.
+    """
     # What forward reads counts: kernel_size, in_channels and out_channels may be those of another weight.
     spatial = _spatial(module, input_shape)
     stride, dilation = each(module.stride, spatial), each(module.dilation, spatial)
     mode = module.padding_mode
     padding: _Padding
-    # A residual convolution pads as its settings say, whatever its ``same``.
-    if isinstance(module, Conv2d) and not isinstance(module, ResidualConv2d) and module.same:
-        mode, padding = "zeros", module.same_padding(input_shape[1:], weight.shape[2:])
+    if zeros is not None:
+        mode, padding = "zeros", zeros
     elif mode == "zeros":
         padding = _zeros(module.padding, weight, dilation)
     else:
@@ -94,17 +107,6 @@ def _copies(module: nn.Conv1d | nn.Conv2d | nn.Conv3d, spatial: int) -> _Padding
             f"_reversed_padding_repeated_twice is {amounts}; make a layer with the padding that is wanted"
         )
     return tuple(reversed(tuple(zip(amounts[::2], amounts[1::2], strict=True))))
-
-
-@register_lipschitz_rule(ResidualConv2d)
-def residual_convolution(module: nn.Module, input_shape: tuple[int, ...]) -> LinearMap:
-    """Give the kernel with the identity added, which is the one that is applied.
-
-    Raises:
-        ArchitectureError: the input is not (channels, height, width).
-    """
-    assert isinstance(module, ResidualConv2d)
-    return _convolution(module, module.merged_weight(), input_shape)
 
 
 @register_lipschitz_rule(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)

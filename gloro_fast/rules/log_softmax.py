@@ -7,8 +7,8 @@ from fractions import Fraction
 from torch import nn
 
 from gloro_fast.errors import ArchitectureError
-from gloro_fast.nn.rules import LipschitzConstant, register_lipschitz_rule
-from gloro_fast.nn.windows import root_up
+from gloro_fast.rules.registry import LipschitzConstant, register_lipschitz_rule
+from gloro_fast.rules.windows import root_up
 
 
 @register_lipschitz_rule(nn.LogSoftmax)

@@ -8,9 +8,9 @@ from fractions import Fraction
 from torch import nn
 
 from gloro_fast.errors import ArchitectureError
-from gloro_fast.nn.rules import LipschitzConstant, known_type, register_lipschitz_rule
-from gloro_fast.nn.settings import each
-from gloro_fast.nn.windows import (
+from gloro_fast.rules.registry import LipschitzConstant, known_type, register_lipschitz_rule
+from gloro_fast.rules.settings import each
+from gloro_fast.rules.windows import (
     Window,
     adaptive_windows,
     largest_coverage,

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from gloro_fast.errors import ArchitectureError, ConfigError, UnknownLayerError, nearest
-from gloro_fast.nn.real import require_floating, require_real
-from gloro_fast.nn.remedies import REMEDIES
 from gloro_fast.ops.geometry import Geometry
+from gloro_fast.rules.real import require_floating, require_real
+from gloro_fast.rules.remedies import REMEDIES
 
 KINDS = ("exact", "upper bound", "estimate")
 

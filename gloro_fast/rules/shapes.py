@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from gloro_fast.errors import ArchitectureError
-from gloro_fast.nn.rules import LipschitzConstant, known_type, register_lipschitz_rule
-from gloro_fast.nn.windows import remembered, root_up
+from gloro_fast.rules.registry import LipschitzConstant, known_type, register_lipschitz_rule
+from gloro_fast.rules.windows import remembered, root_up
 
 _T = TypeVar("_T", int, float)
 _ONE = LipschitzConstant(1.0)

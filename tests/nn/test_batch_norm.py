@@ -11,7 +11,7 @@ from gloro_fast.bounds.diagonal import diagonal_bound
 from gloro_fast.errors import ArchitectureError
 from gloro_fast.losses import CrossEntropyLoss
 from gloro_fast.nn import Diagonal, MinMax
-from gloro_fast.nn.rules import lipschitz_rule
+from gloro_fast.rules.registry import lipschitz_rule
 
 LAYERS = [
     (nn.BatchNorm1d, (4,)),

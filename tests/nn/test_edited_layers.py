@@ -11,7 +11,7 @@ from gloro_fast import GloRoNet
 from gloro_fast.bounds import METHODS, bound_network
 from gloro_fast.errors import ArchitectureError
 from gloro_fast.nn import Conv2d, ResidualConv2d
-from gloro_fast.nn.rules import lipschitz_rule
+from gloro_fast.rules.registry import lipschitz_rule
 
 # What the singular value decomposition of a matrix of this size may be off by, relatively, in float64.
 SVD = 1e-13

@@ -7,7 +7,8 @@ from torch import nn
 
 from gloro_fast import GloRoNet
 from gloro_fast.errors import ConfigError
-from gloro_fast.nn import LipschitzConstant, functions, register_lipschitz_function
+from gloro_fast.nn import LipschitzConstant, register_lipschitz_function
+from gloro_fast.rules import functions
 
 
 def soft_sign(x):

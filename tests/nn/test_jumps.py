@@ -12,8 +12,8 @@ from torch import nn
 
 from gloro_fast import GloRoNet
 from gloro_fast.errors import ArchitectureError
-from gloro_fast.nn.activation_rules import check_dtype, softplus_threshold
-from gloro_fast.nn.rules import lipschitz_rule
+from gloro_fast.rules.activations import check_dtype, softplus_threshold
+from gloro_fast.rules.registry import lipschitz_rule
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]

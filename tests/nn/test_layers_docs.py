@@ -8,8 +8,9 @@ import pytest
 import torch
 from test_rules import SVD, constant, matrix
 
-from gloro_fast.nn import LinearMap, LipschitzConstant, rules
-from gloro_fast.nn.rules import lipschitz_rule
+from gloro_fast.nn import LinearMap, LipschitzConstant
+from gloro_fast.rules import registry
+from gloro_fast.rules.registry import lipschitz_rule
 
 PAGE = (Path(__file__).parents[2] / "docs" / "layers.md").read_text(encoding="utf-8")
 ROWS = [
@@ -25,13 +26,13 @@ def documented(kind):
 
 def test_every_layer_with_a_rule_stands_there_once():
     names = [name for names, *_ in ROWS for name in names]
-    ours = [kind for kind in rules._RULES if kind.__module__.startswith(("torch.nn", "gloro_fast"))]
+    ours = [kind for kind in registry._RULES if kind.__module__.startswith(("torch.nn", "gloro_fast"))]
     assert sorted(names) == sorted(documented(kind) for kind in ours)
 
 
 @pytest.mark.parametrize(("layer", "shape"), layer_samples.SAMPLES, ids=layer_samples.label)
 def test_kind_and_slack_are_as_stated(layer, shape):
-    kind, slack = KINDS[documented(rules.known_type(layer))]
+    kind, slack = KINDS[documented(registry.known_type(layer))]
     rule = lipschitz_rule("layer", layer, shape)
     assert kind == (rule.kind if isinstance(rule, LipschitzConstant) else "exact")
     if not isinstance(rule, LinearMap) and any(layer is linear for linear, _ in layer_samples.LINEAR):

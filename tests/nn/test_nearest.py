@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gloro_fast.nn.rules import lipschitz_rule
+from gloro_fast.rules.registry import lipschitz_rule
 
 # Sizes at which float32 copies one pixel once more than float64.
 MORE = [(2, 82), (3, 123), (4, 164), (5, 205), (6, 246), (7, 287)]

@@ -8,8 +8,8 @@ from gloro_fast import GloRoNet
 from gloro_fast.bounds.scaling import scale
 from gloro_fast.errors import ArchitectureError
 from gloro_fast.nn import Diagonal, LinearMap, LipschitzConstant, Normalize
-from gloro_fast.nn.rules import lipschitz_rule
 from gloro_fast.ops.geometry import Geometry
+from gloro_fast.rules.registry import lipschitz_rule
 
 COMPLEX = torch.full((2, 2), 50j)
 

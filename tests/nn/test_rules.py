@@ -11,15 +11,9 @@ from torch import nn
 from gloro_fast.bounds import METHODS, bound_network
 from gloro_fast.bounds.diagonal import diagonal_bound
 from gloro_fast.errors import ArchitectureError, ConfigError, UnknownLayerError
-from gloro_fast.nn import (
-    Diagonal,
-    LinearMap,
-    LipschitzConstant,
-    Normalize,
-    register_lipschitz_rule,
-    rules,
-)
-from gloro_fast.nn.rules import lipschitz_rule
+from gloro_fast.nn import Diagonal, LinearMap, LipschitzConstant, Normalize, register_lipschitz_rule
+from gloro_fast.rules import registry
+from gloro_fast.rules.registry import lipschitz_rule
 
 # What the singular value decomposition of a matrix of this size may be off by, relatively, in float64.
 SVD = 1e-13
@@ -160,8 +154,8 @@ def test_softmax_reaches_its_bound_between_two_classes():
 
 
 def test_every_rule_has_a_sample():
-    ours = {kind for kind in rules._RULES if kind.__module__.startswith(("torch.nn", "gloro_fast"))}
-    assert ours == {rules.known_type(layer) for layer, _ in layer_samples.SAMPLES}
+    ours = {kind for kind in registry._RULES if kind.__module__.startswith(("torch.nn", "gloro_fast"))}
+    assert ours == {registry.known_type(layer) for layer, _ in layer_samples.SAMPLES}
 
 
 def test_dropout_is_an_estimate_while_training():
@@ -283,7 +277,7 @@ def test_settings_that_a_rule_does_not_cover(layer, shape, match):
 
 
 def test_registering_a_rule(monkeypatch):
-    monkeypatch.setattr(rules, "_RULES", dict(rules._RULES))
+    monkeypatch.setattr(registry, "_RULES", dict(registry._RULES))
 
     class Halve(nn.Module):
         def forward(self, x):

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from gloro_fast.nn import activation_rules as slopes
+from gloro_fast.rules import activations as slopes
 
 mpmath = pytest.importorskip("mpmath", reason="the proof needs mpmath: install gloro-fast[dev]")
 mp, iv = mpmath.mp, mpmath.iv

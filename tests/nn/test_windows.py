@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gloro_fast.nn.windows import (
+from gloro_fast.rules.windows import (
     Window,
     adaptive_windows,
     largest_coverage,

@@ -22,8 +22,8 @@ from gloro_fast.executed.arithmetic import Arithmetic
 from gloro_fast.nn import Conv2d, MinMax
 from gloro_fast.nn.group_sort import GroupSort
 from gloro_fast.nn.residual import ResidualConv2d
-from gloro_fast.nn.rules import LinearMap
 from gloro_fast.ops.strict import SUMS
+from gloro_fast.rules.registry import LinearMap
 
 pytestmark = pytest.mark.filterwarnings("ignore:images. pixels range:UserWarning")
 rational = np.vectorize(Fraction, otypes=[object])

@@ -22,8 +22,8 @@ from gloro_fast.executed.state import Off
 from gloro_fast.executed.steps import Addition
 from gloro_fast.nn import MinMax, Normalize, PairwiseMinMax
 from gloro_fast.nn.normalize import Scale
-from gloro_fast.nn.rules import LinearMap, lipschitz_rule
 from gloro_fast.ops.strict import SUMS
+from gloro_fast.rules.registry import LinearMap, lipschitz_rule
 
 pytestmark = pytest.mark.filterwarnings("ignore:images. pixels range:UserWarning")
 rational = np.vectorize(Fraction, otypes=[object])
