@@ -19,6 +19,7 @@ from gloro_fast.errors import ConfigError, DataError, FrozenError, StaleBoundErr
 from gloro_fast.executed import ExecutedNet, sums_of_products
 from gloro_fast.graph.identity import difference
 from gloro_fast.graph.node import Layer
+from gloro_fast.graph.plan import Margins, evaluation_mode, floating_dtype, make_plan
 from gloro_fast.graph.reads import Reads
 from gloro_fast.graph_watch import look, watch
 from gloro_fast.net.certificate import Certificate
@@ -29,7 +30,6 @@ from gloro_fast.ops.image_codes import NOT_FINITE, OUTSIDE, image_codes
 from gloro_fast.ops.scalar import Scalar
 from gloro_fast.ops.verdict import CHANGED, verdict
 from gloro_fast.pixels import check_floats, check_images
-from gloro_fast.plan import Margins, evaluation_mode, floating_dtype, make_plan
 from gloro_fast.signed_bound import (
     SignedBound,
     exported_difference,

@@ -18,6 +18,7 @@ from gloro_fast import ops
 from gloro_fast.bounded_net import BoundedNet
 from gloro_fast.bounds import general_difference_bounds
 from gloro_fast.errors import ConfigError
+from gloro_fast.graph.plan import Margins, device_of, floating_dtype, make_plan
 from gloro_fast.graph.training_rules import TrainingRules
 from gloro_fast.iterates import Iterates
 from gloro_fast.lmt_loss import LmtLoss
@@ -29,7 +30,6 @@ from gloro_fast.ops.labels import check_labels, class_indices, with_bottom
 from gloro_fast.ops.statistics import count
 from gloro_fast.ops.verdict import LOGITS_NOT_FINITE
 from gloro_fast.pixels import check_batch
-from gloro_fast.plan import Margins, device_of, floating_dtype, make_plan
 from gloro_fast.rules.registry import Diagonal, LinearMap
 
 Criterion = Callable[[Tensor, Tensor], Tensor]

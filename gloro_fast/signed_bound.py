@@ -22,9 +22,9 @@ from gloro_fast.fingerprint import (
     watched,
 )
 from gloro_fast.graph.merging import Merged
+from gloro_fast.graph.plan import Plan, check_integrity, evaluation_mode
 from gloro_fast.graph.undisturbed import undisturbed
 from gloro_fast.ops.strict import WEIGHTS
-from gloro_fast.plan import Plan, check_integrity, evaluation_mode
 from gloro_fast.rules.registry import KINDS
 from gloro_fast.snapshot import Snapshot
 

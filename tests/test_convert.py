@@ -10,7 +10,7 @@ from torch import nn
 
 from gloro_fast import GloRoNet, convert, revert
 from gloro_fast.errors import ArchitectureError, ConfigError
-from gloro_fast.execution import BiasedMinMax
+from gloro_fast.graph.execution import BiasedMinMax
 from gloro_fast.graph.merging import Merged
 from gloro_fast.losses import TradesLoss
 from gloro_fast.nn import LipschitzConstant, PairwiseMinMax, register_lipschitz_rule

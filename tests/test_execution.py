@@ -5,10 +5,10 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from gloro_fast.execution import BiasedMinMax
+from gloro_fast.graph.execution import BiasedMinMax
+from gloro_fast.graph.plan import make_plan
 from gloro_fast.nn import Conv2d, MinMax
 from gloro_fast.ops.minmax_inplace import minmax_
-from gloro_fast.plan import make_plan
 
 IMAGES = (3, 4, 7, 6)
 FUSED = {

@@ -5,10 +5,10 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from gloro_fast.execution import BiasedMinMax
-from gloro_fast.flattening import FlattenedLinear, _ByPosition
+from gloro_fast.graph.execution import BiasedMinMax
+from gloro_fast.graph.flattening import FlattenedLinear, _ByPosition
+from gloro_fast.graph.plan import make_plan
 from gloro_fast.nn import MinMax
-from gloro_fast.plan import make_plan
 
 SHAPE, OUTPUTS = (6, 5, 3), 4
 

@@ -16,7 +16,7 @@ from gloro_fast.executed.state import Off, State, Step, within
 from gloro_fast.graph.merging import Merged
 from gloro_fast.graph.node import Joining, Node
 from gloro_fast.graph.operations import Within
-from gloro_fast.plan import Plan
+from gloro_fast.graph.plan import Plan
 from gloro_fast.rounding import add_up, product_up, root_sum_squares_up
 from gloro_fast.signed_bound import SignedBound
 

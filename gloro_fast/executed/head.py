@@ -17,7 +17,7 @@ from gloro_fast.executed.state import FLOAT64, State, within
 from gloro_fast.executed.steps import Selection
 from gloro_fast.graph import head as graph
 from gloro_fast.graph.node import Layer, Mapping
-from gloro_fast.plan import Plan
+from gloro_fast.graph.plan import Plan
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from gloro_fast.executed.arithmetic import Arithmetic, plus, times
 from gloro_fast.executed.graph import ExecutedGraph
 from gloro_fast.executed.head import Head, Logits, without_head
 from gloro_fast.executed.steps import Sums
-from gloro_fast.plan import Plan, floating_dtype
+from gloro_fast.graph.plan import Plan, floating_dtype
 from gloro_fast.rounding import down
 from gloro_fast.signed_bound import SignedBound, as_evaluated
 

@@ -12,9 +12,9 @@ from torch import nn
 
 from gloro_fast.errors import ConfigError
 from gloro_fast.graph.node import Layer, Node, Weighted
+from gloro_fast.graph.plan import Plan
 from gloro_fast.graph.strictly import Strictly
 from gloro_fast.ops.strict import SUMS
-from gloro_fast.plan import Plan
 
 _LOWER_PRECISION = ("tf32", "bf16")
 _ONEDNN_MODES = ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE")

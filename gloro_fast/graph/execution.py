@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gloro_fast.flattening import FlattenedLinear
+from gloro_fast.graph.flattening import FlattenedLinear
 from gloro_fast.graph.node import Joining, Layer, Node
 from gloro_fast.graph.operations import Function, Within
 from gloro_fast.graph.strictly import Strictly, strictly

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from gloro_fast.errors import ArchitectureError
-from gloro_fast.execution import Program, program
 from gloro_fast.graph.agreement import check_agreement, kept, run_once
 from gloro_fast.graph.aliasing import check_overwriting
 from gloro_fast.graph.composition import Composition, compose
+from gloro_fast.graph.execution import Program, program
 from gloro_fast.graph.head import Head, find_head
 from gloro_fast.graph.merging import Merged, mergeable
 from gloro_fast.graph.node import Joining, Layer, Mapping, Node, unregistered

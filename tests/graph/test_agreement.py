@@ -16,8 +16,8 @@ from torch.nn.utils import parametrize
 from gloro_fast import GloRoNet
 from gloro_fast.errors import ArchitectureError, StaleBoundError
 from gloro_fast.graph import agreement
+from gloro_fast.graph.plan import make_plan
 from gloro_fast.losses import CrossEntropyLoss
-from gloro_fast.plan import make_plan
 from gloro_fast.rules import registry
 
 SHAPE = (3, 4, 4)

@@ -7,7 +7,7 @@ from torch import nn
 
 from gloro_fast import GloRoNet
 from gloro_fast.errors import ConfigError
-from gloro_fast.execution import BiasedMinMax
+from gloro_fast.graph.execution import BiasedMinMax
 from gloro_fast.losses import CrossEntropyLoss
 from gloro_fast.nn import MinMax, ResidualConv2d
 from gloro_fast.rules.registry import lipschitz_rule

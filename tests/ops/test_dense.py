@@ -10,8 +10,8 @@ from torch.autograd import forward_ad
 from torch.profiler import ProfilerActivity, profile
 
 from gloro_fast import GloRoNet, ops
-from gloro_fast.execution import BiasedMinMax
-from gloro_fast.flattening import FlattenedLinear
+from gloro_fast.graph.execution import BiasedMinMax
+from gloro_fast.graph.flattening import FlattenedLinear
 from gloro_fast.native import extension
 
 dense_file = importlib.import_module("gloro_fast.ops.dense")
