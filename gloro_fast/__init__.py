@@ -3,8 +3,8 @@
 from gloro_fast import architectures, bounds, losses, nn, ops, schedules
 from gloro_fast._version import __version__
 from gloro_fast.convert import convert, revert
-from gloro_fast.model import GloRoNet
 from gloro_fast.net.certificate import Certificate
+from gloro_fast.net.gloro_net import GloRoNet
 
 __all__ = [
     "Certificate",

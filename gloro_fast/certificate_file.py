@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from gloro_fast._version import __version__
 from gloro_fast.errors import CertificateError
 from gloro_fast.files import json_file, tensor_file
-from gloro_fast.fingerprint import structure
+from gloro_fast.signing.net_fingerprint import structure
 
 if TYPE_CHECKING:
     from gloro_fast.data import Split
     from gloro_fast.evaluate import Evaluation
-    from gloro_fast.model import GloRoNet
+    from gloro_fast.net.gloro_net import GloRoNet
 
 FORMAT = "gloro_fast certificate"
 FORMAT_VERSION = 1

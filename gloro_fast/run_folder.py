@@ -16,7 +16,7 @@ from gloro_fast.files import atomic, tensor_file
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from gloro_fast.model import GloRoNet
+    from gloro_fast.net.gloro_net import GloRoNet
     from gloro_fast.train.config import RunConfig
 
 

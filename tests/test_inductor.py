@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.backends.common import aot_autograd
 
-from gloro_fast import GloRoNet, architectures, bounded_net, convert
+from gloro_fast import GloRoNet, architectures, convert
 from gloro_fast.errors import StaleBoundError
 from gloro_fast.losses import TradesLoss
+from gloro_fast.net import bounded_net
 from gloro_fast.ops.certify import certify_logits
 
 SHAPE = (1, 8, 8)

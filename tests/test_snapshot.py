@@ -14,7 +14,7 @@ from gloro_fast.errors import StaleBoundError
 from gloro_fast.nn import MinMax, register_lipschitz_rule
 from gloro_fast.rules import registry
 from gloro_fast.rules.registry import LipschitzConstant
-from gloro_fast.snapshot import Snapshot
+from gloro_fast.signing.snapshot import Snapshot
 
 
 def network() -> nn.Sequential:

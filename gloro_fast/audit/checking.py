@@ -9,7 +9,7 @@ from gloro_fast.audit.bounds import check_differences, check_layers, check_produ
 from gloro_fast.audit.layers import Layer, read_layers, split_head
 from gloro_fast.audit.samples import check_samples, check_summary
 from gloro_fast.certificate_file import CertificateFile, split_digest, weights_digest
-from gloro_fast.fingerprint import structure
+from gloro_fast.signing.net_fingerprint import structure
 
 if TYPE_CHECKING:
     from torch import nn

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from gloro_fast.cli.opened import OpenRun
     from gloro_fast.data import Split
     from gloro_fast.evaluate import Evaluation
-    from gloro_fast.model import GloRoNet
     from gloro_fast.net.certificate import Certificate
+    from gloro_fast.net.gloro_net import GloRoNet
 
 
 Batches = Iterator["tuple[Tensor, Certificate]"]

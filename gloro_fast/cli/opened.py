@@ -10,7 +10,7 @@ from gloro_fast.cli.options import choice, usable_device, use_threads
 
 if TYPE_CHECKING:
     from gloro_fast.data import DataSet, Split
-    from gloro_fast.model import GloRoNet
+    from gloro_fast.net.gloro_net import GloRoNet
     from gloro_fast.train.config import RunConfig
 
 

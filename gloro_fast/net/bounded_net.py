@@ -16,13 +16,12 @@ from torch._compile import _disable_dynamo
 
 from gloro_fast.bounds import DEFAULT_METHOD, NetworkBound, bound_work, check_method
 from gloro_fast.errors import ConfigError, DataError, FrozenError, StaleBoundError
-from gloro_fast.executed import ExecutedNet, sums_of_products
 from gloro_fast.graph.identity import difference
 from gloro_fast.graph.node import Layer
 from gloro_fast.graph.plan import Margins, evaluation_mode, floating_dtype, make_plan
 from gloro_fast.graph.reads import Reads
-from gloro_fast.graph_watch import look, watch
 from gloro_fast.net.certificate import Certificate
+from gloro_fast.net.graph_watch import look, watch
 from gloro_fast.ops import capturing
 from gloro_fast.ops.certify import certify_logits
 from gloro_fast.ops.exporting import is_exporting
@@ -30,7 +29,8 @@ from gloro_fast.ops.image_codes import NOT_FINITE, OUTSIDE, image_codes
 from gloro_fast.ops.scalar import Scalar
 from gloro_fast.ops.verdict import CHANGED, verdict
 from gloro_fast.pixels import check_floats, check_images
-from gloro_fast.signed_bound import (
+from gloro_fast.rounding_error import ExecutedNet, sums_of_products
+from gloro_fast.signing.signed_bound import (
     SignedBound,
     exported_difference,
     exported_weights_are_signed,
@@ -39,7 +39,7 @@ from gloro_fast.signed_bound import (
     sign,
     weights_are_signed,
 )
-from gloro_fast.snapshot import Snapshot
+from gloro_fast.signing.snapshot import Snapshot
 
 # The mode in which make_fx records what is computed.
 _PROXY = torch._C._TorchDispatchModeKey.PROXY
@@ -71,7 +71,7 @@ class Evaluation(NamedTuple):
 
 
 class BoundedNet(nn.Module):
-    """The part of a GloRo net that evaluates and certifies; see :class:`gloro_fast.model.GloRoNet`.
+    """The part of a GloRo net that evaluates and certifies; see :class:`gloro_fast.net.gloro_net.GloRoNet`.
 
     Args:
         module: the classifier f.
@@ -239,8 +239,8 @@ class BoundedNet(nn.Module):
             x: (B, *input_shape) images of the net's dtype, B >= 1.
             epsilon: l2 radius >= 0; the net's own by default.
             executed: cover the rounding of the net's own float32 or float64 forward pass as well, at the image and
-                everywhere within epsilon of it: :meth:`gloro_fast.executed.ExecutedNet.radius` says how. The batch
-                is then also evaluated in float64. Covered is the pass that ``executed=True`` makes; it takes sums of
+                everywhere within epsilon of it: :meth:`gloro_fast.rounding_error.ExecutedNet.radius` says how. The
+                batch is then also evaluated in float64. Covered is the pass that ``executed=True`` makes; it takes sums of
                 products in float64 where the usual pass may not add products, as always on a GPU.
 
         Returns:

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 
 from gloro_fast import ops
-from gloro_fast.bounded_net import BoundedNet
 from gloro_fast.bounds import general_difference_bounds
 from gloro_fast.errors import ConfigError
 from gloro_fast.graph.plan import Margins, device_of, floating_dtype, make_plan
 from gloro_fast.graph.training_rules import TrainingRules
-from gloro_fast.iterates import Iterates
 from gloro_fast.lmt_loss import LmtLoss
 from gloro_fast.losses import AllMarginsLoss, CrossEntropyLoss, EmmaLoss, MarginCriterion, TradesLoss
+from gloro_fast.net.bounded_net import BoundedNet
+from gloro_fast.net.iterates import Iterates
 from gloro_fast.ops.capturing import is_capturing
 from gloro_fast.ops.exporting import is_exporting
 from gloro_fast.ops.image_codes import NOT_FINITE

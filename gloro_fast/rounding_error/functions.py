@@ -14,13 +14,13 @@ from torch import Tensor
 
 from gloro_fast.bounds.absolute import absolute_norm
 from gloro_fast.errors import ArchitectureError
-from gloro_fast.executed.arithmetic import Arithmetic, norms
-from gloro_fast.executed.kinds import make_step, number_of_terms, scaling
-from gloro_fast.executed.state import Step
-from gloro_fast.executed.steps import Addition, Selection, Sums
 from gloro_fast.graph.node import Fixed, Joining, Layer, Node, Normalized, Scaled, Times, Weighted, constants
 from gloro_fast.graph.operations import Function, Operation, Reshape, Slot, Within
 from gloro_fast.nn.pairwise_minmax import pairwise_minmax, pairwise_minmax_
+from gloro_fast.rounding_error.arithmetic import Arithmetic, norms
+from gloro_fast.rounding_error.kinds import make_step, number_of_terms, scaling
+from gloro_fast.rounding_error.state import Step
+from gloro_fast.rounding_error.steps import Addition, Selection, Sums
 from gloro_fast.rules.registry import LinearMap
 
 # Operations of ATen whose outputs are inputs of theirs, or zeros: "min" and "max" along a dimension.

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from gloro_fast.bounds import DEFAULT_METHOD, bound_network
-from gloro_fast.executed.arithmetic import Arithmetic
-from gloro_fast.executed.functions import step_of, unbounded
-from gloro_fast.executed.state import Off, State, Step, within
 from gloro_fast.graph.merging import Merged
 from gloro_fast.graph.node import Joining, Node
 from gloro_fast.graph.operations import Within
 from gloro_fast.graph.plan import Plan
 from gloro_fast.rounding import add_up, product_up, root_sum_squares_up
-from gloro_fast.signed_bound import SignedBound
+from gloro_fast.rounding_error.arithmetic import Arithmetic
+from gloro_fast.rounding_error.functions import step_of, unbounded
+from gloro_fast.rounding_error.state import Off, State, Step, within
+from gloro_fast.signing.signed_bound import SignedBound
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gloro_fast.errors import ArchitectureError
-from gloro_fast.executed.arithmetic import Arithmetic, Growing, norms, plus, times
-from gloro_fast.executed.functions import with_constants
-from gloro_fast.executed.kinds import make_step
-from gloro_fast.executed.state import FLOAT64, State, within
-from gloro_fast.executed.steps import Selection
 from gloro_fast.graph import head as graph
 from gloro_fast.graph.node import Layer, Mapping
 from gloro_fast.graph.plan import Plan
+from gloro_fast.rounding_error.arithmetic import Arithmetic, Growing, norms, plus, times
+from gloro_fast.rounding_error.functions import with_constants
+from gloro_fast.rounding_error.kinds import make_step
+from gloro_fast.rounding_error.state import FLOAT64, State, within
+from gloro_fast.rounding_error.steps import Selection
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Logits:
 
 @dataclass(frozen=True)
 class Head:
-    """A dense last layer: the bounds of :class:`~gloro_fast.executed.steps.Sums`, one a row.
+    """A dense last layer: the bounds of :class:`~gloro_fast.rounding_error.steps.Sums`, one a row.
 
     With X the program's input to it, logit i is off (W X + b)_i by at most gamma (||w_i|| ||X|| + |b_i|) and underflow.
     What follows selects, each logit for itself: it rounds nothing, and moves no logit further than it was off.

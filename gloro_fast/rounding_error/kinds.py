@@ -11,10 +11,6 @@ from torch.nn.utils import parametrize
 
 from gloro_fast.bounds.absolute import absolute_norm
 from gloro_fast.errors import ArchitectureError
-from gloro_fast.executed.arithmetic import Arithmetic, norms
-from gloro_fast.executed.scaling import Scaling
-from gloro_fast.executed.state import Step
-from gloro_fast.executed.steps import Addition, Selection, Sums
 from gloro_fast.nn.conv import Conv2d
 from gloro_fast.nn.group_sort import GroupSort
 from gloro_fast.nn.minmax import MinMax
@@ -22,6 +18,10 @@ from gloro_fast.nn.normalize import Normalize, Scale
 from gloro_fast.nn.pairwise_minmax import PairwiseMinMax
 from gloro_fast.nn.residual import ResidualConv2d
 from gloro_fast.rounding import product_up
+from gloro_fast.rounding_error.arithmetic import Arithmetic, norms
+from gloro_fast.rounding_error.scaling import Scaling
+from gloro_fast.rounding_error.state import Step
+from gloro_fast.rounding_error.steps import Addition, Selection, Sums
 from gloro_fast.rules.registry import Knowledge, LinearMap, known_type
 
 _LINEAR = (

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from gloro_fast.errors import ExecutionError
-from gloro_fast.executed.arithmetic import Arithmetic, plus, times
-from gloro_fast.executed.graph import ExecutedGraph
-from gloro_fast.executed.head import Head, Logits, without_head
-from gloro_fast.executed.steps import Sums
 from gloro_fast.graph.plan import Plan, floating_dtype
 from gloro_fast.rounding import down
-from gloro_fast.signed_bound import SignedBound, as_evaluated
+from gloro_fast.rounding_error.arithmetic import Arithmetic, plus, times
+from gloro_fast.rounding_error.graph import ExecutedGraph
+from gloro_fast.rounding_error.head import Head, Logits, without_head
+from gloro_fast.rounding_error.steps import Sums
+from gloro_fast.signing.signed_bound import SignedBound, as_evaluated
 
 SPARE = 3.0
 """How many times the error of the float64 evaluation is subtracted: two more than holds, so that another float64

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gloro_fast.executed.arithmetic import Arithmetic, Growing, norms, times
-from gloro_fast.executed.state import FLOAT64, Applied, Off, State, fixed, safe
+from gloro_fast.rounding_error.arithmetic import Arithmetic, Growing, norms, times
+from gloro_fast.rounding_error.state import FLOAT64, Applied, Off, State, fixed, safe
 
 _ROUNDINGS = 16
 _FLUSHES = 64

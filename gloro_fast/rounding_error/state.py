@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from gloro_fast.executed.arithmetic import Arithmetic, Growing, norms, plus, root_of_squares, root_of_sum, times
+from gloro_fast.rounding_error.arithmetic import Arithmetic, Growing, norms, plus, root_of_squares, root_of_sum, times
 
 FLOAT64 = Arithmetic.of(torch.float64)
 

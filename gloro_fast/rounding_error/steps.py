@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from gloro_fast.executed.arithmetic import Arithmetic, Growing
-from gloro_fast.executed.state import FLOAT64, Applied, Off, State, safe
 from gloro_fast.rounding import add_up
+from gloro_fast.rounding_error.arithmetic import Arithmetic, Growing
+from gloro_fast.rounding_error.state import FLOAT64, Applied, Off, State, safe
 
 
 @dataclass(frozen=True)

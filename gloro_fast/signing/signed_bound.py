@@ -13,7 +13,12 @@ from torch import Tensor, nn
 from gloro_fast import ops
 from gloro_fast.bounds import NetworkBound, bound_network, general_difference_bounds
 from gloro_fast.bounds.progress import Progress
-from gloro_fast.fingerprint import (
+from gloro_fast.graph.merging import Merged
+from gloro_fast.graph.plan import Plan, check_integrity, evaluation_mode
+from gloro_fast.graph.undisturbed import undisturbed
+from gloro_fast.ops.strict import WEIGHTS
+from gloro_fast.rules.registry import KINDS
+from gloro_fast.signing.net_fingerprint import (
     Fingerprint,
     constants_are_signed,
     fingerprint,
@@ -21,12 +26,7 @@ from gloro_fast.fingerprint import (
     structural_difference,
     watched,
 )
-from gloro_fast.graph.merging import Merged
-from gloro_fast.graph.plan import Plan, check_integrity, evaluation_mode
-from gloro_fast.graph.undisturbed import undisturbed
-from gloro_fast.ops.strict import WEIGHTS
-from gloro_fast.rules.registry import KINDS
-from gloro_fast.snapshot import Snapshot
+from gloro_fast.signing.snapshot import Snapshot
 
 
 @dataclass(frozen=True)

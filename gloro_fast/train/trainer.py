@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gloro_fast.data import Batches, DataSet, split_validation
 from gloro_fast.files import atomic, tensor_file
-from gloro_fast.model import GloRoNet
+from gloro_fast.net.gloro_net import GloRoNet
 from gloro_fast.recipes import Recipe
 from gloro_fast.run_folder import RunFolder
 from gloro_fast.train import checkpoint

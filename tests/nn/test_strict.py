@@ -25,7 +25,7 @@ from gloro_fast.losses import CrossEntropyLoss
 from gloro_fast.nn import LipschitzConstant, MinMax, register_lipschitz_rule
 from gloro_fast.ops import strict
 from gloro_fast.ops.strict_convolution import convolution_reference, strict_convolution, wide_convolution
-from gloro_fast.signed_bound import as_evaluated
+from gloro_fast.signing.signed_bound import as_evaluated
 
 
 class Log(TorchDispatchMode):
@@ -383,7 +383,7 @@ def test_settings_are_as_they_were_in_and_after_certify_and_an_exception_in_it(e
     net, x = waiting_net("looks"), torch.rand(3, 1, 4, 4)
     if executed:
         # Of a user's layer it is not known how it rounds.
-        monkeypatch.setattr(sys.modules["gloro_fast.bounded_net"], "sums_of_products", lambda *_: strict.SUMS)
+        monkeypatch.setattr(sys.modules["gloro_fast.net.bounded_net"], "sums_of_products", lambda *_: strict.SUMS)
         monkeypatch.setattr(type(net), "_executed_net", lambda *_: NoRounding())
     wanted = net.certify(x, executed=executed).logits
     failing.set()

@@ -17,12 +17,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gloro_fast import GloRoNet
 from gloro_fast.errors import ArchitectureError, ConfigError, ExecutionError
-from gloro_fast.executed import ExecutedNet, sums_of_products
-from gloro_fast.executed.arithmetic import Arithmetic
 from gloro_fast.nn import Conv2d, MinMax
 from gloro_fast.nn.group_sort import GroupSort
 from gloro_fast.nn.residual import ResidualConv2d
 from gloro_fast.ops.strict import SUMS
+from gloro_fast.rounding_error import ExecutedNet, sums_of_products
+from gloro_fast.rounding_error.arithmetic import Arithmetic
 from gloro_fast.rules.registry import LinearMap
 
 pytestmark = pytest.mark.filterwarnings("ignore:images. pixels range:UserWarning")

@@ -14,15 +14,15 @@ from torch.nn import functional as F
 
 from gloro_fast import GloRoNet
 from gloro_fast.errors import ArchitectureError, ExecutionError
-from gloro_fast.executed import ExecutedNet, sums_of_products
-from gloro_fast.executed.arithmetic import Arithmetic, Growing
-from gloro_fast.executed.graph import Place
-from gloro_fast.executed.scaling import Scaling
-from gloro_fast.executed.state import Off
-from gloro_fast.executed.steps import Addition
 from gloro_fast.nn import MinMax, Normalize, PairwiseMinMax
 from gloro_fast.nn.normalize import Scale
 from gloro_fast.ops.strict import SUMS
+from gloro_fast.rounding_error import ExecutedNet, sums_of_products
+from gloro_fast.rounding_error.arithmetic import Arithmetic, Growing
+from gloro_fast.rounding_error.graph import Place
+from gloro_fast.rounding_error.scaling import Scaling
+from gloro_fast.rounding_error.state import Off
+from gloro_fast.rounding_error.steps import Addition
 from gloro_fast.rules.registry import LinearMap, lipschitz_rule
 
 pytestmark = pytest.mark.filterwarnings("ignore:images. pixels range:UserWarning")
