@@ -37,8 +37,8 @@ from benchmarks.interleaving import Job
 from benchmarks.networks import LAMBDA
 from benchmarks.stock import adam
 from gloro_fast import GloRoNet
-from gloro_fast.architectures import ARCHITECTURES
 from gloro_fast.losses import TradesLoss
+from gloro_fast.models.architectures import ARCHITECTURES
 from gloro_fast.native import dispatch
 from gloro_fast.nn import Conv2d, MinMax
 from gloro_fast.ops import labels as labels_module

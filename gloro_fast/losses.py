@@ -13,6 +13,7 @@ from gloro_fast.errors import ConfigError, DataError
 from gloro_fast.ops.cross_entropy import cross_entropy
 from gloro_fast.ops.emma import emma
 from gloro_fast.ops.labels import check_labels as check_labels
+from gloro_fast.ops.lmt import lmt
 from gloro_fast.ops.margin import margin
 from gloro_fast.ops.margin_loss import margin_loss
 from gloro_fast.ops.scalar import Scalar
@@ -249,3 +250,15 @@ class EmmaLoss(AllMarginsLoss):
 
     name = "emma"
     op = staticmethod(emma)
+
+
+class LmtLoss(AllMarginsLoss):
+    """LMT: cross entropy with every wrong logit raised by epsilon times the Lipschitz constant of its margin.
+
+    As published (Tsuzuku et al. 2018; the paper compares with it) that is sqrt(2) K epsilon with K of the whole net: so it is for ``GloRoNet(..., margins="whole")``.
+    With a dense head it is epsilon K ||w_y - w_i||, which is less. Arguments and use are those of
+    :class:`~gloro_fast.losses.AllMarginsLoss`; the loss per row is ``gloro_fast.ops.lmt``.
+    """
+
+    name = "lmt"
+    op = staticmethod(lmt)

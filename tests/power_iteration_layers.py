@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gloro_fast.architectures import build
 from gloro_fast.graph.plan import make_plan
+from gloro_fast.models.architectures import build
 from gloro_fast.ops import Geometry
 
 Layer = tuple[tuple[int, ...], Geometry]

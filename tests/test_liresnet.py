@@ -8,8 +8,8 @@ from torch import nn
 
 from gloro_fast import GloRoNet, architectures
 from gloro_fast.errors import ArchitectureError, ConfigError
-from gloro_fast.liresnet import liresnet, parse
 from gloro_fast.losses import EmmaLoss
+from gloro_fast.models.liresnet import liresnet, parse
 from gloro_fast.nn import MinMax, ResidualConv2d
 
 SHAPE = (1, 8, 8)

@@ -1,6 +1,6 @@
 import pytest
 
-from gloro_fast.schedules import read_number
+from gloro_fast.recipes.schedules import read_number
 
 
 def test_numbers_and_quotients():

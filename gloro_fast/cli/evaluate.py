@@ -23,7 +23,7 @@ from gloro_fast.cli.options import (
 from gloro_fast.cli.reporting import console, facts, percent, table
 from gloro_fast.errors import ConfigError
 from gloro_fast.files.atomic import write_text
-from gloro_fast.schedules import read_number
+from gloro_fast.recipes.schedules import read_number
 
 if TYPE_CHECKING:
     from gloro_fast.cli.evaluation import EvaluatedRun

@@ -150,8 +150,8 @@ def _print(work: Reproduction) -> None:
 
 
 def _list() -> None:
-    from gloro_fast.paper import ROWS, TIGHTNESS
     from gloro_fast.recipes import RECIPES
+    from gloro_fast.recipes.paper import ROWS, TIGHTNESS
 
     rows = []
     for name, recipe in RECIPES.items():

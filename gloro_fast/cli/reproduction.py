@@ -18,8 +18,8 @@ from gloro_fast.errors import ConfigError
 from gloro_fast.evaluate.curve import draw_vra
 from gloro_fast.evaluate.tightness_picture import draw_tightness
 from gloro_fast.files import atomic
-from gloro_fast.paper import ROWS, TIGHTNESS
 from gloro_fast.recipes import Recipe, get
+from gloro_fast.recipes.paper import ROWS, TIGHTNESS
 from gloro_fast.reproduce.effort import Effort
 from gloro_fast.reproduce.pictures import draw_curves, draw_examples, draw_histogram
 from gloro_fast.reproduce.provenance import commit, machine

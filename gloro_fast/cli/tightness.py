@@ -51,7 +51,7 @@ def tightness(
     from gloro_fast.data import to_float
     from gloro_fast.evaluate.tightness import tightness as measure
     from gloro_fast.evaluate.tightness_picture import draw_tightness
-    from gloro_fast.paper import TIGHTNESS
+    from gloro_fast.recipes.paper import TIGHTNESS
 
     picture = run.expanduser() / "tightness.png" if out is None else output_path(out, ".png")
     opened = open_run(run, data=data, data_dir=data_dir, split=split, method=method, device=device, threads=threads)

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from gloro_fast import architectures
 from gloro_fast.errors import CheckpointError, ConfigError, nearest
-from gloro_fast.keras_file import KerasFile, KerasLayer, open_keras
+from gloro_fast.keras_weights.file import KerasFile, KerasLayer, open_keras
+from gloro_fast.models import architectures
 
 _ACTIVATIONS = {"MinMax": "minmax", "ReLU": "relu", "relu": "relu"}
 _WITHOUT_EFFECT = ("InputLayer", "Flatten", "Dropout")

@@ -7,8 +7,8 @@ from typing import TypeVar
 
 from torch import nn
 
-from gloro_fast import liresnet
 from gloro_fast.errors import ArchitectureError, ConfigError, nearest
+from gloro_fast.models import liresnet
 from gloro_fast.nn.conv import Conv2d
 from gloro_fast.nn.minmax import MinMax
 
@@ -53,7 +53,7 @@ def build(
 
     Args:
         name: ``"2C2F"``, ``"4C3F"``, ``"6C2F"``, ``"8C2F"`` or ``"8C2F-print"``; or ``"LiResNet-12x512"`` for one of
-            depth 12 and width 512 (:func:`gloro_fast.liresnet.liresnet`).
+            depth 12 and width 512 (:func:`gloro_fast.models.liresnet.liresnet`).
         activation: ``"minmax"`` or ``"relu"``.
         input_shape: (C, H, W) of one image.
         num_classes: m >= 2, the units of the last dense layer.

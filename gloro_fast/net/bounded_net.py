@@ -240,8 +240,8 @@ class BoundedNet(nn.Module):
             epsilon: l2 radius >= 0; the net's own by default.
             executed: cover the rounding of the net's own float32 or float64 forward pass as well, at the image and
                 everywhere within epsilon of it: :meth:`gloro_fast.rounding_error.ExecutedNet.radius` says how. The
-                batch is then also evaluated in float64. Covered is the pass that ``executed=True`` makes; it takes sums of
-                products in float64 where the usual pass may not add products, as always on a GPU.
+                batch is then also evaluated in float64. Covered is the pass that ``executed=True`` makes; it takes sums
+                of products in float64 where the usual pass may not add products, as always on a GPU.
 
         Returns:
             Prediction, certified or not, and certified radius of each image. They hold for real arithmetic on

@@ -19,8 +19,7 @@ from gloro_fast.bounds import general_difference_bounds
 from gloro_fast.errors import ConfigError
 from gloro_fast.graph.plan import Margins, device_of, floating_dtype, make_plan
 from gloro_fast.graph.training_rules import TrainingRules
-from gloro_fast.lmt_loss import LmtLoss
-from gloro_fast.losses import AllMarginsLoss, CrossEntropyLoss, EmmaLoss, MarginCriterion, TradesLoss
+from gloro_fast.losses import AllMarginsLoss, CrossEntropyLoss, EmmaLoss, LmtLoss, MarginCriterion, TradesLoss
 from gloro_fast.net.bounded_net import BoundedNet
 from gloro_fast.net.iterates import Iterates
 from gloro_fast.ops.capturing import is_capturing

@@ -7,8 +7,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from gloro_fast import schedules
 from gloro_fast.errors import ConfigError, nearest
+from gloro_fast.recipes import schedules
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as every_module
 from torch.optim import optimizer as every_optimizer
 
-from gloro_fast.lmt_loss import LmtLoss
-from gloro_fast.losses import CrossEntropyLoss, EmmaLoss, TradesLoss
+from gloro_fast.losses import CrossEntropyLoss, EmmaLoss, LmtLoss, TradesLoss
 from gloro_fast.net.gloro_net import Criterion, GloRoNet
 
 # Rates are tensors that are filled; schedulers keep their own numbers in a group.

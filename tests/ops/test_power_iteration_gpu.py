@@ -17,8 +17,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gloro_fast import GloRoNet
-from gloro_fast.architectures import build
 from gloro_fast.losses import TradesLoss
+from gloro_fast.models.architectures import build
 from gloro_fast.native import dispatch, extension
 from gloro_fast.ops import Geometry, power_iteration, power_iteration_gpu
 from gloro_fast.ops.power_iteration import layer_numbers
