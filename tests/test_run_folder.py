@@ -8,8 +8,9 @@ import torch
 
 from gloro_fast.errors import CheckpointError, ConfigError
 from gloro_fast.files import tensor_file
-from gloro_fast.run_folder import RunFolder, load_net, load_tensors
 from gloro_fast.train import Trainer
+from gloro_fast.train.run_folder import RunFolder
+from gloro_fast.train.trained_net import load_net, load_tensors
 
 sys.path.insert(0, str(Path(__file__).parent / "train"))
 from tiny_run import tiny_data, tiny_recipe
@@ -202,7 +203,7 @@ def test_no_pickle_anywhere(run, monkeypatch):
 
 HOLD = """
 import sys
-from gloro_fast.run_folder import RunFolder
+from gloro_fast.train.run_folder import RunFolder
 with RunFolder(sys.argv[1]).locked():
     print("held", flush=True)
     sys.stdin.read()

@@ -38,7 +38,7 @@ def audit(
         raise ConfigError(f"audit needs SciPy ({error}); install it with: pip install 'gloro-fast[audit]'") from None
     from gloro_fast.certificate_file import CertificateFile
     from gloro_fast.cli.opened import load_run_data
-    from gloro_fast.run_folder import load_net
+    from gloro_fast.train.trained_net import load_net
 
     use_threads(threads)
     certificate = CertificateFile.read(file.expanduser())
@@ -63,6 +63,6 @@ def audit(
 
 def _run_folder(path: Path) -> Path:
     """Give the run folder that ``path`` is or lies in."""
-    from gloro_fast.run_folder import RunFolder
+    from gloro_fast.train.run_folder import RunFolder
 
     return path.parent if path.name == RunFolder(path.parent).model.name else path

@@ -45,8 +45,8 @@ def import_keras(
     """
     from gloro_fast.keras_weights import load_keras
     from gloro_fast.recipes import get
-    from gloro_fast.run_folder import RunFolder
     from gloro_fast.train.imported import write_imported
+    from gloro_fast.train.run_folder import RunFolder
 
     base = get(recipe)
     folder = RunFolder(out)

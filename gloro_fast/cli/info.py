@@ -74,7 +74,7 @@ def _collect() -> dict[str, Any]:
 
 
 def _net(run: Path) -> dict[str, Any]:
-    from gloro_fast.run_folder import load_net
+    from gloro_fast.train.trained_net import load_net
 
     net, config = load_net(run)
     return {

@@ -25,8 +25,8 @@ from gloro_fast.reproduce.pictures import draw_curves, draw_examples, draw_histo
 from gloro_fast.reproduce.provenance import commit, machine
 from gloro_fast.reproduce.report import gather, markdown
 from gloro_fast.reproduce.stages import Stages
-from gloro_fast.run_folder import RunFolder
 from gloro_fast.train import check_unchanged, saved_config
+from gloro_fast.train.run_folder import RunFolder
 
 # Of the radius: what to try as the noise of randomized smoothing, and the training images held out to choose it by.
 _NOISES = (0.4, 0.8, 1.6)

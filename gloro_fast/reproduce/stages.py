@@ -19,8 +19,9 @@ from gloro_fast.evaluate.smoothing import smooth
 from gloro_fast.evaluate.tightness import Tightness, tightness
 from gloro_fast.files import atomic
 from gloro_fast.reproduce.effort import Effort
-from gloro_fast.run_folder import RunFolder, load_net
 from gloro_fast.train.cost import certification_cost, training_cost
+from gloro_fast.train.run_folder import RunFolder
+from gloro_fast.train.trained_net import load_net
 
 Tell = Callable[[str], None]
 

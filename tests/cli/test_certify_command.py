@@ -15,7 +15,7 @@ import torch
 
 from gloro_fast import GloRoNet, data
 from gloro_fast.files import atomic
-from gloro_fast.run_folder import load_net
+from gloro_fast.train.trained_net import load_net
 
 
 def test_a_csv_has_a_row_for_every_image_with_what_certify_says(invoke, run):

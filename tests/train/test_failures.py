@@ -13,8 +13,8 @@ from test_resume import assert_same_run, rows
 from tiny_run import EVERYTHING, SignalAt, tiny_data, tiny_recipe
 
 from gloro_fast.errors import CheckpointError, DivergenceError
-from gloro_fast.run_folder import RunFolder
 from gloro_fast.train import Interrupted, Observer, Trainer
+from gloro_fast.train.run_folder import RunFolder
 
 
 class FullDisk(Observer):

@@ -11,8 +11,8 @@ from tiny_run import EPOCHS, EVERYTHING, STEPS, SignalAt, tiny_data, tiny_recipe
 
 from gloro_fast.errors import CheckpointError, ConfigError
 from gloro_fast.native import extension
-from gloro_fast.run_folder import RunFolder
 from gloro_fast.train import Interrupted, Observer, Trainer, checkpoint, result
+from gloro_fast.train.run_folder import RunFolder
 
 ALL_EPOCHS = EPOCHS + EVERYTHING["warmup_epochs"]
 

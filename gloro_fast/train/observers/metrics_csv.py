@@ -7,9 +7,9 @@ import io
 
 from gloro_fast.files import atomic
 from gloro_fast.files.tensor_file import saving
-from gloro_fast.run_folder import RunFolder
 from gloro_fast.train.epochs import COLUMNS, EpochMetrics
 from gloro_fast.train.observers.base import Observer, RunStart
+from gloro_fast.train.run_folder import RunFolder
 
 
 class MetricsCsv(Observer):
