@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,7 +11,13 @@ from gloro_fast.cli.options import DataDirOption, DataOption, ThreadsOption, use
 from gloro_fast.cli.reporting import console, facts, percent
 from gloro_fast.errors import ConfigError
 
+if TYPE_CHECKING:
+    from torch import nn
+
+    from gloro_fast.files.certificate_record import LayerRecord
+
 _DOES_NOT_HOLD = 1
+_METHODS = ("cholesky", "torus", "trivial")
 
 
 def audit(
@@ -36,17 +42,17 @@ def audit(
         from gloro_fast.audit import audit as differences
     except ImportError as error:
         raise ConfigError(f"audit needs SciPy ({error}); install it with: pip install 'gloro-fast[audit]'") from None
-    from gloro_fast.certificate_file import CertificateFile
     from gloro_fast.cli.opened import load_run_data
+    from gloro_fast.files.certificate_record import CertificateRecord
     from gloro_fast.train.trained_net import load_net
 
     use_threads(threads)
-    certificate = CertificateFile.read(file.expanduser())
+    certificate = CertificateRecord.read(file.expanduser())
     net, config = load_net(_run_folder(model.expanduser()))
     data_set = load_run_data(config, data, data_dir)
     split = data_set.train if certificate.part == "train" else data_set.test
     wrong = 0
-    for line in differences(certificate, net.module, split):
+    for line in differences(certificate, net.module, split, _bounded_by_another):
         typer.echo(f"wrong: {line}", err=True)
         wrong += 1
     if wrong:
@@ -59,6 +65,17 @@ def audit(
         (f"VRA at epsilon {certificate.epsilon:.6g}", percent(certificate.summary["vra"])),
     ]
     console().print(facts(rows, f"{file} holds"))
+
+
+def _bounded_by_another(record: LayerRecord, layer: nn.Module, input_shape: tuple[int, ...]) -> bool:
+    """Whether another rigorous method than the recorded one bounds a layer by no more."""
+    from gloro_fast.bounds import METHODS
+    from gloro_fast.rules.registry import LinearMap, lipschitz_rule
+
+    rule = lipschitz_rule(record.name, layer, input_shape)
+    assert isinstance(rule, LinearMap)
+    others = (METHODS[method](record.name, rule) for method in _METHODS if method != record.method)
+    return any(other.value <= record.value for other in others)
 
 
 def _run_folder(path: Path) -> Path:

@@ -1,7 +1,6 @@
-"""The certificate of a data split in one JSON file: whose weights, which bounds, and what follows for every image.
+"""What the certificate of a data split says: whose weights, which bounds, and what follows for every image.
 
-Numbers are written so that they read back as the very same floats. :mod:`gloro_fast.audit` checks such a file without
-the code that made it.
+Numbers are written so that they read back as the very same floats.
 """
 
 from __future__ import annotations
@@ -9,24 +8,16 @@ from __future__ import annotations
 import base64
 import dataclasses
 import hashlib
-import platform
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gloro_fast._version import __version__
 from gloro_fast.errors import CertificateError
 from gloro_fast.files import json_file, tensor_file
-from gloro_fast.signing.net_fingerprint import structure
-
-if TYPE_CHECKING:
-    from gloro_fast.data import Split
-    from gloro_fast.evaluate import Evaluation
-    from gloro_fast.net.gloro_net import GloRoNet
 
 FORMAT = "gloro_fast certificate"
 FORMAT_VERSION = 1
@@ -56,7 +47,7 @@ class LayerRecord:
 
 
 @dataclass(frozen=True)
-class CertificateFile:
+class CertificateRecord:
     """What a certificate file says of N images and m classes.
 
     Attributes:
@@ -107,58 +98,6 @@ class CertificateFile:
     logits: Tensor
     summary: dict[str, float]
 
-    @classmethod
-    def of(
-        cls, net: GloRoNet, evaluation: Evaluation, split: Split, *, epsilon: float, data: str, part: str
-    ) -> CertificateFile:
-        """Put together what ``evaluation`` found of ``split`` with the bounds of ``net``, frozen since.
-
-        Args:
-            net: the net that was evaluated.
-            evaluation: of all images of ``split``.
-            split: images and labels.
-            epsilon: l2 radius to certify.
-            data: name of the data set.
-            part: "test" or "train".
-        """
-        bound = net.bound
-        top = evaluation.logits.double().topk(2, dim=1).values
-        return cls(
-            written_by={
-                "gloro_fast": __version__,
-                "torch": str(torch.__version__),
-                "numpy": np.__version__,
-                "python": platform.python_version(),
-            },
-            weights=weights_digest(net.module),
-            modules=[list(entry) for entry in structure(net.module)],
-            input_shape=list(net.input_shape),
-            data=data,
-            part=part,
-            data_digest=split_digest(split),
-            epsilon=epsilon,
-            executed=evaluation.executed,
-            method=bound.method,
-            kind=bound.kind,
-            lipschitz=bound.lipschitz,
-            layers=_layers(net, evaluation.executed),
-            differences=upper_triangle(net.difference_bounds),
-            labels=evaluation.labels.tolist(),
-            prediction=evaluation.prediction.tolist(),
-            margin=(top[:, 0] - top[:, 1]).tolist(),
-            radius=evaluation.radius.tolist(),
-            real_radius=evaluation.real_radius.tolist(),
-            certified=(evaluation.radius > epsilon).tolist(),
-            logits=evaluation.logits,
-            summary={
-                "clean_accuracy": evaluation.clean_accuracy,
-                "certified": float((evaluation.radius > epsilon).double().mean()),
-                "vra": evaluation.vra(epsilon),
-                "real_certified": float((evaluation.real_radius > epsilon).double().mean()),
-                "real_vra": evaluation.real_vra(epsilon),
-            },
-        )
-
     def write(self, path: Path) -> None:
         """Write ``path`` atomically.
 
@@ -168,7 +107,7 @@ class CertificateFile:
         json_file.write(path, FORMAT, FORMAT_VERSION, self._document())
 
     @classmethod
-    def read(cls, path: Path) -> CertificateFile:
+    def read(cls, path: Path) -> Self:
         """Read what :meth:`write` wrote.
 
         Raises:
@@ -192,7 +131,7 @@ class CertificateFile:
         return document
 
     @classmethod
-    def _from(cls, document: dict[str, Any]) -> CertificateFile:
+    def _from(cls, document: dict[str, Any]) -> Self:
         values: dict[str, Any] = {field.name: document[field.name] for field in dataclasses.fields(cls)}
         values["layers"] = [LayerRecord(**layer) for layer in values["layers"]]
         logits = document["logits"]
@@ -215,29 +154,11 @@ def weights_digest(module: nn.Module) -> str:
     return tensor_file.digest(module.state_dict())
 
 
-def split_digest(split: Split) -> str:
-    """Give the SHA-256 of the images and labels of ``split``, as its file holds them."""
-    return tensor_file.digest({"images": split.images, "labels": split.labels})
+def split_digest(images: Tensor, labels: Tensor) -> str:
+    """Give the SHA-256 of the images and labels of a split, as its file holds them."""
+    return tensor_file.digest({"images": images, "labels": labels})
 
 
 def differences_digest(differences: list[float]) -> str:
     """Give the SHA-256 of the entries of D as little-endian float64."""
     return hashlib.sha256(np.array(differences, dtype="<f8").tobytes()).hexdigest()
-
-
-def upper_triangle(matrix: Tensor) -> list[float]:
-    """List the entries above the diagonal of a square matrix, row by row."""
-    rows, columns = torch.triu_indices(len(matrix), len(matrix), offset=1)
-    entries: list[float] = matrix.cpu()[rows, columns].tolist()
-    return entries
-
-
-def _layers(net: GloRoNet, executed: bool) -> list[LayerRecord]:
-    absolutes = net.absolute_norms() if executed else {}
-    records = []
-    for found, estimate in zip(net.bound.layers, net.bound_by("power").layers, strict=True):
-        power = None if found.method == "rule" else estimate.value
-        tightness = found.value / power if power else None
-        absolute = absolutes.get(found.name)
-        records.append(LayerRecord(found.name, found.value, found.method, found.kind, power, tightness, absolute))
-    return records
