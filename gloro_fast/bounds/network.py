@@ -1,8 +1,4 @@
-"""Methods that find the Lipschitz constant of a layer, one a file, and how layers make a network.
-
-A method is called by name. Every number that rests on one is printed with that name, and an estimate is called
-an estimate.
-"""
+"""The methods by name, and how the constants of layers make that of a network."""
 
 from __future__ import annotations
 
@@ -15,7 +11,6 @@ from gloro_fast.bounds.auto import auto, tight
 from gloro_fast.bounds.auto import work as bound_work
 from gloro_fast.bounds.cholesky import cholesky
 from gloro_fast.bounds.diagonal import diagonal_bound
-from gloro_fast.bounds.head_differences import general_difference_bounds, head_difference_bounds
 from gloro_fast.bounds.layer import LayerBound, Method, NetworkBound
 from gloro_fast.bounds.power import power
 from gloro_fast.bounds.torus import torus
@@ -35,18 +30,6 @@ METHODS: dict[str, Method] = {
 DEFAULT_METHOD = "auto"
 
 _log = logging.getLogger(__name__)
-
-__all__ = [
-    "DEFAULT_METHOD",
-    "METHODS",
-    "LayerBound",
-    "NetworkBound",
-    "bound_network",
-    "bound_work",
-    "check_method",
-    "general_difference_bounds",
-    "head_difference_bounds",
-]
 
 
 def check_method(method: str) -> None:

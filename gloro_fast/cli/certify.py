@@ -29,7 +29,7 @@ from gloro_fast.files.atomic import growing, partial, write_text
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from gloro_fast.cli.evaluation import Batches, EvaluatedRun
+    from gloro_fast.cli.evaluated import Batches, EvaluatedRun
     from gloro_fast.cli.opened import OpenRun
     from gloro_fast.net.certificate import Certificate
 
@@ -66,7 +66,7 @@ def certify(
     A CSV grows batch by batch, under its name with ".partial" behind it: what is stopped or killed leaves the rows that
     it has. Whole, it takes its name.
     """
-    from gloro_fast.cli.evaluation import evaluate_run
+    from gloro_fast.cli.evaluated import evaluate_run
 
     path = run.expanduser() / "certificates.csv" if out is None else output_path(out, ".csv", ".json")
     if certificate is not None:

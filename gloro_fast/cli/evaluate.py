@@ -26,7 +26,7 @@ from gloro_fast.files.atomic import write_text
 from gloro_fast.recipes.schedules import read_number
 
 if TYPE_CHECKING:
-    from gloro_fast.cli.evaluation import EvaluatedRun
+    from gloro_fast.cli.evaluated import EvaluatedRun
 
 
 def evaluate(
@@ -56,7 +56,7 @@ def evaluate(
     threads: ThreadsOption = None,
 ) -> None:
     """Evaluate a net: clean accuracy, verified-robust accuracy (VRA) at some radii, and its curve as a picture."""
-    from gloro_fast.cli.evaluation import evaluate_run
+    from gloro_fast.cli.evaluated import evaluate_run
     from gloro_fast.evaluate.curve import draw_vra
 
     picture = run.expanduser() / "vra.png" if out is None else output_path(out, ".png")

@@ -13,7 +13,7 @@ from gloro_fast.cli.reporting import console, table
 from gloro_fast.errors import ConfigError
 
 if TYPE_CHECKING:
-    from gloro_fast.cli.reproduction import Reproduction
+    from gloro_fast.cli.reproduced import Reproduction
 
 
 def reproduce(
@@ -66,7 +66,7 @@ def reproduce(
     if resume and overwrite:
         raise ConfigError("--resume goes on with a run and --overwrite deletes it; choose one of the two")
     from gloro_fast.bounds import check_method
-    from gloro_fast.cli.reproduction import Reproduction
+    from gloro_fast.cli.reproduced import Reproduction
     from gloro_fast.reproduce.effort import QUICK, Effort
     from gloro_fast.train import Interrupted
 
