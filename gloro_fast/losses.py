@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from gloro_fast.errors import ConfigError, DataError
-from gloro_fast.ops.cross_entropy import cross_entropy
-from gloro_fast.ops.emma import emma
+from gloro_fast.ops.cross_entropy_op import cross_entropy
+from gloro_fast.ops.emma_op import emma
 from gloro_fast.ops.labels import check_labels as check_labels
-from gloro_fast.ops.lmt import lmt
-from gloro_fast.ops.margin import margin
-from gloro_fast.ops.margin_loss import margin_loss
+from gloro_fast.ops.lmt_op import lmt
+from gloro_fast.ops.margin_loss_op import margin_loss
+from gloro_fast.ops.margin_op import margin
 from gloro_fast.ops.scalar import Scalar
-from gloro_fast.ops.trades import trades
+from gloro_fast.ops.trades_op import trades
 
 
 class MarginCriterion(nn.Module):

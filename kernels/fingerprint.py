@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gloro_fast.errors import ConfigError
 from gloro_fast.ops import capturing
-from gloro_fast.ops.fingerprint import SHARES
+from gloro_fast.ops.fingerprint_op import SHARES
 
 from .launch_table import on_device_of
 

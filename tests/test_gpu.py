@@ -68,7 +68,7 @@ def test_margin_and_losses_take_tensors_on_the_gpu(monkeypatch: pytest.MonkeyPat
         assert margin(logits, differences, lipschitz, 0.3)[0].device.type == "cuda"
         assert margin_loss(logits, differences, lipschitz, 0.3, labels, "ce")[0].shape == (4,)
         assert called == ["margin", "margin_loss"]
-        runs_compiled = sys.modules["gloro_fast.ops.margin"].runs_compiled
+        runs_compiled = sys.modules["gloro_fast.ops.margin_op"].runs_compiled
         assert not runs_compiled("margin", logits.double(), differences, lipschitz)
         assert not runs_compiled("margin", torch.empty(4, 5000, device="cuda"), differences, lipschitz)
 
@@ -77,7 +77,7 @@ def test_distances_of_the_head_take_weights_on_the_gpu() -> None:
     with FakeTensorMode():
         weight = torch.empty(10, 7, device="cuda", dtype=torch.bfloat16)
         assert head_differences(weight).dtype == torch.float32
-        assert not sys.modules["gloro_fast.ops.head_differences"]._runs_compiled(weight.double())
+        assert not sys.modules["gloro_fast.ops.head_differences_op"]._runs_compiled(weight.double())
 
 
 def test_without_triton_the_reference_runs_and_one_warning_says_so(

@@ -149,7 +149,7 @@ def as_themselves(monkeypatch):
         op = getattr(torch.ops.gloro_fast, name)
         result = (lambda *given, op=op: Verdict(*op(*given))) if name == "verdict" else op
         monkeypatch.setattr(module, name, result)
-    monkeypatch.setattr(sys.modules["gloro_fast.ops.fingerprint"], "_runs_on_gpu", bool)
+    monkeypatch.setattr(sys.modules["gloro_fast.ops.fingerprint_op"], "_runs_on_gpu", bool)
     yield
     library._destroy()
 

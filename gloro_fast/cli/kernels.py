@@ -7,7 +7,7 @@ import torch
 from gloro_fast import bounds, ops
 from gloro_fast.native import dispatch, extension
 from gloro_fast.ops import Geometry
-from gloro_fast.ops.dense import mkl_holds_back
+from gloro_fast.ops.dense_op import mkl_holds_back
 from gloro_fast.rules.registry import LinearMap
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from gloro_fast.doctor.examination import check
-from gloro_fast.ops.fingerprint import fingerprint, fingerprint_reference
+from gloro_fast.ops.fingerprint_op import fingerprint, fingerprint_reference
 
 
 @check("fingerprint")

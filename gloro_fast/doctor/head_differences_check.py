@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from gloro_fast.doctor.examination import check, difference
-from gloro_fast.ops.head_differences import head_differences, head_differences_reference
+from gloro_fast.ops.head_differences_op import head_differences, head_differences_reference
 
 _CASES = (
     *((shape, torch.float32) for shape in ((2, 1), (10, 64), (30, 33), (200, 512))),

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from gloro_fast.doctor.examination import check, difference
-from gloro_fast.ops.head_differences import head_differences_reference
-from gloro_fast.ops.margin import margin, margin_reference
+from gloro_fast.ops.head_differences_op import head_differences_reference
+from gloro_fast.ops.margin_op import margin, margin_reference
 
 EPSILON = 0.3
 # All types in one shape, the others in one type: Triton compiles anew for each, which is what takes the time.

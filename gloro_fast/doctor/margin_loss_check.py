@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from gloro_fast.doctor.examination import check, difference
-from gloro_fast.doctor.margin import EPSILON, gradients_differ, leaves_of, problems
-from gloro_fast.ops.margin_loss import CRITERIA, margin_loss, margin_loss_reference
+from gloro_fast.doctor.margin_check import EPSILON, gradients_differ, leaves_of, problems
+from gloro_fast.ops.margin_loss_op import CRITERIA, margin_loss, margin_loss_reference
 
 _LAMBDA = 1.5
 

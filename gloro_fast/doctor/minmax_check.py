@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from gloro_fast.doctor.examination import check, difference
-from gloro_fast.ops.minmax import minmax, minmax_reference
 from gloro_fast.ops.minmax_inplace import minmax_
+from gloro_fast.ops.minmax_op import minmax, minmax_reference
 
 _ODD = (3, 6, 5, 7)
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)

@@ -11,7 +11,7 @@ from torch import Tensor
 from gloro_fast.doctor.examination import check, difference
 from gloro_fast.ops.geometry import Geometry
 from gloro_fast.ops.normalize import normalize
-from gloro_fast.ops.power_iteration import power_iteration, power_iteration_reference
+from gloro_fast.ops.power_iteration_op import power_iteration, power_iteration_reference
 
 _LAYERS = (
     ((5, 2, 3, 4), Geometry((2, 9, 8), (1, 2), ((1, 0), (2, 1)), (2, 1))),

@@ -18,7 +18,7 @@ from gloro_fast.nn.conv import Conv2d
 from gloro_fast.nn.minmax import MinMax
 from gloro_fast.nn.pairwise_minmax import PairwiseMinMax
 from gloro_fast.nn.residual import ResidualConv2d
-from gloro_fast.ops.dense import dense
+from gloro_fast.ops.dense_op import dense
 from gloro_fast.ops.minmax_inplace import minmax_
 from gloro_fast.rules.registry import is_dense, known_type
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gloro_fast.ops.dense import dense, product
+from gloro_fast.ops.dense_op import dense, product
 from gloro_fast.ops.eager_function import EagerFunction
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from gloro_fast.ops.minmax import minmax
 from gloro_fast.ops.minmax_inplace import minmax_
+from gloro_fast.ops.minmax_op import minmax
 from gloro_fast.rules.registry import LipschitzConstant, register_lipschitz_rule
 
 

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from gloro_fast.errors import ConfigError
 from gloro_fast.native import dispatch, extension
-from gloro_fast.ops.cross_entropy import cross_entropy_reference
+from gloro_fast.ops.cross_entropy_op import cross_entropy_reference
 from gloro_fast.ops.eager_function import EagerFunction
-from gloro_fast.ops.margin import gradients_to_differentiate, in_one_dtype, margin_reference, runs_compiled
+from gloro_fast.ops.margin_op import gradients_to_differentiate, in_one_dtype, margin_reference, runs_compiled
 from gloro_fast.ops.scalar import as_scalar, constant
-from gloro_fast.ops.trades import trades_reference
+from gloro_fast.ops.trades_op import trades_reference
 
 CRITERIA = ("ce", "trades-kl", "trades-ce")
 """The criteria by name; the compiled op takes the place in this tuple (csrc/cpu/margin_loss.h)."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gloro_fast.native import dispatch, extension
 from gloro_fast.ops.eager_function import EagerFunction
-from gloro_fast.ops.minmax import _backward, check_arguments, minmax, needs_gradient, runs_compiled
+from gloro_fast.ops.minmax_op import _backward, check_arguments, minmax, needs_gradient, runs_compiled
 
 
 def minmax_(x: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -46,7 +46,7 @@ def enough_multiprocessors(numbers: tuple[int, ...], index: int) -> int:
     2.6 times as long in 16.
 
     Args:
-        numbers: the layers as the compiled op takes them (:func:`gloro_fast.ops.power_iteration.layer_numbers`).
+        numbers: the layers as the compiled op takes them (:func:`gloro_fast.ops.power_iteration_op.layer_numbers`).
         index: of a CUDA device for which :func:`gpu_runs`.
 
     Raises:

@@ -53,7 +53,7 @@ def verdict_reference(
         lipschitz: K >= 0.
         epsilon: l2 radius, >= 0.
         images: (B,) uint8 from :func:`gloro_fast.ops.image_codes.image_codes`, or None.
-        shares: (n, any) int64 from :func:`gloro_fast.ops.fingerprint.fingerprint_shares`, or None.
+        shares: (n, any) int64 from :func:`gloro_fast.ops.fingerprint_op.fingerprint_shares`, or None.
         signed: (n,) int64, the hashes that the bound holds for; with ``shares``.
     """
     prediction, radius, bottom = certify_logits_reference(logits, differences, lipschitz, epsilon)

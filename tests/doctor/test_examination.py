@@ -59,7 +59,7 @@ class TestBrokenKernels:
         break_it: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
         message: str,
     ) -> None:
-        module: Any = sys.modules["gloro_fast.ops.minmax"]
+        module: Any = sys.modules["gloro_fast.ops.minmax_op"]
         right = module._forward
         monkeypatch.setattr(module, "_forward", lambda x, bias: break_it(*right(x, bias)))
         finding = examine_alone("minmax", monkeypatch)
@@ -69,7 +69,7 @@ class TestBrokenKernels:
 
     @compiled
     def test_margin_loss(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        module: Any = sys.modules["gloro_fast.doctor.margin_loss"]
+        module: Any = sys.modules["gloro_fast.doctor.margin_loss_check"]
         right = module.margin_loss
 
         def broken(*arguments: Any) -> tuple[Tensor, ...]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from gloro_fast.ops import Geometry
-from gloro_fast.ops.power_iteration import layer_numbers
+from gloro_fast.ops.power_iteration_op import layer_numbers
 
 HERE = Path(__file__).resolve().parent
 CSRC = HERE.parents[1] / "csrc"

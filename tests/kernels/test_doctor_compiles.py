@@ -17,7 +17,7 @@ from simulated_gpu import SimulatedGpu, gpu
 from triton.runtime.jit import JITFunction
 
 from gloro_fast.doctor import compiling
-from gloro_fast.doctor.margin import check_margin
+from gloro_fast.doctor.margin_check import check_margin
 from gloro_fast.native import extension
 
 pytestmark = pytest.mark.skipif(not extension.available(), reason=f"compiled ops: {extension.why_not()}")

@@ -129,7 +129,7 @@ class TestTable:
 
 
 def test_what_a_captured_graph_makes_is_hashed_without_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = sys.modules["gloro_fast.ops.fingerprint"]
+    module = sys.modules["gloro_fast.ops.fingerprint_op"]
     monkeypatch.setattr(module, "_runs_on_gpu", bool)
     weight = bits(3, 5).T
     with pytest.raises(NotImplementedError, match="fingerprint_shares"):  # which is for GPUs

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gloro_fast.native import extension
-from gloro_fast.ops.head_differences import head_differences_reference
+from gloro_fast.ops.head_differences_op import head_differences_reference
 
 pytest.importorskip("triton")
 from simulated_gpu import far_out, gpu, needs_simulator

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from gloro_fast.losses import CrossEntropyLoss, MarginCriterion, TradesLoss
 from gloro_fast.native import dispatch, extension
 from gloro_fast.ops.labels import check_labels
-from gloro_fast.ops.margin import margin
+from gloro_fast.ops.margin_op import margin
 
 pytest.importorskip("triton")
 import triton

@@ -14,7 +14,7 @@ from gloro_fast.graph.execution import BiasedMinMax
 from gloro_fast.graph.flattening import FlattenedLinear
 from gloro_fast.native import extension
 
-dense_file = importlib.import_module("gloro_fast.ops.dense")
+dense_file = importlib.import_module("gloro_fast.ops.dense_op")
 
 pytestmark = pytest.mark.skipif(
     not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gloro_fast.native import extension
 from gloro_fast.ops import fingerprint, fingerprint_reference
-from gloro_fast.ops.fingerprint import _CHUNK
+from gloro_fast.ops.fingerprint_op import _CHUNK
 
 compiled = pytest.mark.skipif(not extension.available(), reason=f"compiled ops: {extension.why_not()}")
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.uint8, torch.bool]

@@ -23,7 +23,7 @@ from gloro_fast.ops import (
     margin_reference,
     trades_reference,
 )
-from gloro_fast.ops.margin_loss import CRITERIA
+from gloro_fast.ops.margin_loss_op import CRITERIA
 
 compiled = pytest.mark.skipif(not extension.available(), reason=f"compiled ops: {extension.why_not()}")
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from gloro_fast.errors import ArchitectureError
 from gloro_fast.native import extension
-from gloro_fast.ops.minmax import minmax, minmax_reference
 from gloro_fast.ops.minmax_inplace import minmax_
+from gloro_fast.ops.minmax_op import minmax, minmax_reference
 
 compiled = pytest.mark.skipif(not extension.available(), reason=f"compiled ops: {extension.why_not()}")
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from gloro_fast.native import extension
-from gloro_fast.ops.minmax import minmax, minmax_reference, unpack_mask
 from gloro_fast.ops.minmax_inplace import minmax_
+from gloro_fast.ops.minmax_op import minmax, minmax_reference, unpack_mask
 
 pytestmark = pytest.mark.skipif(not extension.available(), reason=f"compiled ops: {extension.why_not()}")
 

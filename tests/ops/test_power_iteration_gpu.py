@@ -21,7 +21,7 @@ from gloro_fast.losses import TradesLoss
 from gloro_fast.models.architectures import build
 from gloro_fast.native import dispatch, extension
 from gloro_fast.ops import Geometry, power_iteration, power_iteration_gpu
-from gloro_fast.ops.power_iteration import layer_numbers
+from gloro_fast.ops.power_iteration_op import layer_numbers
 
 pytestmark = pytest.mark.skipif(not extension.available(), reason=f"compiled ops: {extension.why_not()}")
 
@@ -82,7 +82,7 @@ def in_plain_pytorch(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
         called.append(weights[0].device)
         return weights[0].new_empty(2), v, [torch.empty(3, 4, 3, device="cuda")]
 
-    monkeypatch.setattr(sys.modules["gloro_fast.ops.power_iteration"], "power_iteration_grouped", plain)
+    monkeypatch.setattr(sys.modules["gloro_fast.ops.power_iteration_op"], "power_iteration_grouped", plain)
     return called
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gloro_fast.native import extension
 from gloro_fast.ops import Geometry, power_iteration, power_iteration_reference
-from gloro_fast.ops.power_iteration import _describe
+from gloro_fast.ops.power_iteration_op import _describe
 
 pytestmark = pytest.mark.skipif(not extension.available(), reason=f"compiled ops: {extension.why_not()}")
 

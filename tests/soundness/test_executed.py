@@ -385,7 +385,7 @@ def test_where_settings_allow_other_arithmetic_sums_are_taken_in_float64(conv_ne
 
 
 def test_products_of_onednn_are_taken_in_float64_too(monkeypatch):
-    monkeypatch.setattr(sys.modules["gloro_fast.ops.dense"], "_pays", lambda a, b: a.dtype == torch.float32)
+    monkeypatch.setattr(sys.modules["gloro_fast.ops.dense_op"], "_pays", lambda a, b: a.dtype == torch.float32)
     net = GloRoNet(nn.Sequential(nn.Linear(30, 20), MinMax(), nn.Linear(20, 4)), 0.1, (30,)).eval()
     with other_arithmetic("medium"), Multiplied() as multiplied:
         net.certify(torch.rand(5, 30), executed=True)
