@@ -1,19 +1,16 @@
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from tiny_run import tiny_data, tiny_recipe
 
 from gloro_fast.errors import CheckpointError, ConfigError
 from gloro_fast.files import tensor_file
 from gloro_fast.train import Trainer
 from gloro_fast.train.run_folder import RunFolder
 from gloro_fast.train.trained_net import load_net, load_tensors
-
-sys.path.insert(0, str(Path(__file__).parent / "train"))
-from tiny_run import tiny_data, tiny_recipe
 
 
 @pytest.fixture(scope="module")
