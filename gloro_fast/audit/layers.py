@@ -106,7 +106,7 @@ def read_layers(module: nn.Module, input_shape: tuple[int, ...]) -> list[Layer]:
             found.append(Rectifier(name))
         elif kind is nn.Identity:
             found.append(Copy(name))
-        elif kind is nn.Flatten and (layer.start_dim, layer.end_dim) == (1, -1):
+        elif kind is nn.Flatten and layer.start_dim == 1 and layer.end_dim == -1:
             found.append(Copy(name))
             shape = (math.prod(shape),)
         else:
