@@ -17,7 +17,7 @@ from .margin_gradients import gradients
 from .margin_rows import checked, margin_of_program, rows_of_program, store_rows
 from .margin_tiles import RowTiles
 
-_CROSS_ENTROPY = tl.constexpr(0)  # places in gloro_fast.ops.margin_loss.CRITERIA
+_CROSS_ENTROPY = tl.constexpr(0)  # places in gloro_fast.ops.margin_loss_op.CRITERIA
 _TRADES_CE = tl.constexpr(2)
 
 

@@ -13,10 +13,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from gloro_fast.bounds.rounding import add_up, product_up, root_sum_squares_up
 from gloro_fast.graph.merging import Merged
 from gloro_fast.graph.node import Joining, Mapping, Node
 from gloro_fast.ops.product import product
+from gloro_fast.rounding import add_up, product_up, root_sum_squares_up
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gloro_fast import _extension, _gpu
 from gloro_fast.losses import CrossEntropyLoss, MarginCriterion, TradesLoss
+from gloro_fast.native import dispatch, extension
 from gloro_fast.ops.labels import check_labels
-from gloro_fast.ops.margin import margin
-from gloro_fast.ops.margin_loss import margin_loss
+from gloro_fast.ops.margin_loss_op import margin_loss
+from gloro_fast.ops.margin_op import margin
 
 pytest.importorskip("triton")
 import triton
@@ -30,7 +30,7 @@ from simulated_gpu import gpu
 from gloro_fast.kernels import margin as margin_kernel
 from gloro_fast.kernels import margin_loss as loss_kernel
 
-pytestmark = pytest.mark.skipif(not _extension.available(), reason=f"compiled ops: {_extension.why_not()}")
+pytestmark = pytest.mark.skipif(not extension.available(), reason=f"compiled ops: {extension.why_not()}")
 CUDA = torch.device("cuda", 0)
 ROWS, CLASSES = 512, 10
 _FREE = {
@@ -72,7 +72,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[Launches]:
     def launch(self: Any, *_: Any, **__: Any) -> None:
         counted.counts[self.__name__] += 1
 
-    monkeypatch.setattr(_gpu, "why_not", lambda op: None)
+    monkeypatch.setattr(dispatch, "why_not", lambda op: None)
     monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
     monkeypatch.setattr(triton.runtime.jit.JITFunction, "run", launch)
     with gpu(), FakeTensorMode(), torch.no_grad(), Launches() as counted:
@@ -143,7 +143,7 @@ def test_labels_are_checked_in_a_few(launches: Launches, ignore_index: int | Non
 
 
 def test_labels_are_checked_where_no_kernel_does_it(launches: Launches, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = sys.modules["gloro_fast.ops.margin_loss"]
+    module = sys.modules["gloro_fast.ops.margin_loss_op"]
     monkeypatch.setattr(module, "runs_compiled", lambda *arguments: False)
     monkeypatch.setattr(module, "margin_loss_reference", lambda *arguments: None)
     f, d, k, epsilon = bounds()

@@ -11,7 +11,7 @@ from margin_checks import NUMBERS, check_gradients, check_loss, check_margin, pr
 from planting import planted
 from torch import Tensor
 
-from gloro_fast import _extension
+from gloro_fast.native import extension
 
 pytest.importorskip("triton")
 from simulated_gpu import far_out, gpu, needs_simulator
@@ -23,7 +23,7 @@ from gloro_fast.kernels.margin_tiles import RowTiles
 
 pytestmark = [
     needs_simulator,
-    pytest.mark.skipif(not _extension.available(), reason=f"compiled ops: {_extension.why_not()}"),
+    pytest.mark.skipif(not extension.available(), reason=f"compiled ops: {extension.why_not()}"),
 ]
 
 

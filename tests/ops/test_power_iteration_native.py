@@ -12,11 +12,11 @@ import torch
 from power_iteration_layers import MIXED, SPECIAL, Layer, conv, convolutions, dense
 from torch import Tensor
 
-from gloro_fast import _extension
+from gloro_fast.native import extension
 from gloro_fast.ops import Geometry, power_iteration, power_iteration_reference
-from gloro_fast.ops.power_iteration import describe
+from gloro_fast.ops.power_iteration_op import describe
 
-pytestmark = pytest.mark.skipif(not _extension.available(), reason=f"compiled ops: {_extension.why_not()}")
+pytestmark = pytest.mark.skipif(not extension.available(), reason=f"compiled ops: {extension.why_not()}")
 
 LEVELS = ["portable", "avx2", "avx512"]  # one that this machine lacks runs as the widest that it has
 

@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gloro_fast import GloRoNet, _extension, ops
+from gloro_fast import GloRoNet, ops
 from gloro_fast.losses import CrossEntropyLoss, EmmaLoss, MarginCriterion, TradesLoss
+from gloro_fast.native import extension
 from gloro_fast.nn import Conv2d, MinMax, Normalize
-from gloro_fast.ops.sequence_loss import sequence_loss, sequence_loss_reference
+from gloro_fast.ops.sequence_loss_op import sequence_loss, sequence_loss_reference
 
-pytestmark = pytest.mark.skipif(not _extension.available(), reason="needs the extension")
+pytestmark = pytest.mark.skipif(not extension.available(), reason="needs the extension")
 
 SHAPE, CLASSES, BATCH = (3, 6, 6), 5, 7
 
@@ -61,7 +62,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         calls.append(found is not None)
         return found
 
-    monkeypatch.setattr("gloro_fast.model.sequence_loss", spied)
+    monkeypatch.setattr("gloro_fast.net.gloro_net.sequence_loss", spied)
     return calls
 
 
@@ -72,7 +73,7 @@ def test_bits_are_those_of_the_ops(
 ) -> None:
     together = learned(criterion, scaled=scaled)
     assert counted == [True]
-    monkeypatch.setattr("gloro_fast.model.sequence_loss", lambda *arguments: None)
+    monkeypatch.setattr("gloro_fast.net.gloro_net.sequence_loss", lambda *arguments: None)
     apart = learned(criterion, scaled=scaled)
     for mine, its in zip(together, apart, strict=True):
         assert torch.equal(mine, its)
