@@ -18,7 +18,6 @@ from gloro_fast.ops.eager_function import EagerFunction
 from gloro_fast.ops.geometry import Geometry
 from gloro_fast.ops.normalize import normalize
 from gloro_fast.ops.power_iteration_gpu import enough_multiprocessors, gpu_runs
-from gloro_fast.ops.power_iteration_grouped import power_iteration_grouped
 
 _WEIGHT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _ITERATE_DTYPES = (torch.float32, torch.float64)
@@ -75,8 +74,7 @@ def power_iteration(
     the backward pass; otherwise, and within torch.func's transforms, as :func:`power_iteration_reference`. On the CPU
     with the same bits at every number of threads; on a GPU (float32 iterates, weights of 32 or 16 bits) in one
     cooperative launch for up to 96 layers, and one for the gradient, which a CUDA graph can capture once a first call
-    has planned them. Where the GPU or the build cannot do that, one warning says so, and
-    :func:`gloro_fast.ops.power_iteration_grouped.power_iteration_grouped` does it.
+    has planned them. Where the GPU or the build cannot do that, one warning says so, and the reference does it.
 
     Args:
         weights: L weights.
@@ -101,8 +99,6 @@ def power_iteration(
             sigma = _Eager.apply(iterates, layers, v, iterations, multiprocessors, *weights)
             return sigma, *iterates
         extension.warn_if_missing()
-    if weights and weights[0].is_cuda and not torch._C._are_functorch_transforms_active():
-        return power_iteration_grouped(weights, v, geometries, iterations)
     return power_iteration_reference(weights, v, geometries, iterations)
 
 

@@ -82,7 +82,7 @@ def in_plain_pytorch(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
         called.append(weights[0].device)
         return weights[0].new_empty(2), v, [torch.empty(3, 4, 3, device="cuda")]
 
-    monkeypatch.setattr(sys.modules["gloro_fast.ops.power_iteration_op"], "power_iteration_grouped", plain)
+    monkeypatch.setattr(sys.modules["gloro_fast.ops.power_iteration_op"], "power_iteration_reference", plain)
     return called
 
 
