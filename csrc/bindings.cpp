@@ -11,7 +11,6 @@
 #include "glue/minmax.h"
 #include "glue/power_iteration.h"
 #ifdef GLORO_FAST_WITH_CUDA
-#include "glue/cuda/architecture.h"
 #include "glue/cuda/power_iteration.h"
 #endif
 
@@ -47,7 +46,6 @@ STABLE_TORCH_LIBRARY(gloro_fast, m) {
   m.def("power_iteration_backward(Tensor grad_sigma, Tensor[] v, Tensor[] u, int[] layers) -> Tensor[]");
   m.def("power_iteration_refusal(int device, int[] layers) -> str");
   m.def("power_iteration_enough_multiprocessors(int device, int[] layers) -> int");
-  m.def("architecture(Tensor like) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(gloro_fast, CPU, m) {
@@ -68,7 +66,6 @@ STABLE_TORCH_LIBRARY_IMPL(gloro_fast, CPU, m) {
 
 #ifdef GLORO_FAST_WITH_CUDA
 STABLE_TORCH_LIBRARY_IMPL(gloro_fast, CUDA, m) {
-  m.impl("architecture", TORCH_BOX(&gloro_fast::architecture_cuda));
   m.impl("power_iteration", TORCH_BOX(&gloro_fast::power_iteration_cuda));
   m.impl("power_iteration_backward", TORCH_BOX(&gloro_fast::power_iteration_backward_cuda));
 }
