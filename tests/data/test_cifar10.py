@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import pickle
 import struct
 from pathlib import Path
@@ -7,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gloro_fast.data import load
-from gloro_fast.data.array_pickle import read
+from gloro_fast.data import cifar10, load
 from gloro_fast.errors import DataError
 
 COUNT = 4
@@ -39,14 +39,16 @@ def python_2_pickle(pixels: np.ndarray, labels: list[int]) -> bytes:
     return b"\x80\x02}(" + body + b"u."
 
 
-def python_3_pickle(protocol: int):
-    return lambda pixels, labels: pickle.dumps({b"labels": labels, "data": pixels}, protocol=protocol)
-
-
-def write(folder: Path, dump=python_2_pickle) -> Path:
-    folder.mkdir(parents=True)
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """Files in the format of the published ones, taken for them."""
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    assert set(NAMES) == set(cifar10._MD5)
     for name in NAMES:
-        (folder / name).write_bytes(dump(PIXELS[name], LABELS[name]))
+        content = python_2_pickle(PIXELS[name], LABELS[name])
+        (folder / name).write_bytes(content)
+        monkeypatch.setitem(cifar10._MD5, name, hashlib.md5(content).hexdigest())
     return folder
 
 
@@ -56,11 +58,7 @@ def test_the_fixture_is_what_numpy_itself_reads():
     assert content[b"labels"] == LABELS["test_batch"]
 
 
-@pytest.mark.parametrize(
-    "dump", [python_2_pickle, *map(python_3_pickle, range(2, 6))], ids=["python2", "p2", "p3", "p4", "p5"]
-)
-def test_pickles_of_every_age_are_read(tmp_path, dump):
-    folder = write(tmp_path / "cifar-10-batches-py", dump)
+def test_the_published_files_are_read(tmp_path, folder):
     for data_dir in (tmp_path, folder):
         data = load("cifar10", data_dir)
         assert data.input_shape == (3, 32, 32)
@@ -82,98 +80,37 @@ class Shell:
         return os.system, (self.command,)
 
 
-class Evaluated:
-    def __init__(self, code: str) -> None:
-        self.code = code
-
-    def __reduce__(self):
-        return eval, (self.code,)
-
-
 @pytest.mark.parametrize("protocol", range(6))
-@pytest.mark.parametrize("where", ["label", "key", "top"])
-def test_a_pickle_that_wants_to_run_something_is_refused_and_does_not(tmp_path, protocol, where):
-    folder = write(tmp_path / "cifar-10-batches-py")
+def test_a_pickle_that_wants_to_run_something_is_refused_and_does_not(tmp_path, folder, protocol):
     trace = tmp_path / "ran"
-    for weapon in (Shell(f"touch {trace}"), Evaluated(f"open({str(trace)!r}, 'w')")):
-        content = {
-            "label": {"labels": [weapon], "data": PIXELS["test_batch"]},
-            "key": {weapon: 1},
-            "top": weapon,
-        }[where]
-        (folder / "test_batch").write_bytes(pickle.dumps(content, protocol=protocol))
-        with pytest.raises(DataError, match="test_batch asks to load") as caught:
-            load("cifar10", tmp_path)
-        assert "\n" not in str(caught.value)
-        assert not trace.exists()
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"cnumpy\nndarray.__setstate__\n.",  # a way through a known name
-        b"cnumpy.core.multiarray\nscalar\n.",
-        b"\x80\x04\x8c\x08builtins\x8c\x07getattr\x93.",
-        b"cgloro_fast.data.array_pickle\nread\n.",
-        b"\x82\x01.",  # an extension code
-        b"Pid\n.",  # a persistent id
-        b"\x80\x04\x8c\x05numpy\x8c\x03a\nb\x93.",  # a name of two lines
-    ],
-)
-def test_other_ways_to_names_are_closed(tmp_path, content):
-    path = tmp_path / "batch"
-    path.write_bytes(content)
-    with pytest.raises(DataError, match=r"batch (asks to load|is truncated or no pickle)") as caught:
-        read(path)
+    content = {"labels": [Shell(f"touch {trace}")], "data": PIXELS["test_batch"]}
+    (folder / "test_batch").write_bytes(pickle.dumps(content, protocol=protocol))
+    with pytest.raises(DataError, match="test_batch is not the published file") as caught:
+        load("cifar10", tmp_path)
     assert "\n" not in str(caught.value)
-
-
-def test_the_stand_ins_cannot_be_changed_by_a_pickle(tmp_path):
-    path = tmp_path / "batch"
-    for name in (b"cnumpy\nndarray\n", b"cnumpy\ndtype\n", b"c_codecs\nencode\n"):
-        path.write_bytes(b"\x80\x02" + name + b"}U\x04nameU\x05valuesb.")  # BUILD with a dictionary
-        with pytest.raises(DataError, match="no pickle"):
-            read(path)
+    assert not trace.exists()
 
 
 @pytest.mark.parametrize("size", [0, 1, 100, -1])
-def test_a_truncated_batch_is_named(tmp_path, size):
-    folder = write(tmp_path / "cifar-10-batches-py")
+def test_a_truncated_batch_is_named(tmp_path, folder, size):
     path = folder / "data_batch_3"
     path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(DataError, match="data_batch_3 is truncated or no pickle"):
+    with pytest.raises(DataError, match="data_batch_3 is not the published file"):
         load("cifar10", tmp_path)
 
 
-def save(path: Path, **content: object) -> None:
-    path.write_bytes(pickle.dumps(content))
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ({"labels": [0] * 4}, "no 'data' and 'labels'"),
-        ({"data": PIXELS["test_batch"], "fine_labels": [0] * 4}, "CIFAR-100"),
-        ({"data": PIXELS["test_batch"].astype(np.int64), "labels": [0] * 4}, "not one of unsigned bytes"),
-        ({"data": PIXELS["test_batch"].astype(object), "labels": [0] * 4}, "not one of unsigned bytes"),
-        ({"data": PIXELS["test_batch"][:, :3000], "labels": [0] * 4}, r"\(4, 3000\) where \(N, 3072\)"),
-        ({"data": PIXELS["test_batch"], "labels": [0] * 3}, "each of its 4 images"),
-        ({"data": PIXELS["test_batch"], "labels": [0.0] * 4}, "whole number"),
-        ({"data": PIXELS["test_batch"], "labels": [0, 1, 10, 2]}, "label 10 of image 2 is outside 0 to 9"),
-        ({"data": PIXELS["test_batch"], "labels": [0, -(10**30), 1, 2]}, "label -1 of image 1"),
-    ],
-)
-def test_a_batch_with_something_else_in_it_is_named(tmp_path, content, message):
-    path = write(tmp_path / "cifar-10-batches-py") / "test_batch"
-    save(path, **content)
-    with pytest.raises(DataError, match=message) as caught:
+def test_a_batch_under_another_name_is_named(tmp_path, folder):
+    (folder / "data_batch_2").write_bytes((folder / "data_batch_3").read_bytes())
+    with pytest.raises(DataError, match="data_batch_2 is not the published file"):
         load("cifar10", tmp_path)
-    assert str(caught.value).startswith(str(path))
 
 
-def test_a_missing_batch_is_named(tmp_path):
-    (write(tmp_path / "cifar-10-batches-py") / "data_batch_4").unlink()
+def test_a_missing_or_unreadable_batch_is_named(tmp_path, folder):
+    (folder / "data_batch_4").unlink()
     with pytest.raises(DataError, match="data_batch_4 is missing"):
+        load("cifar10", tmp_path)
+    (folder / "data_batch_4").mkdir()
+    with pytest.raises(DataError, match="data_batch_4 cannot be read"):
         load("cifar10", tmp_path)
     with pytest.raises(DataError, match="no cifar-10-batches-py/data_batch_1 under"):
         load("cifar10", tmp_path.parent)
