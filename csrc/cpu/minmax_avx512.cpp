@@ -1,4 +1,4 @@
-// MinMax with AVX-512: a block is one register of floats, two of doubles, half a register of 16-bit values.
+// MinMax with AVX-512: a block is one register of floats, half a register of 16-bit values.
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC's own headers (its bug 105593)
 #endif
@@ -119,120 +119,6 @@ struct Lanes<float> : Common {
   }
 };
 
-template <>
-struct Lanes<double> : Common {
-  struct Raw {
-    __m512d half[2];
-  };
-  using Wide = Raw;
-
-  static Raw load(const double* p) { return {{_mm512_loadu_pd(p), _mm512_loadu_pd(p + 8)}}; }
-  static Raw load(const double* p, int64_t n) { return {{load_part(p, n, 0), load_part(p, n, 1)}}; }
-  static void store(double* p, const Raw& a) {
-    _mm512_storeu_pd(p, a.half[0]);
-    _mm512_storeu_pd(p + 8, a.half[1]);
-  }
-  static void store(double* p, const Raw& a, int64_t n) {
-    store_part(p, n, 0, a.half[0]);
-    store_part(p, n, 1, a.half[1]);
-  }
-  static void stream(double* p, const Raw& a) {
-    _mm512_stream_pd(p, a.half[0]);
-    _mm512_stream_pd(p + 8, a.half[1]);
-  }
-  static void load_pairs(const double* p, Raw& a, Raw& b) { load_pairs(p, 16, a, b); }
-  static void load_pairs(const double* p, int64_t n, Raw& a, Raw& b) {
-    const __m512i even = _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14);
-    const __m512i odd = _mm512_setr_epi64(1, 3, 5, 7, 9, 11, 13, 15);
-    for (int h = 0; h < 2; ++h) {
-      const __m512d low = load_part(p, 2 * n, 2 * h);
-      const __m512d high = load_part(p, 2 * n, 2 * h + 1);
-      a.half[h] = _mm512_permutex2var_pd(low, even, high);
-      b.half[h] = _mm512_permutex2var_pd(low, odd, high);
-    }
-  }
-  static void store_pairs(double* p, const Raw& a, const Raw& b) { store_pairs(p, 16, a, b); }
-  static void store_pairs(double* p, int64_t n, const Raw& a, const Raw& b) {
-    for (int h = 0; h < 2; ++h) {
-      store_part(p, 2 * n, 2 * h, joined_low(a, b, h));
-      store_part(p, 2 * n, 2 * h + 1, joined_high(a, b, h));
-    }
-  }
-  static void stream_pairs(double* p, const Raw& a, const Raw& b) {
-    for (int h = 0; h < 2; ++h) stream(p + 16 * h, {{joined_low(a, b, h), joined_high(a, b, h)}});
-  }
-  static unsigned in_order(unsigned bits) { return bits; }
-
-  class Shift {
-   public:
-    explicit Shift(int64_t n)
-        : from_(_mm512_add_epi64(_mm512_set1_epi64(8 - n), _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7))) {}
-    Raw operator()(const Raw& a) {
-      const __m512d before = before_;
-      before_ = a.half[1];
-      return {{_mm512_permutex2var_pd(before, from_, a.half[0]), _mm512_permutex2var_pd(a.half[0], from_, a.half[1])}};
-    }
-
-   private:
-    __m512i from_;
-    __m512d before_{};
-  };
-
-  static Raw broadcast(double value) { return {{_mm512_set1_pd(value), _mm512_set1_pd(value)}}; }
-  static Raw plus(const Raw& a, const Raw& b) {
-    return {{_mm512_add_pd(a.half[0], b.half[0]), _mm512_add_pd(a.half[1], b.half[1])}};
-  }
-  static unsigned sort(Raw& a, Raw& b) {
-    const __m512d quiet = _mm512_castsi512_pd(_mm512_set1_epi64(0x7ff8000000000000));
-    unsigned bits = 0;
-    for (int h = 0; h < 2; ++h) {
-      const __mmask8 swap = _mm512_cmp_pd_mask(a.half[h], b.half[h], _CMP_GT_OQ);
-      const __mmask8 nan = _mm512_cmp_pd_mask(a.half[h], b.half[h], _CMP_UNORD_Q);
-      const __m512d first = a.half[h];
-      a.half[h] = _mm512_mask_mov_pd(_mm512_mask_mov_pd(first, swap, b.half[h]), nan, quiet);
-      b.half[h] = _mm512_mask_mov_pd(_mm512_mask_mov_pd(b.half[h], swap, first), nan, quiet);
-      bits |= unsigned{swap} << 8 * h;
-    }
-    return bits;
-  }
-  static void route(unsigned bits, Raw& a, Raw& b) {
-    for (int h = 0; h < 2; ++h) {
-      const auto swap = static_cast<__mmask8>(bits >> 8 * h);
-      const __m512d first = a.half[h];
-      a.half[h] = _mm512_mask_mov_pd(first, swap, b.half[h]);
-      b.half[h] = _mm512_mask_mov_pd(b.half[h], swap, first);
-    }
-  }
-
-  static Wide zero() { return broadcast(0); }
-  static Wide add(const Wide& sums, const Raw& a) { return plus(sums, a); }
-  static double total(const Wide& sums) {
-    const __m512d eight = _mm512_add_pd(sums.half[0], sums.half[1]);
-    const __m256d four = _mm256_add_pd(_mm512_castpd512_pd256(eight), _mm512_extractf64x4_pd(eight, 1));
-    const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
-    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
-  }
-  static Wide load_sums(const double* p) { return load(p); }
-  static void store_sums(double* p, const Wide& sums) { store(p, sums); }
-  static void store_sums_of_pairs(double* p, const Wide& a, const Wide& b) { store_pairs(p, a, b); }
-
- private:
-  // Register `part` of n doubles that fill registers one after the other.
-  static __mmask8 lanes_of_part(int64_t n, int part) { return static_cast<__mmask8>(first_lanes(n) >> 8 * part); }
-  static __m512d load_part(const double* p, int64_t n, int part) {
-    return _mm512_maskz_loadu_pd(lanes_of_part(n, part), p + 8 * part);
-  }
-  static void store_part(double* p, int64_t n, int part, __m512d value) {
-    _mm512_mask_storeu_pd(p + 8 * part, lanes_of_part(n, part), value);
-  }
-  static __m512d joined_low(const Raw& a, const Raw& b, int h) {
-    return _mm512_permutex2var_pd(a.half[h], _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11), b.half[h]);
-  }
-  static __m512d joined_high(const Raw& a, const Raw& b, int h) {
-    return _mm512_permutex2var_pd(a.half[h], _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15), b.half[h]);
-  }
-};
-
 inline __m512 widened(BFloat16, __m256i raw) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(raw), 16));
 }
@@ -325,7 +211,6 @@ const MinmaxKernels<T>& minmax_avx512() {
 }
 
 template const MinmaxKernels<float>& minmax_avx512();
-template const MinmaxKernels<double>& minmax_avx512();
 template const MinmaxKernels<BFloat16>& minmax_avx512();
 template const MinmaxKernels<Half>& minmax_avx512();
 

@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "../cpu/minmax.h"
+#include "access.h"
 #include "new_tensor.h"
 
 namespace gloro_fast {
@@ -62,33 +63,6 @@ int64_t grain(int64_t elements_a_piece) {
 
 bool is_streamed(const Tensor& output) {
   return output.numel() * static_cast<int64_t>(output.element_size()) >= kStreamedBytes && !is_fresh(output);
-}
-
-template <typename T>
-const T* data(const Tensor& tensor) {
-  return static_cast<const T*>(tensor.const_data_ptr());
-}
-
-template <typename T>
-T* mutable_data(const Tensor& tensor) {
-  return static_cast<T*>(tensor.mutable_data_ptr());
-}
-
-// Calls function with a value of the C++ type that stands for `type` in the kernels.
-template <typename Function>
-void with_element_type(ScalarType type, const Function& function) {
-  switch (type) {
-    case ScalarType::Float:
-      return function(float{});
-    case ScalarType::Double:
-      return function(double{});
-    case ScalarType::BFloat16:
-      return function(cpu::BFloat16{});
-    case ScalarType::Half:
-      return function(cpu::Half{});
-    default:
-      STD_TORCH_CHECK(false, "minmax: expected float32, float64, bfloat16 or float16");
-  }
 }
 
 // The mask of x, its bits still to be written.
@@ -161,7 +135,7 @@ std::tuple<Tensor, Tensor> minmax_cpu(const Tensor& x_any, const std::optional<T
   const std::optional<Tensor> bias = checked_bias(bias_any, x, shape);
   const Tensor y = new_like(x);
   const Tensor mask = empty_mask(x, shape);
-  with_element_type(x.scalar_type(), [&](auto element) {
+  with_float_type(x.scalar_type(), "minmax", [&](auto element) {
     using T = decltype(element);
     forward<T>(data<T>(x), bias.has_value() ? data<T>(*bias) : nullptr, mutable_data<T>(y), mask, shape,
                is_streamed(y));
@@ -175,7 +149,7 @@ Tensor minmax_inplace_cpu(const Tensor& x, const std::optional<Tensor>& bias_any
                   "minmax_: x must be contiguous or channels_last to be written over");
   const std::optional<Tensor> bias = checked_bias(bias_any, x, shape);
   const Tensor mask = empty_mask(x, shape);
-  with_element_type(x.scalar_type(), [&](auto element) {
+  with_float_type(x.scalar_type(), "minmax", [&](auto element) {
     using T = decltype(element);
     T* values = mutable_data<T>(x);
     forward<T>(values, bias.has_value() ? data<T>(*bias) : nullptr, values, mask, shape, false);
@@ -198,7 +172,7 @@ std::tuple<Tensor, Tensor> minmax_backward_cpu(const Tensor& grad_y_any, const T
   const Tensor grad_y = fits ? grad_y_any : torch::stable::contiguous(grad_y_any, format);
   const Tensor grad_x = new_like(grad_y);
   const Tensor grad_bias = new_vector(grad_y, with_bias ? shape.channels : 0);
-  with_element_type(grad_y.scalar_type(), [&](auto element) {
+  with_float_type(grad_y.scalar_type(), "minmax", [&](auto element) {
     backward<decltype(element)>(grad_y, mask, grad_x, with_bias ? &grad_bias : nullptr, shape);
   });
   return {grad_x, grad_bias};

@@ -13,7 +13,13 @@ from gloro_fast.native import dispatch, extension
 from gloro_fast.ops.cross_entropy_op import cross_entropy_reference
 from gloro_fast.ops.eager_function import EagerFunction
 from gloro_fast.ops.labels import assert_classes, is_on_host
-from gloro_fast.ops.margin_op import gradients_to_differentiate, in_one_dtype, margin_reference, runs_compiled
+from gloro_fast.ops.margin_op import (
+    fake_backward,
+    gradients_to_differentiate,
+    in_one_dtype,
+    margin_reference,
+    runs_compiled,
+)
 from gloro_fast.ops.scalar import as_scalar, constant
 from gloro_fast.ops.trades_op import trades_reference
 
@@ -100,36 +106,12 @@ def _check(criterion: str) -> None:
 # What follows tells torch of the compiled op: shapes for tracing, and the gradient.
 
 
-def _fake_margin_loss(
-    logits: Tensor,
-    differences: Tensor,
-    lipschitz: Tensor,
-    epsilon: Tensor,
-    labels: Tensor,
-    criterion: int,
-    lam: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _fake_margin_loss(logits: Tensor, differences: Tensor, *_: Any) -> tuple[Tensor, ...]:
     rows, classes = logits.shape
     loss, share_of_bottom = differences.new_empty([rows]), differences.new_empty([rows])
     prediction, runner_up = (differences.new_empty([rows], dtype=torch.int64) for _ in range(2))
     certified = differences.new_empty([rows], dtype=torch.bool)
     return loss, prediction, certified, differences.new_empty([rows, classes]), share_of_bottom, runner_up
-
-
-def _fake_margin_loss_backward(
-    grad_loss: Tensor,
-    logits: Tensor,
-    share_of_logits: Tensor,
-    share_of_bottom: Tensor,
-    prediction: Tensor,
-    runner_up: Tensor,
-    differences: Tensor,
-    lipschitz: Tensor,
-    epsilon: Tensor,
-    with_differences: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    size = differences.shape[0] if with_differences else 0
-    return logits.new_empty(share_of_logits.shape), differences.new_empty([size, size]), torch.empty_like(lipschitz)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -184,5 +166,5 @@ if extension.available():
     dispatch.implement("margin_loss_backward", "margin_loss")
     _forward, _gradients = dispatch.eager("margin_loss"), dispatch.eager("margin_loss_backward")
     torch.library.register_fake("gloro_fast::margin_loss", _fake_margin_loss)
-    torch.library.register_fake("gloro_fast::margin_loss_backward", _fake_margin_loss_backward)
+    torch.library.register_fake("gloro_fast::margin_loss_backward", fake_backward)
     torch.library.register_autograd("gloro_fast::margin_loss", _backward, setup_context=_save)

@@ -118,28 +118,19 @@ def _reconcile(bottom: Tensor, top: Tensor, certified: Tensor) -> Tensor:
 # What follows tells torch of the compiled op: shapes for tracing, and the gradient.
 
 
-def _fake_margin(
-    logits: Tensor, differences: Tensor, lipschitz: Tensor, epsilon: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _fake_margin(logits: Tensor, differences: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     rows = logits.shape[0]
     bottom, radius = differences.new_empty([rows]), differences.new_empty([rows])
     prediction, runner_up = (differences.new_empty([rows], dtype=torch.int64) for _ in range(2))
     return bottom, prediction, radius, runner_up
 
 
-def _fake_margin_backward(
-    grad_bottom: Tensor,
-    logits: Tensor,
-    prediction: Tensor,
-    runner_up: Tensor,
-    differences: Tensor,
-    lipschitz: Tensor,
-    epsilon: Tensor,
-    with_differences: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+def fake_backward(grad: Tensor, logits: Tensor, *saved: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Give the shapes of the gradients of logits, D and K, as the backward passes of margin and loss have them."""
+    *_, differences, lipschitz, _, with_differences = saved
     classes = differences.shape[0]
     size = classes if with_differences else 0
-    grad_logits = logits.new_empty([grad_bottom.shape[0], classes])
+    grad_logits = logits.new_empty([grad.shape[0], classes])
     return grad_logits, differences.new_empty([size, size]), torch.empty_like(lipschitz)
 
 
@@ -203,5 +194,5 @@ if extension.available():
     dispatch.implement("margin_backward", "margin")
     _forward, _gradients = dispatch.eager("margin"), dispatch.eager("margin_backward")
     torch.library.register_fake("gloro_fast::margin", _fake_margin)
-    torch.library.register_fake("gloro_fast::margin_backward", _fake_margin_backward)
+    torch.library.register_fake("gloro_fast::margin_backward", fake_backward)
     torch.library.register_autograd("gloro_fast::margin", _backward, setup_context=_save)

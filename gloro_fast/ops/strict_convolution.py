@@ -38,72 +38,35 @@ def convolution_reference(
     return torch.convolution(x, weight, bias, stride, padding, dilation, transposed, output_padding, groups)
 
 
-def strict_convolution(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    transposed: bool,
-    output_padding: Sequence[int],
-    groups: int,
-) -> Tensor:
+def strict_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, *settings: Any) -> Tensor:
     """Convolve a float32 batch as the reference does, on a GPU without TF32; the backward pass follows the switches.
 
     ``aten::_convolution`` takes the permission as an argument. Inductor lowers it without its arguments, so that
     compiled and exported graphs hold an op of this package that calls it.
     """
-    args = (x, weight, bias, stride, padding, dilation, transposed, output_padding, groups)
     if torch.compiler.is_compiling():
-        found: Tensor = _in_graphs(*args)
+        found: Tensor = _in_graphs(x, weight, bias, *settings)
         return found
-    return _convolve(*args)
+    return _convolve(x, weight, bias, *settings)
 
 
-def wide_convolution(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    transposed: bool,
-    output_padding: Sequence[int],
-    groups: int,
-) -> Tensor:
-    """Convolve in float64, each output a sum of its products, and round to the type of ``x``.
+def wide_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, *settings: Any) -> Tensor:
+    """Convolve in float64, with the reference's arguments, each output a sum of its products; rounded to x's type.
 
     Without cuDNN PyTorch multiplies matrices made of the windows of each image, and neither they nor its kernel for
     depthwise convolutions know Winograd, FFT or TF32 in float64; nor is there NNPACK or oneDNN for it on a CPU.
     """
     wide_bias = None if bias is None else bias.double()
-    return torch._convolution(
-        x.double(), weight.double(), wide_bias, stride, padding, dilation, transposed, output_padding, groups,
-        False, True, False, False,
-    ).to(x.dtype)  # fmt: skip
+    return torch._convolution(x.double(), weight.double(), wide_bias, *settings, False, True, False, False).to(x.dtype)
 
 
-def _convolve(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    transposed: bool,
-    output_padding: Sequence[int],
-    groups: int,
-) -> Tensor:
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, *settings: Any) -> Tensor:
+    _, _, dilation, _, output_padding, _ = settings
     deterministic = torch._C._get_cudnn_deterministic() or torch._C._get_deterministic_algorithms()
     # These PyTorch does not give to cuDNN, but to cuBLAS, which takes no permission.
     if not _HAS_CUDNN or any(output_padding) or (deterministic and max(dilation) > 1):
-        return wide_convolution(x, weight, bias, stride, padding, dilation, transposed, output_padding, groups)
-    benchmark = torch._C._get_cudnn_benchmark()
-    return torch._convolution(
-        x, weight, bias, stride, padding, dilation, transposed, output_padding, groups,
-        benchmark, deterministic, True, False,
-    )  # fmt: skip
+        return wide_convolution(x, weight, bias, *settings)
+    return torch._convolution(x, weight, bias, *settings, torch._C._get_cudnn_benchmark(), deterministic, True, False)
 
 
 @torch.library.custom_op("gloro_fast::strict_convolution", mutates_args=())
