@@ -8,6 +8,7 @@
 
 #include "../common/power_iteration_description.h"
 #include "../cpu/power_iteration.h"
+#include "access.h"
 #include "new_tensor.h"
 
 namespace gloro_fast {
@@ -46,11 +47,6 @@ void work(cpu::Schedule schedule) {
   torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) { schedule.work(); });
 }
 
-template <typename T>
-T* pointer(const Tensor& tensor) {
-  return static_cast<T*>(tensor.mutable_data_ptr());
-}
-
 bool is_float_or_double(const Tensor& tensor) {
   return tensor.scalar_type() == ScalarType::Float || tensor.scalar_type() == ScalarType::Double;
 }
@@ -75,13 +71,6 @@ std::vector<Tensor> check_iterates(const std::vector<Tensor>& iterates, const st
     checked.push_back(iterates[i].is_contiguous() ? iterates[i] : torch::stable::contiguous(iterates[i]));
   }
   return checked;
-}
-
-// Calls function with a value of the iterates' C++ type.
-template <typename Function>
-void with_iterate_type(ScalarType type, const Function& function) {
-  if (type == ScalarType::Double) return function(double{});
-  function(float{});
 }
 
 }  // namespace
@@ -112,13 +101,13 @@ std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> power_iteration_cpu
     v_new.push_back(new_like(v[i]));
     u.push_back(new_tensor(descriptions[i].output_size(), type));
   }
-  with_iterate_type(type, [&](auto element) {
+  with_wide_type(type, "power_iteration", [&](auto element) {
     using T = decltype(element);
     std::vector<cpu::Iterates<T>> iterates;
     iterates.reserve(layers.size());
     for (size_t i = 0; i < layers.size(); ++i)
-      iterates.push_back({static_cast<const T*>(v[i].const_data_ptr()), pointer<T>(v_new[i]), pointer<T>(u[i])});
-    work(cpu::power_iteration<T>(layers, iterates, iterations, cpu::simd_level(), pointer<T>(sigma)));
+      iterates.push_back({data<T>(v[i]), mutable_data<T>(v_new[i]), mutable_data<T>(u[i])});
+    work(cpu::power_iteration<T>(layers, iterates, iterations, cpu::simd_level(), mutable_data<T>(sigma)));
   });
   return {sigma, v_new, u};
 }
@@ -141,12 +130,13 @@ std::vector<Tensor> power_iteration_backward_cpu(const Tensor& grad_sigma_any, c
   const ScalarType type = grad_sigma.scalar_type();
   const std::vector<Tensor> v = check_iterates(v_any, layers, type, &LinearLayer::input_size);
   const std::vector<Tensor> u = check_iterates(u_any, layers, type, &LinearLayer::output_size);
-  with_iterate_type(type, [&](auto element) {
+  with_wide_type(type, "power_iteration", [&](auto element) {
     using T = decltype(element);
     std::vector<cpu::Iterates<T>> iterates;
     iterates.reserve(layers.size());
-    for (size_t i = 0; i < layers.size(); ++i) iterates.push_back({nullptr, pointer<T>(v[i]), pointer<T>(u[i])});
-    work(cpu::power_iteration_gradient<T>(layers, pointer<T>(grad_sigma), iterates, cpu::simd_level()));
+    for (size_t i = 0; i < layers.size(); ++i)
+      iterates.push_back({nullptr, mutable_data<T>(v[i]), mutable_data<T>(u[i])});
+    work(cpu::power_iteration_gradient<T>(layers, mutable_data<T>(grad_sigma), iterates, cpu::simd_level()));
   });
   return gradients;
 }
