@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -54,17 +56,6 @@ def _margins_of(shape: torch.Size, dtype: torch.dtype) -> Launch:
     )  # fmt: skip
 
 
-def margin_backward(
-    grad_bottom: Tensor,
-    logits: Tensor,
-    prediction: Tensor,
-    runner_up: Tensor,
-    differences: Tensor,
-    lipschitz: Tensor,
-    epsilon: Tensor,
-    with_differences: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+def margin_backward(grad_bottom: Tensor, logits: Tensor, *saved: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Give the gradients of logits, D and K: the CUDA implementation of the op ``gloro_fast::margin_backward``."""
-    return gradients(
-        grad_bottom, logits, None, prediction, runner_up, differences, lipschitz, epsilon, with_differences
-    )
+    return gradients(grad_bottom, logits, None, *saved)

@@ -6,6 +6,8 @@ cancel. Rows with NaN or infinities go through the same arithmetic, which carrie
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -142,19 +144,7 @@ def _losses_of(shape: torch.Size, dtype: torch.dtype, criterion: int) -> Launch:
 
 
 def margin_loss_backward(
-    grad_loss: Tensor,
-    logits: Tensor,
-    share_of_logits: Tensor,
-    share_of_bottom: Tensor,
-    prediction: Tensor,
-    runner_up: Tensor,
-    differences: Tensor,
-    lipschitz: Tensor,
-    epsilon: Tensor,
-    with_differences: bool,
+    grad_loss: Tensor, logits: Tensor, share_of_logits: Tensor, share_of_bottom: Tensor, *saved: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Give the gradients of logits, D and K: the CUDA implementation of ``gloro_fast::margin_loss_backward``."""
-    shares = share_of_logits, share_of_bottom
-    return gradients(
-        grad_loss, logits, shares, prediction, runner_up, differences, lipschitz, epsilon, with_differences
-    )
+    return gradients(grad_loss, logits, (share_of_logits, share_of_bottom), *saved)

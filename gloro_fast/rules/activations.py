@@ -50,46 +50,26 @@ def one(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     return _ONE
 
 
-@register_lipschitz_rule(nn.Sigmoid)
-def sigmoid(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
-    """Give 1/4."""
-    return LipschitzConstant(SIGMOID, per_element=True)
+_SLOPES: dict[type[nn.Module], float] = {
+    nn.Sigmoid: SIGMOID,
+    nn.Hardsigmoid: HARDSIGMOID,
+    nn.Hardswish: HARDSWISH,
+    nn.SiLU: SILU,
+    nn.Mish: MISH,
+    nn.SELU: SELU,
+}
 
 
-@register_lipschitz_rule(nn.Hardsigmoid)
-def hardsigmoid(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
-    """Give 1/6."""
-    return LipschitzConstant(HARDSIGMOID, per_element=True)
-
-
-@register_lipschitz_rule(nn.Hardswish)
-def hardswish(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
-    """Give 3/2."""
-    return LipschitzConstant(HARDSWISH, per_element=True)
+@register_lipschitz_rule(*_SLOPES)
+def largest_slope(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
+    """Give the largest slope."""
+    return LipschitzConstant(_SLOPES[known_type(module)], per_element=True)
 
 
 @register_lipschitz_rule(nn.GELU)
 def gelu(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     """Give the largest slope of the approximation in use."""
     return LipschitzConstant(GELU_TANH if module.approximate == "tanh" else GELU_ERF, per_element=True)
-
-
-@register_lipschitz_rule(nn.SiLU)
-def silu(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
-    """Give the largest slope."""
-    return LipschitzConstant(SILU, per_element=True)
-
-
-@register_lipschitz_rule(nn.Mish)
-def mish(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
-    """Give the largest slope."""
-    return LipschitzConstant(MISH, per_element=True)
-
-
-@register_lipschitz_rule(nn.SELU)
-def selu(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
-    """Give scale * alpha."""
-    return LipschitzConstant(SELU, per_element=True)
 
 
 @register_lipschitz_rule(nn.LeakyReLU)
