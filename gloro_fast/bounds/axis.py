@@ -45,12 +45,6 @@ def padding_copies(geometry: Geometry) -> int:
     return math.prod(-(-(size + sum(pads)) // size) for size, pads in zip(sizes, geometry.padding, strict=True))
 
 
-def output_size(geometry: Geometry, taps: int, dim: int) -> int:
-    """Give the outputs of a convolution along spatial dimension ``dim``."""
-    padded = geometry.input_shape[1 + dim] + sum(geometry.padding[dim])
-    return (padded - geometry.dilation[dim] * (taps - 1) - 1) // geometry.stride[dim] + 1
-
-
 def without_idle_taps(weight: Tensor, geometry: Geometry) -> tuple[Tensor, Geometry]:
     """Leave out taps at the ends of the kernel that meet nothing but zero padding, with the padding that they met.
 
@@ -62,12 +56,12 @@ def without_idle_taps(weight: Tensor, geometry: Geometry) -> tuple[Tensor, Geome
     """
     if geometry.padding_mode != "zeros" or any(gap > 1 for gap in geometry.dilation):
         return weight, geometry
+    outputs = geometry.output_sizes(weight.shape[2:])
     padding = []
     for dim, (before, after) in enumerate(geometry.padding):
         taps, size = weight.shape[2 + dim], geometry.input_shape[1 + dim]
-        outputs = output_size(geometry, taps, dim)
         # Tap u of output y reads input s y + u - before.
-        first = max(0, before - geometry.stride[dim] * (outputs - 1))
+        first = max(0, before - geometry.stride[dim] * (outputs[dim] - 1))
         last = min(taps - 1, size - 1 + before)
         if first > last:
             return weight, geometry
@@ -95,7 +89,7 @@ def axes(geometry: Geometry, taps: int, dim: int) -> list[Axis]:
     size, before = geometry.input_shape[1 + dim], geometry.padding[dim][0]
     common = math.gcd(geometry.stride[dim], geometry.dilation[dim])
     stride, dilation = geometry.stride[dim] // common, geometry.dilation[dim] // common
-    outputs = output_size(geometry, taps, dim)
+    outputs = geometry.output_size(taps, dim)
     step = common * dilation
     found = []
     for residue in range(min(dilation, outputs)):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from gloro_fast.bounds.axis import Axis, axes, output_size, padding_copies, without_idle_taps
+from gloro_fast.bounds.axis import Axis, axes, padding_copies, without_idle_taps
 from gloro_fast.bounds.dense import dense_norm
 from gloro_fast.bounds.dense import work as dense_work
 from gloro_fast.bounds.eigenvalue import largest_eigenvalue
@@ -194,7 +194,7 @@ def _circular(kernel: Tensor, geometry: Geometry, excess: float) -> float:
     """Bound a circularly padded convolution, by its own torus and by that of its padded input."""
     spatial = range(len(geometry.stride))
     sizes, taps = geometry.input_shape[1:], kernel.shape[3:]
-    outputs = [output_size(geometry, taps[dim], dim) for dim in spatial]
+    outputs = geometry.output_sizes(taps)
     strides = [geometry.stride[dim] if sizes[dim] % geometry.stride[dim] == 0 else 1 for dim in spatial]
     positions = [[geometry.dilation[dim] * tap for tap in range(taps[dim])] for dim in spatial]
     symbol = SquaredSymbol.of(kernel, positions, strides)

@@ -105,7 +105,8 @@ def _add(a: LinearMap, b: LinearMap) -> LinearMap | None:
     if mine.is_dense or its.is_dense:
         return LinearMap(a.weight + b.weight, mine) if mine == its else None
     alike = (mine.input_shape, mine.stride, mine.groups) == (its.input_shape, its.stride, its.groups)
-    if not alike or len(a.weight) != len(b.weight) or _output(a) != _output(b):
+    outputs = mine.output_sizes(a.weight.shape[2:])
+    if not alike or len(a.weight) != len(b.weight) or outputs != its.output_sizes(b.weight.shape[2:]):
         return None
     pads_a: list[int] = []
     pads_b: list[int] = []
@@ -120,8 +121,7 @@ def _add(a: LinearMap, b: LinearMap) -> LinearMap | None:
         start, end = min(start_a, start_b), max(start_a + gap * (taps_a - 1), start_b + gap * (taps_b - 1))
         if (start_a - start_b) % gap:
             return None
-        outputs = _output(a)[axis]
-        after = (outputs - 1) * step + end + 1 - mine.input_shape[1 + axis]
+        after = (outputs[axis] - 1) * step + end + 1 - mine.input_shape[1 + axis]
         if start > 0 or (after < 0 and step > 1 and -after >= step) or (step == 1 and after < 0):
             return None
         padding.append((-start, max(0, after)))
@@ -130,19 +130,3 @@ def _add(a: LinearMap, b: LinearMap) -> LinearMap | None:
             pads[:0] = [(first - start) // gap, (end - first) // gap - (taps - 1)]
     weight = F.pad(a.weight, pads_a) + F.pad(b.weight, pads_b)
     return LinearMap(weight, Geometry(mine.input_shape, mine.stride, tuple(padding), tuple(dilation), mine.groups))
-
-
-def _output(linear: LinearMap) -> tuple[int, ...]:
-    """Give the spatial sizes of the output."""
-    geometry = linear.geometry
-    axes = zip(
-        geometry.input_shape[1:],
-        linear.weight.shape[2:],
-        geometry.stride,
-        geometry.padding,
-        geometry.dilation,
-        strict=True,
-    )
-    return tuple(
-        (n + before + after - gap * (taps - 1) - 1) // step + 1 for n, taps, step, (before, after), gap in axes
-    )

@@ -11,6 +11,8 @@ from gloro_fast.graph.call import Call, Operand
 from gloro_fast.graph.node import Node, Normalized, Weighted, constants
 from gloro_fast.graph.operations import Function
 from gloro_fast.ops.geometry import Geometry
+from gloro_fast.rules.linear import adjoint_geometry, zeros_around
+from gloro_fast.rules.settings import each
 
 
 def linear(call: Call, nodes: list[Node]) -> Node:
@@ -52,13 +54,8 @@ def convolution(call: Call, nodes: list[Node]) -> Node:
     x = call.input
     axes = len(x.shape) - 1
     weight = _weight(call, given["weight"], axes + 2)
-    stride, dilation = _per_axis(given["stride"], axes), _per_axis(given["dilation"], axes)
-    if isinstance(given["padding"], str):
-        taps = given["weight"].shape[2:]
-        totals = [gap * (n - 1) if given["padding"] == "same" else 0 for gap, n in zip(dilation, taps, strict=True)]
-        padding = tuple((total // 2, total - total // 2) for total in totals)
-    else:
-        padding = tuple((n, n) for n in _per_axis(given["padding"], axes))
+    stride, dilation = each(given["stride"], axes), each(given["dilation"], axes)
+    padding = zeros_around(given["padding"], given["weight"].value, dilation)
     geometry = Geometry(x.shape, stride, padding, dilation, given["groups"])
     return _node(call, nodes, weight, geometry, given["bias"])
 
@@ -68,17 +65,8 @@ def transposed_convolution(call: Call, nodes: list[Node]) -> Node:
     given = call.given
     axes = len(call.input.shape) - 1
     weight = _weight(call, given["weight"], axes + 2)
-    stride, cuts, gaps, extras = (
-        _per_axis(given[key], axes) for key in ("stride", "padding", "dilation", "output_padding")
-    )
-    sizes, padding = [], []
-    for axis, (size, taps) in enumerate(zip(call.input.shape[1:], given["weight"].shape[2:], strict=True)):
-        # Rows of the output beyond the last tap are always the bias: the convolution leaves them out.
-        extra = min(extras[axis], cuts[axis])
-        sizes.append((size - 1) * stride[axis] + gaps[axis] * (taps - 1) + 1 - 2 * cuts[axis] + extra)
-        padding.append((cuts[axis], cuts[axis] - extra))
-    channels = given["weight"].shape[1] * given["groups"]
-    geometry = Geometry((channels, *sizes), stride, tuple(padding), gaps, given["groups"])
+    stride, cuts, gaps, extras = (each(given[key], axes) for key in ("stride", "padding", "dilation", "output_padding"))
+    geometry = adjoint_geometry(call.input.shape, given["weight"].shape, stride, cuts, gaps, extras, given["groups"])
     return _node(call, nodes, weight, geometry, given["bias"], transposed=True)
 
 
@@ -109,8 +97,3 @@ def _node(call: Call, nodes: list[Node], weight: int, geometry: Geometry, bias: 
     if bias is not None and not bias.constant:
         raise call.unknown()
     return call.node(Weighted(call.where, constants(nodes, weight), geometry, transposed))
-
-
-def _per_axis(value: int | list[int], axes: int) -> tuple[int, ...]:
-    sizes = (value,) if isinstance(value, int) else tuple(value)
-    return sizes * axes if len(sizes) == 1 else sizes

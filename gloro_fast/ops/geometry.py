@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -47,6 +48,15 @@ class Geometry:
     def is_dense(self) -> bool:
         """Whether this is a dense layer."""
         return not self.stride
+
+    def output_sizes(self, taps: Sequence[int]) -> tuple[int, ...]:
+        """Return the spatial sizes of the output for a kernel of so many taps per spatial dimension."""
+        return tuple(self.output_size(count, axis) for axis, count in enumerate(taps))
+
+    def output_size(self, taps: int, axis: int) -> int:
+        """Return the size of the output along one spatial dimension."""
+        padded = self.input_shape[1 + axis] + sum(self.padding[axis])
+        return (padded - self.dilation[axis] * (taps - 1) - 1) // self.stride[axis] + 1
 
     def apply(self, weight: Tensor, x: Tensor) -> Tensor:
         """Apply the layer without its bias.

@@ -31,9 +31,9 @@ def minmax_(x: Tensor, bias: Tensor | None = None) -> Tensor:
         ArchitectureError: C is odd, ``x`` has no channel dimension, or ``bias`` does not fit.
         RuntimeError: ``x`` is a leaf that requires grad, or a view of one.
     """
-    check_arguments(x, bias)
     if torch.compiler.is_compiling() or not runs_compiled(x) or not _is_dense(x):
         return x.copy_(minmax(x, bias)[0])
+    check_arguments(x, bias)
     if bias is not None and bias.dtype != x.dtype:
         bias = bias.to(x.dtype)
     if needs_gradient(x, bias):

@@ -36,14 +36,14 @@ def minmax(x: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
 
     Returns:
         y of the shape and memory format of ``x``, and the mask that says which pairs swapped. The mask is
-        opaque: shape and packing differ between implementations (:func:`unpack_mask` reads them all).
+        opaque: shape and packing differ between implementations.
 
     Raises:
         ArchitectureError: C is odd, ``x`` has no channel dimension, or ``bias`` does not fit.
     """
-    check_arguments(x, bias)
     if not runs_compiled(x):
         return minmax_reference(x, bias)
+    check_arguments(x, bias)
     if bias is not None and bias.dtype != x.dtype:
         bias = bias.to(x.dtype)
     result: tuple[Tensor, Tensor]
@@ -78,21 +78,6 @@ def minmax_reference(x: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Ten
     low = torch.where(swap | b.isnan(), b, a)
     high = torch.where(swap | a.isnan(), a, b)
     return torch.stack((low, high), dim=2).flatten(1, 2), swap
-
-
-def unpack_mask(mask: Tensor, x: Tensor) -> Tensor:
-    """The mask that :func:`minmax` gave for ``x``, as bool of shape (B, C / 2, ...)."""
-    samples, channels, *spatial = x.shape
-    if mask.dtype == torch.bool:
-        return mask
-    bits = (
-        (mask.unsqueeze(-1) >> torch.arange(8, dtype=torch.uint8, device=mask.device)).bitwise_and(1).bool().flatten(-2)
-    )
-    length = x[0, 0].numel() if samples and channels else 0
-    if mask.dim() == 2:  # a row of whole bytes per pair and sample
-        return bits[:, :length].reshape(samples, channels // 2, *spatial)
-    count = samples * length * (channels // 2)  # one run of bits, the pair index fastest
-    return bits[:count].reshape(samples, *spatial, channels // 2).movedim(-1, 1)
 
 
 def check_arguments(x: Tensor, bias: Tensor | None) -> None:

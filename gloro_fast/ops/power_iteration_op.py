@@ -190,11 +190,7 @@ class _Layer(NamedTuple):
 
     def output_shape(self) -> tuple[int, ...]:
         """The shape of the layer's output, without a batch."""
-        geometry = self.geometry
-        kernel, sizes = self.weight_shape[2:], geometry.input_shape[1:]
-        axes = zip(sizes, kernel, geometry.stride, geometry.padding, geometry.dilation, strict=True)
-        spatial = ((n + sum(pads) - gap * (taps - 1) - 1) // step + 1 for n, taps, step, pads, gap in axes)
-        return (self.weight_shape[0], *spatial)
+        return (self.weight_shape[0], *self.geometry.output_sizes(self.weight_shape[2:]))
 
 
 def _read(numbers: Sequence[int]) -> list[_Layer]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 _HAS_CUDNN = torch._C._has_cudnn
+_aten_convolution: Any = torch._convolution
 
 
 def convolution_reference(
@@ -57,7 +58,8 @@ def wide_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, *settings: 
     depthwise convolutions know Winograd, FFT or TF32 in float64; nor is there NNPACK or oneDNN for it on a CPU.
     """
     wide_bias = None if bias is None else bias.double()
-    return torch._convolution(x.double(), weight.double(), wide_bias, *settings, False, True, False, False).to(x.dtype)
+    wide: Tensor = _aten_convolution(x.double(), weight.double(), wide_bias, *settings, False, True, False, False)
+    return wide.to(x.dtype)
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, *settings: Any) -> Tensor:
@@ -66,7 +68,9 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, *settings: Any) ->
     # These PyTorch does not give to cuDNN, but to cuBLAS, which takes no permission.
     if not _HAS_CUDNN or any(output_padding) or (deterministic and max(dilation) > 1):
         return wide_convolution(x, weight, bias, *settings)
-    return torch._convolution(x, weight, bias, *settings, torch._C._get_cudnn_benchmark(), deterministic, True, False)
+    benchmark = torch._C._get_cudnn_benchmark()
+    strict: Tensor = _aten_convolution(x, weight, bias, *settings, benchmark, deterministic, True, False)
+    return strict
 
 
 @torch.library.custom_op("gloro_fast::strict_convolution", mutates_args=())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from gloro_fast.errors import ArchitectureError
@@ -12,12 +14,7 @@ from gloro_fast.rules.shapes import padding_norm
 
 _Padding = tuple[tuple[int, int], ...]
 _DIMENSIONS: dict[type[nn.Module], int] = {
-    nn.Conv1d: 1,
-    nn.Conv2d: 2,
-    nn.Conv3d: 3,
-    nn.ConvTranspose1d: 1,
-    nn.ConvTranspose2d: 2,
-    nn.ConvTranspose3d: 3,
+    getattr(nn, f"{kind}{dimensions}d"): dimensions for kind in ("Conv", "ConvTranspose") for dimensions in (1, 2, 3)
 }
 
 
@@ -67,7 +64,7 @@ def convolution_by(
     if zeros is not None:
         mode, padding = "zeros", zeros
     elif mode == "zeros":
-        padding = _zeros(module.padding, weight, dilation)
+        padding = zeros_around(module.padding, weight, dilation)
     else:
         padding = _copies(module, spatial)
     if mode in ("zeros", "circular"):
@@ -86,8 +83,8 @@ def _spatial(module: nn.Module, input_shape: tuple[int, ...]) -> int:
     return spatial
 
 
-def _zeros(padding: str | int | tuple[int, ...], weight: Tensor, dilation: tuple[int, ...]) -> _Padding:
-    """Give the zeros (before, after) for each spatial dimension."""
+def zeros_around(padding: str | int | Sequence[int], weight: Tensor, dilation: Sequence[int]) -> _Padding:
+    """Give the zeros (before, after) that a convolution's setting stands for, for each spatial dimension."""
     kernel = weight.shape[2:]
     if isinstance(padding, str):
         totals = [gap * (taps - 1) if padding == "same" else 0 for gap, taps in zip(dilation, kernel, strict=True)]
@@ -113,9 +110,6 @@ def _copies(module: nn.Conv1d | nn.Conv2d | nn.Conv3d, spatial: int) -> _Padding
 def transposed_convolution(module: nn.Module, input_shape: tuple[int, ...]) -> LinearMap:
     """Give the convolution whose adjoint the layer is: same weight, from the layer's output to its input.
 
-    Rows of the output that no tap reaches are always zero (an ``output_padding`` beyond ``padding`` makes such),
-    and the convolution leaves them out.
-
     Raises:
         ArchitectureError: the input is not (channels, *spatial).
     """
@@ -124,13 +118,29 @@ def transposed_convolution(module: nn.Module, input_shape: tuple[int, ...]) -> L
     stride, dilation = each(module.stride, spatial), each(module.dilation, spatial)
     assert not isinstance(module.padding, str)
     cuts, extras = each(module.padding, spatial), each(module.output_padding, spatial)
+    geometry = adjoint_geometry(input_shape, weight.shape, stride, cuts, dilation, extras, module.groups)
+    return LinearMap(weight, geometry, transposed=True)
+
+
+def adjoint_geometry(
+    input_shape: Sequence[int],
+    weight_shape: Sequence[int],
+    stride: tuple[int, ...],
+    cuts: Sequence[int],
+    dilation: tuple[int, ...],
+    extras: Sequence[int],
+    groups: int,
+) -> Geometry:
+    """Give the convolution whose adjoint a transposed convolution with these settings is.
+
+    Rows of the output that no tap reaches are always zero, or the bias (an ``output_padding`` in ``extras`` beyond the
+    ``padding`` in ``cuts`` makes such), and the convolution leaves them out.
+    """
     sizes, padding = [], []
     for size, taps, step, gap, cut, beyond in zip(
-        input_shape[1:], weight.shape[2:], stride, dilation, cuts, extras, strict=True
+        input_shape[1:], weight_shape[2:], stride, dilation, cuts, extras, strict=True
     ):
         extra = min(beyond, cut)
         sizes.append((size - 1) * step + gap * (taps - 1) + 1 - 2 * cut + extra)
         padding.append((cut, cut - extra))
-    channels = weight.shape[1] * module.groups
-    geometry = Geometry((channels, *sizes), stride, tuple(padding), dilation, module.groups)
-    return LinearMap(weight, geometry, transposed=True)
+    return Geometry((weight_shape[1] * groups, *sizes), stride, tuple(padding), dilation, groups)

@@ -9,7 +9,7 @@ import torch
 from gloro_fast.data import AUGMENTATIONS, augmentation
 from gloro_fast.data.augment.keras import KerasAffine
 from gloro_fast.data.augment.tfds import FlipZoomBrightness
-from gloro_fast.data.augment.warp import warp
+from gloro_fast.data.augment.warp import resample, sampling
 from gloro_fast.errors import ConfigError
 
 
@@ -23,6 +23,10 @@ def pictures(count: int = 6, channels: int = 3, height: int = 9, width: int = 12
 
 def one_map(rows: list[list[float]]) -> torch.Tensor:
     return torch.tensor([rows], dtype=torch.float64)
+
+
+def warp(images: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
+    return resample(images, sampling(maps, *images.shape[-2:]).to(images))
 
 
 # ----------------------------------------------------------------------------------------------- the warp itself

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from minmax_masks import unpack_mask
 from torch import Tensor
 
-from gloro_fast.ops.minmax_op import minmax_reference, unpack_mask
+from gloro_fast.ops.minmax_op import minmax_reference
 
 Forward = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
 Backward = Callable[[Tensor, Tensor, bool], tuple[Tensor, Tensor]]

@@ -8,11 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from minmax_masks import unpack_mask
 from torch import Tensor
 
 from gloro_fast.errors import ArchitectureError
 from gloro_fast.native import extension
-from gloro_fast.ops.minmax_op import minmax, minmax_reference, unpack_mask
+from gloro_fast.ops.minmax_op import minmax, minmax_reference
 
 compiled = pytest.mark.skipif(not extension.available(), reason=f"compiled ops: {extension.why_not()}")
 

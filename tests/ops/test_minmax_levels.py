@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from minmax_masks import unpack_mask
 from torch import Tensor
 
 from gloro_fast.native import extension
 from gloro_fast.ops.minmax_inplace import minmax_
-from gloro_fast.ops.minmax_op import minmax, minmax_reference, unpack_mask
+from gloro_fast.ops.minmax_op import minmax, minmax_reference
 
 pytestmark = pytest.mark.skipif(not extension.available(), reason=f"compiled ops: {extension.why_not()}")
 

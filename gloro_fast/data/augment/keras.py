@@ -43,7 +43,7 @@ class KerasAffine(Augmentation):
         return resample(images, draws.view(-1, 2, 3))
 
     def maps(self, count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
-        """Draw ``count`` maps for images of ``height`` x ``width``: (count, 2, 3), as ``warp`` takes them."""
+        """Draw ``count`` maps for images of ``height`` x ``width``: (count, 2, 3), as ``sampling`` takes them."""
         reach = [
             self.rotation,
             self.shift * height,

@@ -7,23 +7,14 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def warp(images: Tensor, maps: Tensor) -> Tensor:
-    """Give each image the pixels that its map points to: bilinear, the border repeated outside.
-
-    Args:
-        images: (B, C, H, W), floating.
-        maps: (B, 2, 3) float64 on the CPU: [row_in, col_in] = map @ [row_out, col_out, 1], where rows and
-            columns are in pixels and counted from the centre of the image.
-
-    Returns:
-        As ``images``. Every pixel lies in the range of its own image.
-    """
-    height, width = images.shape[-2:]
-    return resample(images, sampling(maps, height, width).to(images.device, images.dtype))
-
-
 def sampling(maps: Tensor, height: int, width: int) -> Tensor:
     """Give ``maps`` of images of ``height`` x ``width`` in the units of ``torch.nn.functional.affine_grid``.
+
+    Args:
+        maps: (B, 2, 3) float64 on the CPU: [row_in, col_in] = map @ [row_out, col_out, 1], where rows and
+            columns are in pixels and counted from the centre of the image.
+        height: in pixels.
+        width: in pixels.
 
     Returns:
         (B, 2, 3) float64 on the CPU.
@@ -36,7 +27,15 @@ def sampling(maps: Tensor, height: int, width: int) -> Tensor:
 
 
 def resample(images: Tensor, theta: Tensor) -> Tensor:
-    """Do so by maps as :func:`sampling` gives them, (B, 2, 3) of the dtype and device of ``images``."""
+    """Give each image the pixels that its map points to: bilinear, the border repeated outside.
+
+    Args:
+        images: (B, C, H, W), floating.
+        theta: (B, 2, 3) from :func:`sampling`, of the dtype and on the device of ``images``.
+
+    Returns:
+        As ``images``. Every pixel lies in the range of its own image.
+    """
     grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
     warped = functional.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
     # The four weights of a pixel may sum to a rounding more than 1.
