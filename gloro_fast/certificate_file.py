@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from gloro_fast import json_file, tensor_file
 from gloro_fast._version import __version__
+from gloro_fast.certificate_schema import check_document
 from gloro_fast.errors import CertificateError
 from gloro_fast.fingerprint import structure
 
@@ -172,13 +173,14 @@ class CertificateFile:
         """Read what :meth:`write` wrote.
 
         Raises:
-            CertificateError: the file is missing, truncated, edited, of another kind or of another version.
+            CertificateError: the file is missing, truncated, edited, of another kind or of another version, or has an
+            entry of another type or range than certificates have.
         """
         document = json_file.read(path, FORMAT, FORMAT_VERSION)
         try:
             return cls._from(document)
-        except (KeyError, TypeError, ValueError) as error:
-            raise CertificateError(f"{path} is damaged ({type(error).__name__}: {error}); use a copy of it") from None
+        except ValueError as error:
+            raise CertificateError(f"{path} is damaged: {error}; use a copy of it, or certify again") from None
 
     def _document(self) -> dict[str, Any]:
         document = dataclasses.asdict(self)
@@ -193,20 +195,15 @@ class CertificateFile:
 
     @classmethod
     def _from(cls, document: dict[str, Any]) -> CertificateFile:
+        check_document(document)
         values: dict[str, Any] = {field.name: document[field.name] for field in dataclasses.fields(cls)}
         values["layers"] = [LayerRecord(**layer) for layer in values["layers"]]
         logits = document["logits"]
-        if logits["dtype"] not in ("float32", "float64"):
-            raise ValueError(f"logits of type {logits['dtype']}")
         content = base64.b64decode(logits["base64"], validate=True)
         array = np.frombuffer(content, np.dtype(logits["dtype"]).newbyteorder("<"))
         values["logits"] = torch.from_numpy(array.astype(logits["dtype"]).reshape(logits["shape"]))
         if document["differences_sha256"] != differences_digest(values["differences"]):
-            raise ValueError("differences_sha256")
-        count = len(values["labels"])
-        for name in ("prediction", "margin", "radius", "real_radius", "certified", "logits"):
-            if len(values[name]) != count:
-                raise ValueError(f"{name} has {len(values[name])} entries for {count} labels")
+            raise ValueError("differences_sha256 is not that of the differences")
         return cls(**values)
 
 

@@ -26,8 +26,8 @@ def check_layers(certificate: CertificateFile, layers: Sequence[Layer]) -> Itera
     for record, layer in zip(certificate.layers, layers, strict=False):
         if isinstance(layer, Affine):
             yield from _check_affine(record, layer, certificate.executed)
-        elif record.value != 1.0 or record.kind != "exact":
-            yield f"layer {record.name} has constant {record.value!r} ({record.kind}) instead of exactly 1"
+        elif record != LayerRecord(record.name, 1.0, "rule", "exact", None, None, None):
+            yield f"layer {record.name} has more than its constant, exactly 1 by rule: {record}"
     weakest = max((record.kind for record in certificate.layers), key=KINDS.index, default="exact")
     if certificate.kind != weakest:
         yield f"the constant is called {certificate.kind!r}, but among its layers there is one that is {weakest!r}"
@@ -39,6 +39,8 @@ def _check_affine(record: LayerRecord, layer: Affine, executed: bool) -> Iterato
     if record.kind == "estimate":
         yield f"layer {name}: {record.value!r} by {record.method} is an estimate from below, no bound"
     else:
+        if record.kind == "exact":
+            yield f"layer {name}: {record.value!r} is called exact; of a dense or convolutional layer it is a bound"
         proven = proves(layer.matrix, record.value)
         if proven is None:
             proven = _found_by_another(record, layer)
@@ -49,9 +51,12 @@ def _check_affine(record: LayerRecord, layer: Affine, executed: bool) -> Iterato
             yield f"layer {name}: the bound {record.value!r} {why}"
     if record.power is None or abs(record.power - estimate) > _POWER_OFF * estimate:
         yield f"layer {name}: power iteration gives {estimate!r} instead of {record.power!r}"
-    elif record.power and record.tightness != record.value / record.power:
-        yield f"layer {name}: tightness is {record.tightness!r} instead of {record.value / record.power!r}"
-    if executed and (record.absolute is None or not proves_nonnegative(abs(layer.matrix), record.absolute)):
+    elif record.tightness != (record.value / record.power if record.power else None):
+        yield f"layer {name}: tightness {record.tightness!r} is not {record.value!r} / {record.power!r}"
+    if not executed:
+        if record.absolute is not None:
+            yield f"layer {name}: a bound {record.absolute!r} on its absolute weights, which nothing rests on"
+    elif record.absolute is None or not proves_nonnegative(abs(layer.matrix), record.absolute):
         yield f"layer {name}: the bound {record.absolute!r} on its absolute weights is not proven to be one"
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from gloro_fast.audit.bounds import check_differences, check_layers, check_product
 from gloro_fast.audit.layers import Layer, read_layers, split_head
-from gloro_fast.audit.samples import check_samples, check_summary
+from gloro_fast.audit.samples import RealRadii, check_samples, check_summary
 from gloro_fast.certificate_file import CertificateFile, split_digest, weights_digest
 from gloro_fast.fingerprint import structure
 
@@ -17,13 +17,16 @@ if TYPE_CHECKING:
     from gloro_fast.data import Split
 
 
-def audit(certificate: CertificateFile, module: nn.Module, split: Split) -> Iterator[str]:
-    """Check everything that ``certificate`` says against the classifier and the data.
+def audit(
+    certificate: CertificateFile, module: nn.Module, split: Split, found: RealRadii | None = None
+) -> Iterator[str]:
+    """Check what ``certificate`` says against the classifier and the data; see :func:`stated` for what is left.
 
     Args:
         certificate: the file; that it matches its checksum has been checked in reading it.
         module: the classifier f, on the CPU, in evaluation mode, float32 or float64.
         split: images and labels.
+        found: to note in how far the recorded radii are above those of the net itself.
 
     Yields:
         One line for everything that is wrong; none if the certificate holds.
@@ -42,8 +45,18 @@ def audit(certificate: CertificateFile, module: nn.Module, split: Split) -> Iter
     yield from check_layers(certificate, layers)
     yield from check_product(certificate)
     yield from check_differences(certificate, layers[len(certificate.layers) :])
-    yield from check_samples(certificate, layers, split)
+    yield from check_samples(certificate, layers, split, RealRadii() if found is None else found)
     yield from check_summary(certificate)
+
+
+def stated(certificate: CertificateFile) -> list[tuple[str, str]]:
+    """List what the file says and nothing can check: names and values."""
+    methods = ", ".join(sorted({record.method for record in certificate.layers if record.method != "rule"}))
+    return [
+        ("data set's name", certificate.data),
+        ("method", f"{certificate.method}{f' (layers: {methods})' if methods else ''}"),
+        ("written by", ", ".join(f"{name} {version}" for name, version in certificate.written_by.items())),
+    ]
 
 
 def _check_identity(certificate: CertificateFile, module: nn.Module, split: Split) -> Iterator[str]:

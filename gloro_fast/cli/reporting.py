@@ -44,8 +44,9 @@ class Commands(TyperGroup):
 
 def console() -> Console:
     """Give the console for results: the terminal's width, and enough for a table where output is piped."""
-    out = Console(highlight=False)
-    return out if out.is_terminal else Console(highlight=False, width=_PIPED_WIDTH)
+    # Names of files and data sets are text, not markup.
+    out = Console(highlight=False, markup=False)
+    return out if out.is_terminal else Console(highlight=False, markup=False, width=_PIPED_WIDTH)
 
 
 def table(
