@@ -65,7 +65,8 @@ def check_floats(images: Tensor, what: str) -> None:
             f"{what}: pixels range from {low:g} to {high:g}, outside [0, 1]; epsilon is meant for pixels in "
             "[0, 1], so rescale them (divide bytes by 255) unless epsilon is in your own units",
             UserWarning,
-            stacklevel=3,
+            # Always the same place, so that a process says it once, not at every reading of the same pixels.
+            stacklevel=1,
         )
 
 

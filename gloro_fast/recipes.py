@@ -107,6 +107,19 @@ class Recipe:
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Recipe))
+NEUTRAL_NEEDS = ("data", "architecture", "epsilon")
+"""What :func:`neutral` has to be told, in this order."""
+
+
+def neutral(data: str, architecture: str, epsilon: float) -> Recipe:
+    """Give a recipe for data of one's own, tuned to none: TRADES with lambda from 0.1 to 2, no augmentation.
+
+    Args:
+        data: name or path of the data set.
+        architecture: name for ``gloro_fast.architectures.build``.
+        epsilon: the certified l2 radius, trained with too.
+    """
+    return Recipe("neutral", data, architecture, 100, epsilon, epsilon_train=epsilon, batch_size=64, lam="0.1,2.0,100")
 
 
 def get(name: str) -> Recipe:

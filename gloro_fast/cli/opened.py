@@ -115,4 +115,5 @@ def load_run_data(config: RunConfig, data: str | None, data_dir: Path | None) ->
 
     if data is None or data == config.recipe.data:
         data, data_dir = config.recipe.data, data_dir or (Path(config.data_dir) if config.data_dir else None)
+        return load(data, data_dir, test_share=config.test_share or None)
     return load(data, data_dir)

@@ -34,6 +34,7 @@ class RunConfig:
         threads: CPU threads of torch; 0 stands for as many as torch has when the run starts.
         data_note: what to print beside results made with these data.
         deterministic: whether a GPU uses deterministic algorithms alone, for the same bits at every run.
+        test_share: the share of each class that was held out for testing; 0 where the data come split.
     """
 
     recipe: Recipe
@@ -45,6 +46,7 @@ class RunConfig:
     threads: int = 0
     data_note: str = ""
     deterministic: bool = True
+    test_share: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:

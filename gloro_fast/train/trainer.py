@@ -102,6 +102,7 @@ class Trainer:
             threads,
             data.note,
             deterministic,
+            data.test_share,
         )
         self._data = data
         self._data_sha256 = checkpoint.digest(data)
