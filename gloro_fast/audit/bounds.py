@@ -14,6 +14,7 @@ from gloro_fast.audit.spectral import proves, proves_nonnegative
 from gloro_fast.bounds import METHODS
 from gloro_fast.certificate_file import CertificateFile, LayerRecord
 from gloro_fast.nn.rules import KINDS, LinearMap, lipschitz_rule
+from gloro_fast.progress import tracked
 
 _METHODS = ("cholesky", "torus", "trivial")
 _SLACK = Fraction(1, 10**9)
@@ -23,7 +24,8 @@ _POWER_STEPS = 300
 
 def check_layers(certificate: CertificateFile, layers: Sequence[Layer]) -> Iterator[str]:
     """Prove the constant of every layer before the head, and of its absolute weights where they were used."""
-    for record, layer in zip(certificate.layers, layers, strict=False):
+    records = tracked(certificate.layers, len(certificate.layers), "proving the bounds of the layers")
+    for record, layer in zip(records, layers, strict=False):
         if isinstance(layer, Affine):
             yield from _check_affine(record, layer, certificate.executed)
         elif record != LayerRecord(record.name, 1.0, "rule", "exact", None, None, None):

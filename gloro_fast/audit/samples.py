@@ -14,6 +14,7 @@ from gloro_fast.audit.forward import Constants, Elements, evaluate, executed_rad
 from gloro_fast.audit.layers import Array, Layer
 from gloro_fast.certificate_file import CertificateFile
 from gloro_fast.data import to_float
+from gloro_fast.progress import tracked
 
 if TYPE_CHECKING:
     from gloro_fast.data import Split
@@ -81,7 +82,7 @@ def _first(lines: Iterator[str]) -> Iterator[str]:
 
 def _batches(split: Split, dtype: str) -> Iterator[tuple[int, Array]]:
     """Give the place of the first image and the images as columns, as the program of that type gets them."""
-    for first in range(0, len(split), _BATCH):
+    for first in tracked(range(0, len(split), _BATCH), len(split) / _BATCH, "evaluating the images anew"):
         images = to_float(split.images[first : first + _BATCH])
         yield first, images.numpy().astype(dtype).astype(np.float64).reshape(len(images), -1).T
 
@@ -130,7 +131,7 @@ def _check_exactly(certificate: CertificateFile) -> Iterator[str]:
     classes = certificate.logits.shape[1]
     slopes = _slopes(certificate, classes)
     logits = certificate.logits.tolist()
-    for index, row in enumerate(logits):
+    for index, row in enumerate(tracked(logits, len(logits), "comparing the radii in rational numbers")):
         said = (certificate.prediction[index], certificate.margin[index], certificate.real_radius[index])
         yield from (f"image {index}: {line}" for line in _check_row(row, slopes, *said))
         radius = certificate.radius[index]

@@ -15,6 +15,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from gloro_fast.errors import GloroFastError
+from gloro_fast.progress import heartbeat
 
 BAD_INPUT = 2
 _PIPED_WIDTH = 160
@@ -38,7 +39,7 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that ``ctx`` holds."""
-        with _warnings_in_one_line(), _errors_in_one_line():
+        with _warnings_in_one_line(), _errors_in_one_line(), heartbeat("working"):
             return super().invoke(ctx)
 
 
