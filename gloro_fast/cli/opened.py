@@ -44,11 +44,18 @@ class OpenRun:
         """What a picture says it shows."""
         return f"{self.config.recipe.name}, {self.split_name} split of {self.data}"
 
-    def facts(self) -> list[tuple[str, str]]:
-        """Give what every summary says of net and data."""
+    def facts(self, counted: int | None = None) -> list[tuple[str, str]]:
+        """Give what every summary says of net and data.
+
+        Args:
+            counted: how many images, the first ones, it is about; None for all.
+        """
+        count = f"{len(self.split):,} images"
+        if counted is not None and counted < len(self.split):
+            count = f"the first {counted:,} of {count}"
         return [
             ("recipe", self.config.recipe.name),
-            ("data", f"{self.data}, {self.split_name} split, {len(self.split):,} images"),
+            ("data", f"{self.data}, {self.split_name} split, {count}"),
             ("data note", self.data_note),
         ]
 

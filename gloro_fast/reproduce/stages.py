@@ -175,7 +175,7 @@ class Stages:
                 found: dict[str, Any] = kept["found"]
                 return found
         self._tell(name)
-        with Progress(f"measuring: {name}"):
+        with Progress(name):
             found = measure()
         self._folder.mkdir(exist_ok=True)
         # Infinite radii are written as JSON's readers in Python take them; the files are read by this module only.
