@@ -36,7 +36,7 @@ def audit(
         from gloro_fast.audit import RealRadii, stated
         from gloro_fast.audit import audit as differences
     except ImportError as error:
-        raise ConfigError(f"audit needs SciPy ({error}); install it with: pip install 'gloro-fast[audit]'") from None
+        raise ConfigError(f"audit needs SciPy ({error}); install it with: pip install scipy") from None
     from gloro_fast.certificate_file import CertificateFile
     from gloro_fast.cli.opened import load_run_data
     from gloro_fast.run_folder import load_net

@@ -100,8 +100,7 @@ def smooth(
         from scipy.stats import binomtest, norm
     except ImportError as error:
         raise ConfigError(
-            f"randomized smoothing needs SciPy, which cannot be imported ({error}); "
-            "install it with: pip install 'gloro-fast[smoothing]'"
+            f"randomized smoothing needs SciPy, which cannot be imported ({error}); install it with: pip install scipy"
         ) from error
     begun = time.monotonic()
     generator = torch.Generator().manual_seed(seed)

@@ -56,7 +56,7 @@ def _classifier() -> Any:
     except ImportError as error:
         raise ConfigError(
             f"attacks need the Adversarial Robustness Toolbox, which cannot be imported ({error}); "
-            "install it with: pip install 'gloro-fast[attack]'"
+            "install it with: pip install adversarial-robustness-toolbox"
         ) from error
     return PyTorchClassifier
 
