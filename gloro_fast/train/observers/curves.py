@@ -15,6 +15,7 @@ from gloro_fast.train.result import Result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
 
 _BLUE, _RED, _GREY = "#1f5fa8", "#c8503c", "#555555"
 _SHARES = ("clean accuracy", "VRA")
@@ -121,7 +122,7 @@ def _plot(axes: Axes, title: str, lines: dict[str, list[tuple[int, float]]]) -> 
     axes.grid(color="#dddddd", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines["top"].set_visible(False)
-    drawn = []
+    drawn: list[Line2D] = []
     for label, points in lines.items():
         color = _COLORS.get(label, _BLUE)
         # Two quantities, lambda and epsilon, have a scale each.
