@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 from gloro_fast._version import __version__
 
 if TYPE_CHECKING:
-    from gloro_fast import architectures, bounds, losses, nn, ops, schedules
-    from gloro_fast.certify import Certificate
-    from gloro_fast.convert import convert, revert
-    from gloro_fast.model import GloRoNet
+    from gloro_fast import bounds, losses, nn, ops
+    from gloro_fast.models import architectures
+    from gloro_fast.models.conversion import convert, revert
+    from gloro_fast.net.certificate import Certificate
+    from gloro_fast.net.gloro_net import GloRoNet
+    from gloro_fast.recipes import schedules
 
 __all__ = [
     "Certificate",
@@ -26,15 +28,23 @@ __all__ = [
 ]
 
 # What is asked for is loaded when it is asked for: torch takes a second and a half, which --help can do without.
-_HOMES = {"Certificate": "certify", "GloRoNet": "model", "convert": "convert", "revert": "convert"}
+_HOMES = {
+    "Certificate": "net.certificate",
+    "GloRoNet": "net.gloro_net",
+    "architectures": "models",
+    "convert": "models.conversion",
+    "revert": "models.conversion",
+    "schedules": "recipes",
+}
 
 
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module 'gloro_fast' has no attribute {name!r}")
-    module = importlib.import_module(f"gloro_fast.{_HOMES.get(name, name)}")
-    # A module of the same name has taken its place by now.
-    globals().update({own: getattr(module, own) for own, home in _HOMES.items() if home == _HOMES.get(name)})
+    if name in _HOMES:
+        globals()[name] = getattr(importlib.import_module(f"gloro_fast.{_HOMES[name]}"), name)
+    else:
+        importlib.import_module(f"gloro_fast.{name}")
     return globals()[name]
 
 

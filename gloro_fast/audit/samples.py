@@ -12,8 +12,8 @@ import numpy as np
 
 from gloro_fast.audit.forward import Constants, Elements, evaluate, executed_radius
 from gloro_fast.audit.layers import Array, Layer
-from gloro_fast.certificate_file import CertificateFile
 from gloro_fast.data import to_float
+from gloro_fast.files.certificate_record import CertificateRecord
 from gloro_fast.progress import tracked
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class RealRadii:
 
 
 def check_samples(
-    certificate: CertificateFile, layers: Sequence[Layer], split: Split, found: RealRadii
+    certificate: CertificateRecord, layers: Sequence[Layer], split: Split, found: RealRadii
 ) -> Iterator[str]:
     """Check logits, prediction, margin, radii and whether it is certified, of every image; note what is ``found``."""
     allowed = _executed(certificate, layers, split) if certificate.executed else None
@@ -52,7 +52,7 @@ def check_samples(
         yield from _first(wrong)
 
 
-def check_summary(certificate: CertificateFile) -> Iterator[str]:
+def check_summary(certificate: CertificateRecord) -> Iterator[str]:
     """Count again."""
     count, epsilon = len(certificate.labels), certificate.epsilon
     right = [a == b for a, b in zip(certificate.labels, certificate.prediction, strict=True)]
@@ -87,12 +87,12 @@ def _batches(split: Split, dtype: str) -> Iterator[tuple[int, Array]]:
         yield first, images.numpy().astype(dtype).astype(np.float64).reshape(len(images), -1).T
 
 
-def _dtype(certificate: CertificateFile) -> str:
+def _dtype(certificate: CertificateRecord) -> str:
     return str(certificate.logits.numpy().dtype)
 
 
 def _check_logits(
-    certificate: CertificateFile, layers: Sequence[Layer], split: Split, found: RealRadii
+    certificate: CertificateRecord, layers: Sequence[Layer], split: Split, found: RealRadii
 ) -> Iterator[str]:
     dtype = _dtype(certificate)
     recorded = certificate.logits.double().numpy().T
@@ -127,7 +127,7 @@ def _real_radii(own: Elements, prediction: Sequence[int], slopes: Array) -> list
     return radii
 
 
-def _check_exactly(certificate: CertificateFile) -> Iterator[str]:
+def _check_exactly(certificate: CertificateRecord) -> Iterator[str]:
     classes = certificate.logits.shape[1]
     slopes = _slopes(certificate, classes)
     logits = certificate.logits.tolist()
@@ -141,7 +141,7 @@ def _check_exactly(certificate: CertificateFile) -> Iterator[str]:
             yield f"image {index}: radius {radius!r} beside {said[2]!r} in real arithmetic"
 
 
-def _slopes(certificate: CertificateFile, classes: int) -> list[list[Fraction | None]]:
+def _slopes(certificate: CertificateRecord, classes: int) -> list[list[Fraction | None]]:
     """Give K D_ij; None where it is not finite."""
     entries = iter(certificate.differences)
     slopes: list[list[Fraction | None]] = [[Fraction(0)] * classes for _ in range(classes)]
@@ -189,7 +189,7 @@ def _check_radius(radius: float, exact: Fraction | None) -> Iterator[str]:
         yield f"the radius {radius!r} is below the exact one, {float(exact)!r}"
 
 
-def _executed(certificate: CertificateFile, layers: Sequence[Layer], split: Split) -> Array:
+def _executed(certificate: CertificateRecord, layers: Sequence[Layer], split: Split) -> Array:
     """Give the radius that the formula of executed certificates allows each image."""
     dtype = _dtype(certificate)
     constants = [Constants(record.value, record.absolute or 0.0) for record in certificate.layers]
@@ -201,7 +201,7 @@ def _executed(certificate: CertificateFile, layers: Sequence[Layer], split: Spli
     return np.concatenate(parts)
 
 
-def _differences(certificate: CertificateFile) -> Array:
+def _differences(certificate: CertificateRecord) -> Array:
     """Give D, (m, m)."""
     classes = certificate.logits.shape[1]
     differences = np.zeros((classes, classes))
@@ -209,7 +209,7 @@ def _differences(certificate: CertificateFile) -> Array:
     return differences + differences.T
 
 
-def _check_executed(certificate: CertificateFile, allowed: Array | None) -> Iterator[str]:
+def _check_executed(certificate: CertificateRecord, allowed: Array | None) -> Iterator[str]:
     if allowed is None:
         return
     for index, (radius, real, limit) in enumerate(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gloro_fast.bounds.rounding import SMALLEST, UNIT_ROUNDOFF, positive_up, up
+from gloro_fast.rounding import SMALLEST, UNIT_ROUNDOFF, positive_up, up
 
 # Below this a distance may have lost squares to underflow (smallest normal float64: 2.2e-308).
 _SAFE_DISTANCE = 1e-140

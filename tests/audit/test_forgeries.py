@@ -12,10 +12,10 @@ import pytest
 import torch
 from certified import certificate_of, small_net, small_split
 
-from gloro_fast import json_file
-from gloro_fast.certificate_file import FORMAT, FORMAT_VERSION, CertificateFile, differences_digest
-from gloro_fast.certify import certified_radius
 from gloro_fast.errors import CertificateError
+from gloro_fast.files import json_file
+from gloro_fast.files.certificate_record import FORMAT, FORMAT_VERSION, CertificateRecord, differences_digest
+from gloro_fast.ops.certify import certified_radius
 
 pytest.importorskip("scipy", reason="audit needs scipy: install gloro-fast[audit]")
 from gloro_fast.audit import RealRadii, audit, stated
@@ -201,7 +201,7 @@ def forged(written, tmp_path, edit):
 def found_wrong(path, net) -> list[str]:
     """What is said of a file, by reading or by auditing it."""
     try:
-        certificate = CertificateFile.read(path)
+        certificate = CertificateRecord.read(path)
     except CertificateError as error:
         return [str(error)]
     return list(audit(certificate, net.module, small_split()))
@@ -219,14 +219,14 @@ def test_a_forgery_is_refused(net, written, tmp_path, edit, says):
 def test_what_nothing_can_check_is_called_stated(net, written, tmp_path, edit, shown):
     path = forged(written, tmp_path, edit)
     assert found_wrong(path, net) == []
-    assert any(shown in value for _, value in stated(CertificateFile.read(path)))
-    assert not any(shown in value for _, value in stated(CertificateFile.read(written)))
+    assert any(shown in value for _, value in stated(CertificateRecord.read(path)))
+    assert not any(shown in value for _, value in stated(CertificateRecord.read(written)))
 
 
 @pytest.mark.parametrize(("name", "value"), ILL_TYPED, ids=lambda value: repr(value)[:20])
 def test_an_ill_typed_entry_is_one_line(written, tmp_path, name, value):
     with pytest.raises(CertificateError, match="is damaged: ") as raised:
-        CertificateFile.read(forged(written, tmp_path, set_to(name, value)))
+        CertificateRecord.read(forged(written, tmp_path, set_to(name, value)))
     line = str(raised.value)
     assert line.isprintable()
     assert name.split(".")[0] in line
@@ -246,7 +246,7 @@ def test_text_that_is_no_document_is_one_line(written, tmp_path, edit, says):
     path = tmp_path / "c.json"
     path.write_text(edit(written.read_text()))
     with pytest.raises(CertificateError, match=says):
-        CertificateFile.read(path)
+        CertificateRecord.read(path)
 
 
 @pytest.mark.parametrize("depth", [300, 900, 100_000])
@@ -255,7 +255,7 @@ def test_deep_lists_are_one_line(tmp_path, depth):
     entries = f'"format": "{FORMAT}", "format_version": {FORMAT_VERSION}, "margin": {"[" * depth + "]" * depth}'
     path.write_text(f"{{{entries}}}")
     with pytest.raises(CertificateError, match="damaged"):
-        CertificateFile.read(path)
+        CertificateRecord.read(path)
 
 
 def test_a_radius_lifted_over_epsilon_within_rounding(net, tmp_path):
@@ -288,5 +288,5 @@ def test_a_radius_lifted_over_epsilon_within_rounding(net, tmp_path):
 
 def test_how_far_radii_are_above_those_of_the_net_is_found(net):
     found = RealRadii()
-    assert list(audit(certificate_of(net), net.module, small_split(), found)) == []
+    assert list(audit(certificate_of(net), net.module, small_split(), found=found)) == []
     assert 0 < found.above < 1e-6

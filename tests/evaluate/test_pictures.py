@@ -15,7 +15,7 @@ from gloro_fast.data import DataSet, Split
 from gloro_fast.evaluate import Evaluation
 from gloro_fast.evaluate.tightness import Tightness
 from gloro_fast.evaluate.tightness_picture import draw_tightness
-from gloro_fast.paper import TIGHTNESS
+from gloro_fast.recipes.paper import TIGHTNESS
 from gloro_fast.reproduce.pictures import draw_examples, draw_histogram
 from gloro_fast.train.epochs import EpochMetrics
 from gloro_fast.train.observers.curves import draw
