@@ -39,6 +39,7 @@ class Progress:
     def __enter__(self) -> Self:
         global _said
         self._begin = time.monotonic()
+        self._terminal = sys.stderr.isatty()
         with _lock:
             if not _at_work:
                 _said = self._begin
@@ -49,18 +50,15 @@ class Progress:
         """Note that ``done`` of ``total`` is done; ``note`` says more."""
         self._share, self._note = min(done / total, 1.0) if total else 0.0, note
         now = time.monotonic()
-        if now - self._begin >= _PATIENCE:
-            self._speak(now, _BETWEEN if sys.stderr.isatty() else _WITHOUT_TERMINAL)
+        if now - self._begin >= _PATIENCE and now - _said >= (_BETWEEN if self._terminal else _WITHOUT_TERMINAL):
+            self._speak(now)
 
-    def _speak(self, now: float, after: float) -> None:
-        """Write the line, if the last one is ``after`` seconds old."""
+    def _speak(self, now: float) -> None:
         global _said, _width
         with _lock:
-            if now - _said < after:
-                return
             _said = now
             text = self._text(now - self._begin)
-            if sys.stderr.isatty():
+            if self._terminal:
                 sys.stderr.write("\r" + text.ljust(_width))
                 _width = len(text)
             else:
@@ -114,10 +112,14 @@ def heartbeat(what: str) -> Iterator[None]:
     def beat() -> None:
         while not stop.wait(max(_BETWEEN, _said + _WITHOUT_TERMINAL - time.monotonic())):
             with _lock:
-                if not sys.stderr.isatty():
-                    _at_work[-1]._speak(time.monotonic(), _WITHOUT_TERMINAL)
+                now = time.monotonic()
+                if now - _said >= _WITHOUT_TERMINAL:
+                    _at_work[-1]._speak(now)
 
-    with Progress(what):
+    with Progress(what) as outermost:
+        if outermost._terminal:
+            yield
+            return
         thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
         thread.start()
         try:
