@@ -107,6 +107,7 @@ class Recipe:
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Recipe))
+"""The names of the fields of a recipe, in their order."""
 
 
 def get(name: str) -> Recipe:
@@ -325,3 +326,4 @@ RECIPES: dict[str, Recipe] = {
         _smoothing(_CIFAR10_6C2F, 100),
     )
 }
+"""All recipes by name; the paper's rows among them are those of Tables B.1 and B.2."""
