@@ -112,7 +112,7 @@ def _enough(layers: list[int], device: torch.device) -> int:
     return enough_multiprocessors(tuple(layers), torch.cuda.current_device() if device.index is None else device.index)
 
 
-# What follows tells torch of the compiled ops: the layers as integers (csrc/cpu/power_iteration_description.h
+# What follows tells torch of the compiled ops: the layers as integers (csrc/common/power_iteration_description.h
 # gives their order), shapes for tracing, and the gradient.
 
 
@@ -153,7 +153,7 @@ def _numbers(
 
 
 def layer_numbers(weights: Sequence[Tensor], geometries: Sequence[Geometry]) -> list[int]:
-    """Give the layers as the integers that the compiled ops take (csrc/cpu/power_iteration_description.h)."""
+    """Give the layers as the integers that the compiled ops take (csrc/common/power_iteration_description.h)."""
     return _layer_numbers([_layout(weight) for weight in weights], geometries)
 
 

@@ -3,7 +3,7 @@
 // A run of integers a layer: spatial dimensions r (0 for a dense layer, 1 or 2), type of the weight (0 float32,
 // 1 float64, 2 bfloat16, 3 float16), 1 if its gradient shall be channels_last, outputs, inputs, groups, and for each
 // spatial dimension input size, kernel, stride, zeros before, zeros after, dilation.
-// gloro_fast/ops/power_iteration.py writes it.
+// gloro_fast/ops/power_iteration_op.py writes it.
 #pragma once
 
 #include <cstdint>

@@ -18,7 +18,7 @@ struct Half {
 
 namespace {
 
-namespace detail {
+namespace ieee {
 
 inline float float_of(uint32_t bits) {
   float value;
@@ -36,7 +36,7 @@ inline bool is_nan(uint32_t float_bits) {
   return (float_bits & 0x7fffffffu) > 0x7f800000u;
 }
 
-}  // namespace detail
+}  // namespace ieee
 
 inline float widen(float value) {
   return value;
@@ -45,7 +45,7 @@ inline double widen(double value) {
   return value;
 }
 inline float widen(BFloat16 value) {
-  return detail::float_of(uint32_t{value.bits} << 16);
+  return ieee::float_of(uint32_t{value.bits} << 16);
 }
 
 inline float widen(Half value) {
@@ -57,7 +57,7 @@ inline float widen(Half value) {
     return sign != 0 ? -magnitude : magnitude;
   }
   const uint32_t biased = exponent == 0x1fu ? 0xffu : exponent + (127 - 15);
-  return detail::float_of(sign | biased << 23 | fraction << 13);
+  return ieee::float_of(sign | biased << 23 | fraction << 13);
 }
 
 // Round to nearest, ties to even; NaN stays NaN (made quiet).
@@ -76,21 +76,21 @@ inline double narrow<double>(double value) {
 
 template <>
 inline BFloat16 narrow<BFloat16>(float value) {
-  const uint32_t bits = detail::bits_of(value);
-  if (detail::is_nan(bits)) return {static_cast<uint16_t>(bits >> 16 | 0x40u)};
+  const uint32_t bits = ieee::bits_of(value);
+  if (ieee::is_nan(bits)) return {static_cast<uint16_t>(bits >> 16 | 0x40u)};
   return {static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16)};
 }
 
 template <>
 inline Half narrow<Half>(float value) {
-  const uint32_t bits = detail::bits_of(value);
+  const uint32_t bits = ieee::bits_of(value);
   const uint32_t sign = bits >> 16 & 0x8000u;
   const uint32_t magnitude = bits & 0x7fffffffu;
-  if (detail::is_nan(bits)) return {static_cast<uint16_t>(sign | 0x7e00u)};
+  if (ieee::is_nan(bits)) return {static_cast<uint16_t>(sign | 0x7e00u)};
   if (magnitude >= 0x477ff000u) return {static_cast<uint16_t>(sign | 0x7c00u)};  // rounds past 65504
   if (magnitude < 0x38800000u) {
     // Below 2^-14 a half is a multiple of 2^-24, which is the spacing of floats at 0.5: the addition rounds.
-    const uint32_t shifted = detail::bits_of(detail::float_of(magnitude) + 0.5f);
+    const uint32_t shifted = ieee::bits_of(ieee::float_of(magnitude) + 0.5f);
     return {static_cast<uint16_t>(sign | (shifted - 0x3f000000u))};
   }
   const uint32_t rounded = magnitude + 0xfffu + (magnitude >> 13 & 1u);
