@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,83 +29,80 @@ WRITTEN = (
     "reports/*/*.png",
 )
 
-# Public modules that are no package with an __all__: all that they define is public.
+# Public modules without an __all__: what they define is public.
 MODULES = ("losses", "architectures", "schedules", "errors", "certificate_file")
 
 log = logging.getLogger("mkdocs.hooks.pages")
 
 
-def public_names(package: griffe.Module) -> Iterator[tuple[str, list[str]]]:
-    """List every public module by its path, each with its public names.
+def public_names(package: griffe.Module) -> dict[str, list[str]]:
+    """List the public names of every public module by its path.
 
     Public are the ``__all__`` of the package and of the packages directly in it, and what is defined in ``MODULES``.
     """
-    yield package.path, _exports(package)
+    found = {package.path: list(map(str, package.exports or ()))}
     for name, member in sorted(package.members.items()):
         if name in MODULES:
-            yield f"{package.path}.{name}", [
-                n for n, m in member.members.items() if not m.is_alias and not n.startswith("_")
-            ]
-        elif member.is_module and not member.is_alias and member.exports is not None:
-            yield member.path, _exports(member)
+            defined = member.final_target if isinstance(member, griffe.Alias) else member
+            names = [n for n, inner in defined.members.items() if not (inner.is_alias or n.startswith("_"))]
+            found[f"{package.path}.{name}"] = names
+        elif isinstance(member, griffe.Module) and member.exports:
+            found[member.path] = list(map(str, member.exports))
+    return found
 
 
-def _exports(module: griffe.Module) -> list[str]:
-    return [str(name) for name in module.exports or ()]
-
-
-def undocumented(package: griffe.Module) -> list[str]:
-    """List public names that have no docstring, or that the sources do not define."""
-    missing = []
-    for module, names in public_names(package):
-        for name in names:
-            path = f"{module}.{name}".removeprefix(f"{package.path}.")
-            try:
-                documented = package[path].has_docstring
-            except (KeyError, griffe.AliasResolutionError):
-                documented = False
-            if not documented:
-                missing.append(f"{package.path}.{path}")
-    return missing
+def summary(package: griffe.Module, name: str) -> str:
+    """Return the first line of a docstring; the empty string if there is none, or no such name in the sources."""
+    try:
+        docstring = package[name.removeprefix(f"{package.path}.")].docstring
+    except (KeyError, griffe.AliasResolutionError):
+        return ""
+    return docstring.lines[0] if docstring else ""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Replace the pages of ``docs/`` by those of the whole repository, add one a public name, and put all in the menu.
 
-    Warns, which ``--strict`` makes an error, of public names without a docstring.
+    Warns, which ``strict`` makes an error, of public names without a docstring.
     """
     for file in list(files):
         if file.src_dir == config.docs_dir:
             files.remove(file)
-    for path in sorted({path for pattern in WRITTEN for path in ROOT.glob(pattern)}):
-        source = path.relative_to(ROOT).as_posix()
+    for written in sorted({path for pattern in WRITTEN for path in ROOT.glob(pattern)}):
+        source = written.relative_to(ROOT).as_posix()
         files.append(File(source, str(ROOT), config.site_dir, config.use_directory_urls))
 
-    package = griffe.load("gloro_fast", search_paths=[ROOT], allow_inspection=False)
+    extensions = griffe.load_extensions(SphinxRoles())
+    package = griffe.load("gloro_fast", search_paths=[ROOT], allow_inspection=False, extensions=extensions)
     assert isinstance(package, griffe.Module)
-    for name in undocumented(package):
-        log.warning(f"{name} is public and has no docstring")
-    listed = dict(public_names(package))
+    modules = public_names(package)
     menu: list[dict[str, Any]] = []
-    for module, names in listed.items():
-        pages = {name: f"reference/{module}/{name}.md" for name in names if f"{module}.{name}" not in listed}
-        targets = {name: f"{name}.md" if name in pages else f"../{module}.{name}/index.md" for name in names}
-        overview = f"reference/{module}/index.md"
-        summary = f"# {module}\n\n::: {module}\n    options: {{members: [], show_root_heading: false}}\n"
-        links = [f"- [`{name}`]({targets[name]})" for name in names]
-        files.append(File.generated(config, overview, content="\n".join([summary, *links])))
-        for name, page in pages.items():
-            files.append(File.generated(config, page, content=f"# {name}\n\n::: {module}.{name}\n"))
-        menu.append({module: [overview, *pages.values()]})
+    for module, names in modules.items():
+        overview = [f"::: {module}", "    options: {members: []}", ""]
+        entries: list[str | dict[str, str]] = [f"reference/{module}/index.md"]
+        for name in names:
+            path = f"{module}.{name}"
+            described = summary(package, path)
+            if not described:
+                log.warning(f"{path} is public and has no docstring; write one")
+            if path in modules:
+                overview.append(f"- [`{name}`](../{path}/index.md): {described}")
+                continue
+            overview.append(f"- [`{name}`]({name}.md): {described}")
+            entries.append({name: f"reference/{module}/{name}.md"})
+            files.append(File.generated(config, f"reference/{module}/{name}.md", content=f"::: {path}\n"))
+        files.append(File.generated(config, f"reference/{module}/index.md", content="\n".join(overview)))
+        menu.append({module: entries})
     assert config.nav is not None
     config.nav.append({"Reference": menu})
     return files
 
 
-class PlainRoles(griffe.Extension):
-    """Show the roles of Sphinx in docstrings, such as ``:func:`f```, as the code that they name."""
+class SphinxRoles(griffe.Extension):
+    """Show what docstrings have of Sphinx, roles such as ``:func:`f``` and code after ``::``, as Markdown."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         """Rewrite the docstring of an object."""
         if obj.docstring:
-            obj.docstring.value = re.sub(r":[a-z]+:`~?([^`]+)`", r"`\1`", obj.docstring.value)
+            text = re.sub(r":[a-z]+:`~?([^`]+)`", r"`\1`", obj.docstring.value)
+            obj.docstring.value = re.sub(r"::$", ":", text, flags=re.MULTILINE)
