@@ -120,7 +120,7 @@ class TestNotLoaded:
         result = run_python(
             "import json, warnings, torch\n"
             "from gloro_fast.native import extension\n"
-            "from gloro_fast.ops.minmax import minmax\n"
+            "from gloro_fast.ops.minmax_op import minmax\n"
             "with warnings.catch_warnings(record=True) as caught:\n"
             "    warnings.simplefilter('always')\n"
             "    y = [minmax(torch.tensor([[2.0, 1.0]]))[0].tolist() for _ in range(3)]\n"
