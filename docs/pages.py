@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 WRITTEN = (
     "*.md",
+    "CITATION.cff",
     "docs/*.md",
     "docs/*.json",
     "docs/*.svg",
@@ -33,6 +34,16 @@ WRITTEN = (
 MODULES = ("losses", "architectures", "schedules", "errors", "certificate_file")
 
 log = logging.getLogger("mkdocs.hooks.pages")
+
+
+def load(folder: Path) -> griffe.Module:
+    """Read the package that lies in ``folder``."""
+    extensions = griffe.load_extensions(SphinxRoles())
+    package = griffe.load(
+        "gloro_fast", search_paths=[folder], try_relative_path=False, allow_inspection=False, extensions=extensions
+    )
+    assert isinstance(package, griffe.Module)
+    return package
 
 
 def public_names(package: griffe.Module) -> dict[str, list[str]]:
@@ -72,9 +83,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         source = written.relative_to(ROOT).as_posix()
         files.append(File(source, str(ROOT), config.site_dir, config.use_directory_urls))
 
-    extensions = griffe.load_extensions(SphinxRoles())
-    package = griffe.load("gloro_fast", search_paths=[ROOT], allow_inspection=False, extensions=extensions)
-    assert isinstance(package, griffe.Module)
+    package = load(ROOT)
     modules = public_names(package)
     menu: list[dict[str, Any]] = []
     for module, names in modules.items():
