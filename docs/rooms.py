@@ -72,8 +72,7 @@ def draw(floors: dict[str, int]) -> str:
     for floor in range(top, 0, -1):
         y = TOP + (top - floor) * FLOOR
         found.append(f'<text x="14" y="{y + 36}" fill="#777777">{floor}</text>')
-        rooms = [room for room in INSIDE if floors[room] == floor]
-        for column, room in enumerate(rooms):
+        for column, room in enumerate(room for room in INSIDE if floors[room] == floor):
             found += _room(room, LEFT + column * (WIDE + GAP), y)
     return "\n".join([*found, "</svg>", ""])
 
