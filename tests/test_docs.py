@@ -52,8 +52,10 @@ def test_names_without_a_docstring_are_noticed(pages: SimpleNamespace, tmp_path:
 
 
 def test_what_sphinx_would_show_becomes_markdown(pages: SimpleNamespace, tmp_path: Path) -> None:
-    (tmp_path / "gloro_fast.py").write_text('class A:\n    """See :func:`~a.b` and ``c``::\n\n        code\n    """\n')
-    assert pages.load(tmp_path)["A"].docstring.value == "See `a.b` and ``c``:\n\n    code"
+    (tmp_path / "gloro_fast.py").write_text(
+        'class A:\n    """See :func:`~a.b`, ``c``::\n\n        code\n\n    The end.\n    """\n'
+    )
+    assert pages.load(tmp_path)["A"].docstring.value == "See `a.b`, ``c``:\n\n    code\n\nThe end."
 
 
 def test_the_picture_shows_the_rooms_as_they_are() -> None:
