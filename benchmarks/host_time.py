@@ -86,11 +86,11 @@ def as_on_a_gpu() -> Iterator[None]:
             (dispatch, "_is_seen_by_nobody", True),
             (importlib.import_module("gloro_fast.kernels.launching"), "_are_on_gpu", True),
             (statistics, "_runs_compiled", True),
-            (labels_module, "_is_on_host", False),
+            (labels_module, "is_on_host", False),
         ):
             # No mock, whose calls take microseconds.
             stack.enter_context(mock.patch.object(module, name, _answering(answer)))
-        stack.enter_context(mock.patch.object(product, "_gradient", _gradient_of_product))
+        stack.enter_context(mock.patch.object(product, "gradient", _gradient_of_product))
         yield
 
 

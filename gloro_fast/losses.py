@@ -14,7 +14,7 @@ from gloro_fast.ops.cross_entropy_op import cross_entropy
 from gloro_fast.ops.emma_op import emma
 from gloro_fast.ops.labels import check_labels as check_labels
 from gloro_fast.ops.lmt_op import lmt
-from gloro_fast.ops.margin_loss_op import margin_loss
+from gloro_fast.ops.margin_loss_op import CRITERIA, margin_loss
 from gloro_fast.ops.margin_op import margin
 from gloro_fast.ops.scalar import Scalar
 from gloro_fast.ops.trades_op import trades
@@ -64,6 +64,17 @@ class MarginCriterion(nn.Module):
     @lam.setter
     def lam(self, value: float) -> None:
         self._lam.value = value
+
+    def lam_on(self, device: torch.device) -> Tensor:
+        """Return lambda as kernels read it: a 0-dim float64 tensor on ``device``."""
+        return self._lam.read(device)
+
+    def is_mean_of_margin_loss(self, labels: Tensor) -> bool:
+        """Whether the loss of ``labels`` is the mean of what ``gloro_fast.ops.margin_loss`` gives for each row."""
+        if self.name not in CRITERIA:
+            return False
+        weighed = self.weight is not None or self.ignore_index is not None
+        return not weighed and self.reduction == "mean" and not labels.is_floating_point()
 
     def with_margin(
         self, logits: Tensor, differences: Tensor, lipschitz: Tensor, epsilon: float | Tensor, labels: Tensor

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -59,6 +60,11 @@ class Composition:
     parts: tuple[Mapping | Merged, ...]
     steps: tuple[Product | Join, ...]
     ends: tuple[tuple[int, int], ...]
+
+    @cached_property
+    def is_sequence(self) -> bool:
+        """Whether it is the product of the constants of all parts."""
+        return self.steps == (Product(0, tuple(range(len(self.parts)))),)
 
     def bound(self, constants: Sequence[float]) -> float:
         """Compose upper bounds: a float >= the real result.

@@ -26,6 +26,7 @@ from gloro_fast.ops.capturing import is_capturing
 from gloro_fast.ops.exporting import is_exporting
 from gloro_fast.ops.image_codes import NOT_FINITE
 from gloro_fast.ops.labels import check_labels, class_indices, with_bottom
+from gloro_fast.ops.sequence_loss_op import sequence_loss
 from gloro_fast.ops.statistics import count
 from gloro_fast.ops.verdict import LOGITS_NOT_FINITE
 from gloro_fast.pixels import check_batch
@@ -149,7 +150,9 @@ class GloRoNet(BoundedNet):
             DataError: names what is wrong with them; on an accelerator, labels out of range stop the process later.
         """
         soft = not isinstance(criterion, AllMarginsLoss)
-        check_labels(labels, rows, self.num_classes, getattr(criterion, "ignore_index", None), soft)
+        # What they call asserts the range on the device, in a launch that it makes anyway.
+        apart = not (self.training and type(criterion) in (CrossEntropyLoss, TradesLoss))
+        check_labels(labels, rows, self.num_classes, getattr(criterion, "ignore_index", None), soft, apart)
 
     def unchecked_loss(self, x: Tensor, labels: Tensor, criterion: Criterion) -> Tensor:
         """Give the loss of a batch as :meth:`forward` does, for images and labels that were checked before."""
@@ -189,12 +192,56 @@ class GloRoNet(BoundedNet):
 
     def _fused_loss(self, x: Tensor, labels: Tensor, criterion: MarginCriterion) -> Tensor:
         """Give what ``criterion(net(x), labels)`` gives, where it gives anything, in one pass over the class logits."""
-        logits, lipschitz, differences = self._training_margin(x)
+        if not torch.compiler.is_compiling() and self._apart is None and not is_capturing(x.device):
+            if not self.is_planned():
+                self._replan_training()
+            logits = self._training_plan.run(x)
+            loss = self._sequence_loss(logits, labels, criterion)
+            if loss is not None:
+                return loss
+            lipschitz, differences = self._training_bound(x.device)
+        else:
+            logits, lipschitz, differences = self._training_margin(x)
         epsilon = self._epsilon.read(logits.device)
         with _without_autocast(x.device):
             losses, prediction, certified = criterion.with_margin(logits, differences, lipschitz, epsilon, labels)
             self._count(labels, prediction, certified, lipschitz)
             return criterion.reduce(losses)
+
+    def _sequence_loss(self, logits: Tensor, labels: Tensor, criterion: MarginCriterion) -> Tensor | None:
+        """Give the loss of a net that is a sequence of layers and ends in its head; None where it is to be composed."""
+        plan = self._training_plan
+        if plan.head is None or plan.head.tail or not plan.composition.is_sequence:
+            return None
+        if not criterion.is_mean_of_margin_loss(labels):
+            return None
+        (head,) = self._head_rule.now()
+        maps, factor = [], 1.0
+        for rule in self._rules.now():
+            if isinstance(rule, Diagonal) or not isinstance(rule.factor, float):
+                return None
+            factor *= rule.factor
+            if isinstance(rule, LinearMap):
+                maps.append(rule)
+        assert isinstance(head, LinearMap)
+        found = sequence_loss(
+            logits,
+            head.weight,
+            [linear.weight for linear in maps],
+            self.iterates.vectors(),
+            [linear.geometry for linear in maps],
+            self.power_iterations,
+            factor,
+            self._epsilon.read(logits.device),
+            labels,
+            criterion.name,
+            criterion.lam_on(logits.device),
+        )
+        if found is None:
+            return None
+        self.iterates.move_to(found.iterates)
+        self._count(labels, found.prediction, found.certified, found.lipschitz)
+        return found.loss
 
     def _training_margin(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Give the class logits (B, m), the estimate of K and the head's differences (m, m), all differentiable."""

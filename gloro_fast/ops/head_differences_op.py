@@ -35,7 +35,7 @@ def head_differences(weight: Tensor) -> Tensor:
     ``torch.cdist`` in the mode that takes differences; the other, which it picks by itself above 25 rows, goes through
     w_i . w_j and loses all digits where rows are close. Same bits at every number of threads and in every run.
     """
-    compiled = _runs_compiled(weight)
+    compiled = runs_compiled(weight)
     if weight.itemsize < 4 and not (compiled and weight.is_cuda):  # the kernels for GPUs widen what they load
         weight = weight.float()
     if compiled:
@@ -47,7 +47,8 @@ def head_differences(weight: Tensor) -> Tensor:
     return torch.cdist(weight, weight, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def _runs_compiled(weight: Tensor) -> bool:
+def runs_compiled(weight: Tensor) -> bool:
+    """Whether the compiled op takes ``weight``, but for its type on the CPU."""
     if torch._C._are_functorch_transforms_active():
         return False
     if weight.is_cuda:

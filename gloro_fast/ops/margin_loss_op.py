@@ -12,6 +12,7 @@ from gloro_fast.errors import ConfigError
 from gloro_fast.native import dispatch, extension
 from gloro_fast.ops.cross_entropy_op import cross_entropy_reference
 from gloro_fast.ops.eager_function import EagerFunction
+from gloro_fast.ops.labels import assert_classes, is_on_host
 from gloro_fast.ops.margin_op import gradients_to_differentiate, in_one_dtype, margin_reference, runs_compiled
 from gloro_fast.ops.scalar import as_scalar, constant
 from gloro_fast.ops.trades_op import trades_reference
@@ -34,8 +35,8 @@ def margin_loss(
     Runs compiled on the CPU and, but for float64, in Triton on the GPU: the forward pass leaves the derivatives of
     each row's loss, the backward pass scales them and adds up those of ``differences`` and ``lipschitz`` in an order
     that does not change. Same bits at every number of threads and in every run; ``certified`` has the reference's
-    bits. Elsewhere, within torch.func's transforms, and in a backward pass that is to be differentiated again, it is
-    the reference.
+    bits. Labels that are no classes raise on the CPU and, later, stop the process on a GPU. Elsewhere, within
+    torch.func's transforms, and in a backward pass that is to be differentiated again, it is the reference.
     """
     _check(criterion)
     if runs_compiled("margin_loss", logits, differences, lipschitz):
@@ -45,6 +46,8 @@ def margin_loss(
             *arguments, labels, CRITERIA.index(criterion), as_scalar(lam, logits.device)
         )
         return loss, prediction, certified
+    if not is_on_host(labels):
+        assert_classes(labels, logits.shape[-1])
     return margin_loss_reference(logits, differences, lipschitz, epsilon, labels, criterion, lam)
 
 
@@ -65,7 +68,7 @@ def margin_loss_reference(
         lipschitz: scalar tensor, the Lipschitz constant of everything before the last layer.
         epsilon: l2 radius, >= 0, in units of the input: a number, or a 0-dim float64 tensor, which gives the same bits;
             a constant to autograd.
-        labels: (B,) int64 in [0, m); the caller has checked them.
+        labels: (B,) int64 in [0, m).
         criterion: ``"ce"`` (``cross_entropy_reference``), ``"trades-kl"`` or ``"trades-ce"``
             (``trades_reference``).
         lam: weight of the robust term of TRADES, >= 0: a number or a tensor, as epsilon.

@@ -87,11 +87,11 @@ def power_iteration(
             many as the network needs by :func:`gloro_fast.ops.power_iteration_gpu.enough_multiprocessors`. The last
             bits of the results depend on it, as they do on the card.
     """
-    layers = _describe(weights, v, geometries)
+    layers = describe(weights, v, geometries)
     if layers is not None:
         if extension.available():
             if multiprocessors is None:
-                multiprocessors = _enough(layers, weights[0].device)
+                multiprocessors = enough(layers, weights[0].device)
             if torch.compiler.is_compiling():
                 sigma, v_new, u = torch.ops.gloro_fast.power_iteration(
                     list(weights), list(v), layers, iterations, multiprocessors=multiprocessors
@@ -106,7 +106,8 @@ def power_iteration(
     return power_iteration_reference(weights, v, geometries, iterations)
 
 
-def _enough(layers: list[int], device: torch.device) -> int:
+def enough(layers: list[int], device: torch.device) -> int:
+    """Return how many multiprocessors the network needs, 0 on the CPU and for a compiler."""
     if device.type != "cuda" or torch.compiler.is_compiling() or not torch.cuda.is_available():
         return 0
     return enough_multiprocessors(tuple(layers), torch.cuda.current_device() if device.index is None else device.index)
@@ -116,8 +117,8 @@ def _enough(layers: list[int], device: torch.device) -> int:
 # gives their order), shapes for tracing, and the gradient.
 
 
-def _describe(weights: Sequence[Tensor], v: Sequence[Tensor], geometries: Sequence[Geometry]) -> list[int] | None:
-    """The layers as integers; None where the compiled op does not handle them all."""
+def describe(weights: Sequence[Tensor], v: Sequence[Tensor], geometries: Sequence[Geometry]) -> list[int] | None:
+    """Return the layers as the integers that the compiled ops take; None where those do not handle them all."""
     # torch.func (vmap, grad, jvp) does not differentiate ops of torch.library, but the reference it does.
     if not 0 < len(weights) == len(v) == len(geometries) or torch._C._are_functorch_transforms_active():
         return None

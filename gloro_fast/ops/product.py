@@ -41,11 +41,12 @@ def _fake_product_backward(grad: Tensor, values: Tensor) -> Tensor:
     return gradient
 
 
-def _gradient(grad: Tensor, values: Tensor, result: Tensor) -> Tensor:
+def gradient(grad: Tensor, values: Tensor, result: Tensor) -> Tensor:
+    """Return the gradient of ``values``, given that of their product and the product itself."""
     if not torch._C._are_functorch_transforms_active():
         if values.is_cuda and dispatch.runs("product"):
-            gradient: Tensor = _gradient_on_gpu(grad, values)
-            return gradient
+            found: Tensor = _gradient_on_gpu(grad, values)
+            return found
         # A look at the CPU's memory is no wait, and saves 8 of the 10 microseconds of what follows.
         if type(values) is Tensor and values.is_cpu and all(values.tolist()):
             return grad * (result / values)
@@ -65,7 +66,7 @@ class _Product(EagerFunction):
         values, result = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph: the gradient is to be differentiated, so it needs a graph
             return torch.autograd.grad(product_reference(values), values, grad, create_graph=True)[0]
-        return _gradient(grad, values, result)
+        return gradient(grad, values, result)
 
 
 if extension.available():

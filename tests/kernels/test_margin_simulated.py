@@ -14,11 +14,12 @@ from torch import Tensor
 from gloro_fast.native import extension
 
 pytest.importorskip("triton")
+from simulated_gpu import far_out, gpu, needs_simulator
+
 from gloro_fast.kernels import margin as margin_kernel
 from gloro_fast.kernels import margin_gradients as gradients_kernel
 from gloro_fast.kernels import margin_loss as loss_kernel
 from gloro_fast.kernels.margin_tiles import RowTiles
-from simulated_gpu import far_out, gpu, needs_simulator
 
 pytestmark = [
     needs_simulator,
@@ -62,6 +63,16 @@ def test_margin(shape: tuple[int, int], dtype: torch.dtype) -> None:
 def test_loss(shape: tuple[int, int], dtype: torch.dtype, criterion: int) -> None:
     with gpu():
         check_loss(as_on_a_gpu("margin_loss"), problem(*shape, dtype), criterion)
+
+
+@pytest.mark.parametrize("label", [10, -1, 2**40])
+@pytest.mark.parametrize("row", [0, 69])
+def test_labels_that_are_no_classes_stop_the_process(label: int, row: int) -> None:
+    labels = torch.arange(70) % 10
+    labels[row] = label
+    epsilon, lam = NUMBERS
+    with gpu(), pytest.raises(Exception, match="assertFunc"):  # what CUDA calls, and the simulator does not know
+        as_on_a_gpu("margin_loss")(*problem(70, 10), epsilon, labels, 0, lam)
 
 
 @pytest.mark.parametrize(

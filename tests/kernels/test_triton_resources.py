@@ -17,6 +17,8 @@ import torch
 pytest.importorskip("triton")
 import triton
 from compiled_resources import global_accesses, resources
+from simulated_gpu import gpu
+
 from gloro_fast.kernels import (
     fingerprint,
     head_differences,
@@ -28,7 +30,6 @@ from gloro_fast.kernels import (
     statistics,
     verdict,
 )
-from simulated_gpu import gpu
 
 TABLE = Path(__file__).resolve().parents[2] / "docs" / "triton_resources.json"
 TRADES_CE = 2
