@@ -2,6 +2,7 @@
 #
 #   make test [ARGS="-k minmax"]   the test suite          make lint     linters and type checks, as CI runs them
 #   make demo                      train and certify       make format   format Python and C++
+#   make docs                      the documentation site, build/site/index.html
 #   make venv                      only the environment    make clean    remove what was built, keep .venv's packages
 #   make bench [NAME=latest]       all benchmarks, in up to 15 minutes, 5 on a GPU; results in benchmarks/results
 #   make bench-quick               the same in two minutes: fewer rounds, no torch.compile
@@ -17,7 +18,7 @@ SAY := $(SHELL) .ci/say
 CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 BUILD_INPUTS := setup.py pyproject.toml gloro_fast/_version.py $(shell find csrc -type f)
 
-.PHONY: venv test demo bench bench-quick lint format clean
+.PHONY: venv test demo bench bench-quick lint format docs clean
 
 venv: $(VENV)/.dev-installed
 
@@ -44,6 +45,11 @@ format: $(VENV)/.dev-installed
 	$(BIN)/ruff check --fix --select I .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP)
+
+# Strict: a broken link, a public name without a docstring or a docstring that does not fit its signature is an error.
+# Not with --quiet: what is not logged is not counted, and nothing is an error.
+docs: $(VENV)/.dev-installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 clean:
 	rm -rf build dist *.egg-info gloro_fast/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis

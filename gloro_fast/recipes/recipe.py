@@ -107,6 +107,7 @@ class Recipe:
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Recipe))
+"""The names of the fields of a recipe, in their order."""
 NEUTRAL_NEEDS = ("data", "architecture", "epsilon")
 """What :func:`neutral` has to be told, in this order."""
 
@@ -338,3 +339,4 @@ RECIPES: dict[str, Recipe] = {
         _smoothing(_CIFAR10_6C2F, 100),
     )
 }
+"""All recipes by name; the paper's rows among them are those of Tables B.1 and B.2."""
