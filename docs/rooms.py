@@ -36,6 +36,7 @@ INSIDE = {
     "rules": ("what is known of", "PyTorch's layers"),
     "ops": ("ops, each with its", "oracle beside it"),
     "data": ("data sets, batches,", "augmentation"),
+    "progress": ("how far a command is,", "said every 30 s"),
     "pixels": ("images in [0, 1],", "checked"),
     "files": ("files that are whole", "or not there"),
     "native": ("compiled library,", "choice of kernels"),

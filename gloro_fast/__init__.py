@@ -28,13 +28,12 @@ __all__ = [
 ]
 
 # What is asked for is loaded when it is asked for: torch takes a second and a half, which --help can do without.
+_MODULES = {"architectures": "models.architectures", "schedules": "recipes.schedules"}
 _HOMES = {
     "Certificate": "net.certificate",
     "GloRoNet": "net.gloro_net",
-    "architectures": "models",
     "convert": "models.conversion",
     "revert": "models.conversion",
-    "schedules": "recipes",
 }
 
 
@@ -42,10 +41,11 @@ def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module 'gloro_fast' has no attribute {name!r}")
     if name in _HOMES:
-        globals()[name] = getattr(importlib.import_module(f"gloro_fast.{_HOMES[name]}"), name)
+        found = getattr(importlib.import_module(f"gloro_fast.{_HOMES[name]}"), name)
     else:
-        importlib.import_module(f"gloro_fast.{name}")
-    return globals()[name]
+        found = importlib.import_module(f"gloro_fast.{_MODULES.get(name, name)}")
+    globals()[name] = found
+    return found
 
 
 def __dir__() -> list[str]:
