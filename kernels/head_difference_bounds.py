@@ -24,7 +24,7 @@ _SAFE_DISTANCE = tl.constexpr(1e-140)
 
 @triton.jit
 def _tiles_of(weight, i, j, start, rows, columns, COLUMNS: tl.constexpr):
-    """Load the rows i and j from column ``start`` on: (I, 1, COLUMNS) and (1, J, COLUMNS), zeros where there is none."""
+    """Load the rows i and j from column ``start`` on, (I, 1, COLUMNS) and (1, J, COLUMNS), zeros beyond."""
     column = start + tl.arange(0, COLUMNS)
     inside = (column < columns)[None, :]
     of_i = tl.load(weight + i[:, None].to(tl.int64) * columns + column, (i < rows)[:, None] & inside, 0)
