@@ -50,7 +50,7 @@ def train(
         bool | None,
         typer.Option(
             "--tf32/--no-tf32",
-            help="Train in TF32 on a GPU, or in float32; by default as torch's switches say, convolutions alone in TF32.",
+            help="Train in TF32 on a GPU, or in float32; by default as torch's switches say: convolutions in TF32.",
             show_default=False,
         ),
     ] = None,

@@ -62,7 +62,7 @@ class Trainer:
         overwrite: start anew in a folder that holds a run.
         graphs: capture the steps as CUDA graphs, where the device is a GPU; with or without, the bits are the same.
         deterministic: use deterministic algorithms alone on a GPU, so that a seed gives the same bits at every run.
-        tf32: let training use TF32 on a GPU, for convolutions and matrix products, or not; None follows torch's switches.
+        tf32: use TF32 on a GPU for convolutions and matrix products, or for neither; None follows torch's switches.
 
     Attributes:
         config: what decides the run.
