@@ -392,7 +392,8 @@ class BoundedNet(nn.Module):
         )
 
     def _class_logits(self, x: Tensor, executed: bool) -> Tensor:
-        with evaluation_mode(self.module), _no_autocast(x.device):
+        modes = nullcontext() if self._plan.evaluates() else evaluation_mode(self.module)
+        with modes, _no_autocast(x.device):
             logits = self._plan.run(x) if executed else self._plan.evaluate(x)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
@@ -528,7 +529,10 @@ def _is_at_hand(signed: SignedBound, x: Tensor) -> bool:
 
 def _no_autocast(device: torch.device) -> AbstractContextManager[Any]:
     """Switch autocast off; an exported graph cannot be loaded with a switch in it, and follows whoever runs it."""
-    return nullcontext() if is_exporting() else torch.autocast(device.type, enabled=False)
+    # Where it is off already Python needs 20 microseconds to switch it twice, its caches full of images.
+    if is_exporting() or not (torch.compiler.is_compiling() or torch.is_autocast_enabled(device.type)):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def _checked_epsilon(epsilon: float) -> float:
