@@ -293,7 +293,10 @@ class BoundedNet(nn.Module):
     @_disable_dynamo
     def _evaluate_executed(self, x: Tensor, epsilon: float) -> tuple[Evaluation, Tensor]:
         """Evaluate and sign a batch; give that with the radii for what is executed as well."""
-        self._current()
+        if _looks_last(x):
+            self.check_structure()
+        else:
+            self._current()
         with sums_of_products(self._plan, x.device):
             # Layers may write over a copy; an executed radius is that of the images as they came.
             found = self._evaluate(x.clone(), epsilon, refuse=True, executed=True)
