@@ -247,7 +247,7 @@ def write_ops_library(writer: Writer, tools: Toolchain, planner: list[str]) -> s
 def write_cpu_kernels(writer: Writer) -> list[str]:
     """Each kernel file to one object; those named for an instruction set only where the processor has such."""
     objects = []
-    for source in sorted((CSRC / "cpu").glob("*.cpp")):
+    for source in sorted([*(CSRC / "common").glob("*.cpp"), *(CSRC / "cpu").glob("*.cpp")]):
         simd = source.stem.rpartition("_")[2]
         if simd in SIMD_FLAGS and platform.machine() not in ("x86_64", "AMD64"):
             continue
@@ -279,7 +279,7 @@ def write_build_facts(writer: Writer, tools: Toolchain, planner: list[str]) -> l
     name = BUILD_FACTS + sysconfig.get_config_var("EXT_SUFFIX")
     sources = [CSRC / "build_info.cpp", CSRC / "planner_bindings.cpp"]
     objects = [write_object(writer, "cxx", source, flags) for source in sources]
-    objects += ["cpu-simd.cpp.o", "cpu-power_iteration_description.cpp.o"]  # compiled for the library of ops
+    objects += ["cpu-simd.cpp.o", "common-power_iteration_description.cpp.o"]  # compiled for the library of ops
     writer.build(name, "cxx_link", [*objects, *planner])
     return [name]
 

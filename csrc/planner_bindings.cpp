@@ -8,7 +8,7 @@
 #include <array>
 #include <string>
 
-#include "cpu/power_iteration_description.h"
+#include "common/power_iteration_description.h"
 #include "cuda/power_iteration_planner.h"
 #include "cuda/power_iteration_residency.h"
 

@@ -1,10 +1,12 @@
 """Certified-robust training for PyTorch: GloRo Nets (Leino, Wang, Fredrikson, ICML 2021)."""
 
-from gloro_fast import architectures, bounds, losses, nn, ops, schedules
+from gloro_fast import bounds, losses, nn, ops
 from gloro_fast._version import __version__
-from gloro_fast.certify import Certificate
-from gloro_fast.convert import convert, revert
-from gloro_fast.model import GloRoNet
+from gloro_fast.models import architectures
+from gloro_fast.models.conversion import convert, revert
+from gloro_fast.net.certificate import Certificate
+from gloro_fast.net.gloro_net import GloRoNet
+from gloro_fast.recipes import schedules
 
 __all__ = [
     "Certificate",

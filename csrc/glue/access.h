@@ -6,7 +6,7 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
-#include "../cpu/half.h"
+#include "../common/half.h"
 
 namespace gloro_fast {
 

@@ -1,6 +1,7 @@
 """Checking a certificate file without the code that made it.
 
-Layers become matrices, bounds are proven by factorisations, and margins are compared in rational numbers.
+Layers become matrices, bounds are proven by factorisations, and margins are compared in rational numbers. Stands on
+``files``, ``data`` and ``attributes``, and imports nothing of what it audits; the command line calls it.
 """
 
 from __future__ import annotations

@@ -3,45 +3,49 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 
 import numpy as np
 from scipy import sparse
+from torch import nn
 
 from gloro_fast.audit.layers import Affine, Layer, Rectifier
 from gloro_fast.audit.spectral import proves, proves_nonnegative
-from gloro_fast.bounds import METHODS
-from gloro_fast.certificate_file import CertificateFile, LayerRecord
-from gloro_fast.nn.rules import KINDS, LinearMap, lipschitz_rule
+from gloro_fast.files.certificate_record import CertificateRecord, LayerRecord
 
-_METHODS = ("cholesky", "torus", "trivial")
+OtherProof = Callable[[LayerRecord, nn.Module, tuple[int, ...]], bool]
+"""Tells whether a layer's bound, as recorded, is proven by other means for inputs of a shape."""
+
+_KINDS = ("exact", "upper bound", "estimate")
 _SLACK = Fraction(1, 10**9)
 _POWER_OFF = 0.01
 _POWER_STEPS = 300
 
 
-def check_layers(certificate: CertificateFile, layers: Sequence[Layer]) -> Iterator[str]:
+def check_layers(
+    certificate: CertificateRecord, layers: Sequence[Layer], otherwise: OtherProof | None
+) -> Iterator[str]:
     """Prove the constant of every layer before the head, and of its absolute weights where they were used."""
     for record, layer in zip(certificate.layers, layers, strict=False):
         if isinstance(layer, Affine):
-            yield from _check_affine(record, layer, certificate.executed)
+            yield from _check_affine(record, layer, certificate.executed, otherwise)
         elif record.value != 1.0 or record.kind != "exact":
             yield f"layer {record.name} has constant {record.value!r} ({record.kind}) instead of exactly 1"
-    weakest = max((record.kind for record in certificate.layers), key=KINDS.index, default="exact")
+    weakest = max((record.kind for record in certificate.layers), key=_KINDS.index, default="exact")
     if certificate.kind != weakest:
         yield f"the constant is called {certificate.kind!r}, but among its layers there is one that is {weakest!r}"
 
 
-def _check_affine(record: LayerRecord, layer: Affine, executed: bool) -> Iterator[str]:
+def _check_affine(record: LayerRecord, layer: Affine, executed: bool, otherwise: OtherProof | None) -> Iterator[str]:
     name = record.name
     estimate = _power(layer.matrix)
     if record.kind == "estimate":
         yield f"layer {name}: {record.value!r} by {record.method} is an estimate from below, no bound"
     else:
         proven = proves(layer.matrix, record.value)
-        if proven is None:
-            proven = _found_by_another(record, layer)
+        if proven is None and otherwise is not None and otherwise(record, layer.module, layer.input_shape):
+            proven = True
         if not proven:
             why = (
                 "cannot be confirmed" if proven is None else f"is not proven to be one: the norm is about {estimate!r}"
@@ -55,15 +59,7 @@ def _check_affine(record: LayerRecord, layer: Affine, executed: bool) -> Iterato
         yield f"layer {name}: the bound {record.absolute!r} on its absolute weights is not proven to be one"
 
 
-def _found_by_another(record: LayerRecord, layer: Affine) -> bool | None:
-    """Say whether another rigorous method of the package bounds the layer by no more; None if that tells nothing."""
-    rule = lipschitz_rule(record.name, layer.module, layer.input_shape)
-    assert isinstance(rule, LinearMap)
-    others = (METHODS[method](record.name, rule) for method in _METHODS if method != record.method)
-    return True if any(other.value <= record.value for other in others) else None
-
-
-def check_product(certificate: CertificateFile) -> Iterator[str]:
+def check_product(certificate: CertificateRecord) -> Iterator[str]:
     """Compare K with the product of the constants, in rational numbers."""
     if not all(math.isfinite(record.value) for record in certificate.layers):
         if certificate.lipschitz != math.inf:
@@ -78,7 +74,7 @@ def check_product(certificate: CertificateFile) -> Iterator[str]:
         yield f"K is {certificate.lipschitz!r}, which is above the product {float(product)!r} of the layers' constants"
 
 
-def check_differences(certificate: CertificateFile, head: Sequence[Layer]) -> Iterator[str]:
+def check_differences(certificate: CertificateRecord, head: Sequence[Layer]) -> Iterator[str]:
     """Compare D with the distances of the rows of the head, in rational numbers.
 
     Args:

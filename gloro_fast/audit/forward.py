@@ -1,8 +1,8 @@
 """Logits evaluated in float64 beside a bound on every element's error, and the executed radius from its formula.
 
 The bounds here are element by element (running error analysis, Higham 2002, Section 3.3), those of
-:mod:`gloro_fast.executed` are in norms: two ways to the same thing. Only the radius of executed certificates, a number
-of that formula, is computed as it says, from the constants in the file.
+:mod:`gloro_fast.rounding_error` are in norms: two ways to the same thing. Only the radius of executed certificates, a
+number of that formula, is computed as it says, from the constants in the file.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def executed_radius(
     prediction: Sequence[int],
     dtype: str,
 ) -> Array:
-    """Give the radius (B,) of :meth:`gloro_fast.executed.ExecutedNet.radius`, from its formula.
+    """Give the radius (B,) of :meth:`gloro_fast.rounding_error.ExecutedNet.radius`, from its formula.
 
     That subtracts the error of the float64 evaluation three times, and this once, with less room for the rounding of
     the bounds: what it signed is below this.

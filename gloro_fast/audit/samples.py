@@ -11,8 +11,8 @@ import numpy as np
 
 from gloro_fast.audit.forward import Constants, evaluate, executed_radius
 from gloro_fast.audit.layers import Array, Layer
-from gloro_fast.certificate_file import CertificateFile
 from gloro_fast.data import to_float
+from gloro_fast.files.certificate_record import CertificateRecord
 
 if TYPE_CHECKING:
     from gloro_fast.data import Split
@@ -24,7 +24,7 @@ _BELOW = Fraction(1, 10**12)
 _EXECUTED_BELOW = 1e-6
 
 
-def check_samples(certificate: CertificateFile, layers: Sequence[Layer], split: Split) -> Iterator[str]:
+def check_samples(certificate: CertificateRecord, layers: Sequence[Layer], split: Split) -> Iterator[str]:
     """Check logits, prediction, margin, radii and whether it is certified, of every image."""
     allowed = _executed(certificate, layers, split) if certificate.executed else None
     for wrong in (
@@ -35,7 +35,7 @@ def check_samples(certificate: CertificateFile, layers: Sequence[Layer], split: 
         yield from _first(wrong)
 
 
-def check_summary(certificate: CertificateFile) -> Iterator[str]:
+def check_summary(certificate: CertificateRecord) -> Iterator[str]:
     """Count again."""
     count, epsilon = len(certificate.labels), certificate.epsilon
     right = [a == b for a, b in zip(certificate.labels, certificate.prediction, strict=True)]
@@ -70,11 +70,11 @@ def _batches(split: Split, dtype: str) -> Iterator[tuple[int, Array]]:
         yield first, images.numpy().astype(dtype).astype(np.float64).reshape(len(images), -1).T
 
 
-def _dtype(certificate: CertificateFile) -> str:
+def _dtype(certificate: CertificateRecord) -> str:
     return str(certificate.logits.numpy().dtype)
 
 
-def _check_logits(certificate: CertificateFile, layers: Sequence[Layer], split: Split) -> Iterator[str]:
+def _check_logits(certificate: CertificateRecord, layers: Sequence[Layer], split: Split) -> Iterator[str]:
     dtype = _dtype(certificate)
     recorded = certificate.logits.double().numpy().T
     for first, images in _batches(split, dtype):
@@ -84,7 +84,7 @@ def _check_logits(certificate: CertificateFile, layers: Sequence[Layer], split: 
             yield f"image {first + place}: a logit is {off[:, place].max():.3g} off, more than rounding explains"
 
 
-def _check_exactly(certificate: CertificateFile) -> Iterator[str]:
+def _check_exactly(certificate: CertificateRecord) -> Iterator[str]:
     classes = certificate.logits.shape[1]
     slopes = _slopes(certificate, classes)
     logits = certificate.logits.tolist()
@@ -98,7 +98,7 @@ def _check_exactly(certificate: CertificateFile) -> Iterator[str]:
             yield f"image {index}: radius {radius!r} beside {said[2]!r} in real arithmetic"
 
 
-def _slopes(certificate: CertificateFile, classes: int) -> list[list[Fraction | None]]:
+def _slopes(certificate: CertificateRecord, classes: int) -> list[list[Fraction | None]]:
     """Give K D_ij; None where it is not finite."""
     entries = iter(certificate.differences)
     slopes: list[list[Fraction | None]] = [[Fraction(0)] * classes for _ in range(classes)]
@@ -145,7 +145,7 @@ def _check_radius(radius: float, exact: Fraction | None) -> Iterator[str]:
         yield f"the radius {radius!r} is below the exact one, {float(exact)!r}"
 
 
-def _executed(certificate: CertificateFile, layers: Sequence[Layer], split: Split) -> Array:
+def _executed(certificate: CertificateRecord, layers: Sequence[Layer], split: Split) -> Array:
     """Give the radius that the formula of executed certificates allows each image."""
     dtype, classes = _dtype(certificate), certificate.logits.shape[1]
     constants = [Constants(record.value, record.absolute or 0.0) for record in certificate.layers]
@@ -159,7 +159,7 @@ def _executed(certificate: CertificateFile, layers: Sequence[Layer], split: Spli
     return np.concatenate(parts)
 
 
-def _check_executed(certificate: CertificateFile, allowed: Array | None) -> Iterator[str]:
+def _check_executed(certificate: CertificateRecord, allowed: Array | None) -> Iterator[str]:
     if allowed is None:
         return
     for index, (radius, real, limit) in enumerate(

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gloro_fast import _extension, _gpu
-from gloro_fast.bounds.rounding import SMALLEST, UNIT_ROUNDOFF, positive_up, up
+from gloro_fast.native import dispatch, extension
+from gloro_fast.rounding import SMALLEST, UNIT_ROUNDOFF, positive_up, up
 
 # Below this a distance may have lost squares to underflow (smallest normal float64: 2.2e-308).
 _SAFE_DISTANCE = 1e-140
@@ -25,7 +25,7 @@ def head_difference_bounds(weight: Tensor) -> Tensor:
     On a GPU one Triton launch, which needs no memory beside the result. It adds squares in another order, so that the
     bits may differ in their last places; the derivation holds for both.
     """
-    if weight.is_cuda and _gpu.runs("head_difference_bounds"):
+    if weight.is_cuda and dispatch.runs("head_difference_bounds"):
         bounds: Tensor = torch.ops.gloro_fast.head_difference_bounds(weight.detach())
         return bounds
     return head_difference_bounds_reference(weight)
@@ -147,7 +147,7 @@ def _fake_head_difference_bounds(weight: Tensor) -> Tensor:
     return weight.new_empty([weight.shape[0], weight.shape[0]], dtype=torch.float64)
 
 
-if _extension.available():
+if extension.available():
     torch.library.define("gloro_fast::head_difference_bounds", "(Tensor weight) -> Tensor")
     torch.library.register_fake("gloro_fast::head_difference_bounds", _fake_head_difference_bounds)
-    _gpu.implement("head_difference_bounds", "head_difference_bounds")
+    dispatch.implement("head_difference_bounds", "head_difference_bounds")

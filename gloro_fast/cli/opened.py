@@ -10,7 +10,7 @@ from gloro_fast.cli.options import choice, usable_device, use_threads
 
 if TYPE_CHECKING:
     from gloro_fast.data import DataSet, Split
-    from gloro_fast.model import GloRoNet
+    from gloro_fast.net.gloro_net import GloRoNet
     from gloro_fast.train.config import RunConfig
 
 
@@ -87,7 +87,7 @@ def open_run(
         GloroFastError: whatever does not fit, in one line.
     """
     from gloro_fast.bounds import DEFAULT_METHOD, check_method
-    from gloro_fast.run_folder import load_net
+    from gloro_fast.train.trained_net import load_net
 
     choice("--split", split, ("test", "train"))
     method = DEFAULT_METHOD if method is None else method

@@ -14,7 +14,6 @@ from gloro_fast.cli.options import usable_device, use_threads
 from gloro_fast.data import DataSet, load
 from gloro_fast.errors import ConfigError
 from gloro_fast.recipes import Recipe, get
-from gloro_fast.run_folder import RunFolder
 from gloro_fast.train import (
     Observer,
     ProgressBar,
@@ -25,6 +24,7 @@ from gloro_fast.train import (
     read_config,
     saved_config,
 )
+from gloro_fast.train.run_folder import RunFolder
 
 RUNS = Path("runs")
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from gloro_fast.evaluate.toolbox import check_arguments, prepared, within_ball
-from gloro_fast.model import GloRoNet
-from gloro_fast.plan import evaluation_mode
+from gloro_fast.graph.plan import evaluation_mode
+from gloro_fast.net.gloro_net import GloRoNet
 
 
 @dataclass(frozen=True)

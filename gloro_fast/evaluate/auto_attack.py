@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gloro_fast.evaluate.attack import predictions
 from gloro_fast.evaluate.toolbox import check_arguments, prepared, within_ball
-from gloro_fast.model import GloRoNet
+from gloro_fast.net.gloro_net import GloRoNet
 
 
 def auto_attack(

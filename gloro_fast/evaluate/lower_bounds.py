@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gloro_fast.certify import margin_constants
 from gloro_fast.errors import ConfigError, DataError
-from gloro_fast.model import GloRoNet
+from gloro_fast.net.gloro_net import GloRoNet
+from gloro_fast.ops.certify import margin_constants
 
 GLOBAL_STEPS, LOCAL_STEPS, PAIRS = 7_500, 5_000, 100
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from gloro_fast.errors import ConfigError, DataError
-from gloro_fast.model import GloRoNet
-from gloro_fast.plan import evaluation_mode
+from gloro_fast.graph.plan import evaluation_mode
+from gloro_fast.net.gloro_net import GloRoNet
 
 ABSTAIN = -1
 

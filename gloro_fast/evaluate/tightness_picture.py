@@ -7,9 +7,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from gloro_fast.atomic import write_with
 from gloro_fast.evaluate.tightness import Tightness
-from gloro_fast.paper import PaperTightness
+from gloro_fast.files.atomic import write_with
+from gloro_fast.recipes.paper import PaperTightness
 
 _UPPER, _GLOBAL, _LOCAL, _GREY = "#1f5fa8", "#c8503c", "#d99a2b", "#555555"
 

@@ -15,7 +15,7 @@ from gloro_fast.errors import ArchitectureError
 from gloro_fast.graph.node import Joining, Layer, Mapping, Node, Times, Weighted
 from gloro_fast.graph.operations import is_order_preserving
 from gloro_fast.nn.normalize import Scale
-from gloro_fast.nn.rules import KINDS, Diagonal, LinearMap, LipschitzConstant, is_dense, known_type
+from gloro_fast.rules.registry import KINDS, Diagonal, LinearMap, LipschitzConstant, is_dense, known_type
 
 # Layers that multiply all logits by one number in evaluation.
 _SCALINGS = (

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from gloro_fast.atomic import write_with
 from gloro_fast.data import DataSet, to_float
 from gloro_fast.evaluate import Evaluation
+from gloro_fast.files.atomic import write_with
 
 _BLUE, _RED, _GREY = "#1f5fa8", "#c8503c", "#555555"
 _EXAMPLES = 8

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from gloro_fast.evaluate.tightness import Tightness
-from gloro_fast.paper import CERTIFICATION, PaperRow, PaperTightness
 from gloro_fast.recipes import Recipe
+from gloro_fast.recipes.paper import CERTIFICATION, PaperRow, PaperTightness
 
 Cells = tuple[str, ...]
 _ROW = ("", "epochs", "clean %", "PGD %", "VRA %", "by", "s/epoch", "MB/instance")

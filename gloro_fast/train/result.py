@@ -13,10 +13,10 @@ from typing import Any
 import numpy
 import torch
 
-from gloro_fast import _extension
 from gloro_fast._version import __version__
 from gloro_fast.data import DataSet
 from gloro_fast.evaluate import evaluate
+from gloro_fast.native import extension
 from gloro_fast.train.config import RunConfig
 from gloro_fast.train.state import TrainingState
 
@@ -134,15 +134,15 @@ def versions() -> dict[str, str]:
         kernels (avx512, avx2 or portable) and their compiler, or "not loaded"; ``cpu``, those that torch uses
         and who made the processor, which decides by which library dense layers are multiplied.
     """
-    facts = _extension.facts()
+    facts = extension.facts()
     built = f"{facts.get('simd', 'loaded')}, {facts.get('compiler', 'unknown compiler')}"
     return {
         "gloro_fast": __version__,
         "torch": torch.__version__,
         "numpy": numpy.__version__,
         "python": platform.python_version(),
-        "extension": built if _extension.available() else "not loaded",
-        "cpu": f"{torch.backends.cpu.get_cpu_capability()} {_extension.processor_vendor()}".strip(),
+        "extension": built if extension.available() else "not loaded",
+        "cpu": f"{torch.backends.cpu.get_cpu_capability()} {extension.processor_vendor()}".strip(),
     }
 
 

@@ -10,11 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gloro_fast import atomic, tensor_file
 from gloro_fast.data import Batches, DataSet, split_validation
-from gloro_fast.model import GloRoNet
+from gloro_fast.files import atomic, tensor_file
+from gloro_fast.net.gloro_net import GloRoNet
 from gloro_fast.recipes import Recipe
-from gloro_fast.run_folder import RunFolder
 from gloro_fast.train import checkpoint
 from gloro_fast.train.allocator import keep_freed_memory
 from gloro_fast.train.build import (
@@ -34,6 +33,7 @@ from gloro_fast.train.observers import Curves, MetricsCsv, Observer, RunStart, S
 from gloro_fast.train.randomness import Randomness
 from gloro_fast.train.replay import recorder_for
 from gloro_fast.train.result import Result, measure
+from gloro_fast.train.run_folder import RunFolder
 from gloro_fast.train.running import RunningSums
 from gloro_fast.train.signals import Interrupted, StopSignals
 from gloro_fast.train.state import TrainingState

@@ -5,8 +5,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from gloro_fast import data, json_file, tensor_file
-from gloro_fast.certificate_file import FORMAT, FORMAT_VERSION
+from gloro_fast import data
+from gloro_fast.files import json_file, tensor_file
+from gloro_fast.files.certificate_record import FORMAT, FORMAT_VERSION
 
 pytest.importorskip("scipy", reason="audit needs scipy: install gloro-fast[audit]")
 

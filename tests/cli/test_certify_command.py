@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from gloro_fast import GloRoNet, atomic, data
-from gloro_fast.run_folder import load_net
+from gloro_fast import GloRoNet, data
+from gloro_fast.files import atomic
+from gloro_fast.train.trained_net import load_net
 
 
 def test_a_csv_has_a_row_for_every_image_with_what_certify_says(invoke, run):

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
-from gloro_fast import _extension, _gpu
 from gloro_fast.bounds.head_differences import head_difference_bounds, head_difference_bounds_reference
-from gloro_fast.doctor import head_differences as checked
+from gloro_fast.doctor import head_differences_check as checked
+from gloro_fast.native import dispatch, extension
 
 pytest.importorskip("triton")
 from gloro_fast.kernels import head_difference_bounds as kernels
 from launches import launches
 from simulated_gpu import far_out, gpu, needs_simulator
 
-pytestmark = pytest.mark.skipif(not _extension.available(), reason=f"compiled ops: {_extension.why_not()}")
+pytestmark = pytest.mark.skipif(not extension.available(), reason=f"compiled ops: {extension.why_not()}")
 NAME = "head_difference_bounds"
 SHAPES = [(2, 1), (3, 7), (10, 300), (32, 5), (33, 40), (40, 33), (1, 4), (0, 3), (4, 0)]
 
@@ -152,7 +152,7 @@ def test_one_launch_and_no_wait_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_bounds_of_a_net_take_the_kernel_where_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_gpu, "runs", lambda op: op == NAME)
+    monkeypatch.setattr(dispatch, "runs", lambda op: op == NAME)
     with launches(monkeypatch) as counted:
         found = head_difference_bounds(torch.nn.Parameter(torch.empty(10, 512, device="cuda")))
     assert (found.shape, found.dtype, found.requires_grad) == ((10, 10), torch.float64, False)
@@ -160,7 +160,7 @@ def test_bounds_of_a_net_take_the_kernel_where_it_runs(monkeypatch: pytest.Monke
 
 
 def test_they_are_plain_pytorch_where_it_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_gpu, "runs", lambda op: False)
+    monkeypatch.setattr(dispatch, "runs", lambda op: False)
     with launches(monkeypatch) as counted, pytest.raises(DataDependentOutputException):
         head_difference_bounds(torch.empty(10, 512, device="cuda"))
     assert "_pdist_forward" in counted.operations

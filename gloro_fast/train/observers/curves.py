@@ -6,12 +6,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gloro_fast import atomic
-from gloro_fast.run_folder import RunFolder
-from gloro_fast.tensor_file import saving
+from gloro_fast.files import atomic
+from gloro_fast.files.tensor_file import saving
 from gloro_fast.train.epochs import EpochMetrics
 from gloro_fast.train.observers.base import Observer, RunStart
 from gloro_fast.train.result import Result
+from gloro_fast.train.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
