@@ -1,4 +1,4 @@
-"""Distances between rows in float64, rounded up: ``gloro_fast.bounds.head_differences`` on the GPU, as a Triton kernel.
+"""Distances between rows on the GPU, rounded up: ``gloro_fast.ops.head_difference_bounds_op`` as a Triton kernel.
 
 What is proven there holds for any order of sums, and for fused multiply-adds, which round once where two operations
 round twice. The order here is one that the shape alone decides.

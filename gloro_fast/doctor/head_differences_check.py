@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import torch
 
-from gloro_fast.bounds.head_differences import head_difference_bounds, head_difference_bounds_reference
 from gloro_fast.doctor.examination import check, difference
+from gloro_fast.ops.head_difference_bounds_op import head_difference_bounds, head_difference_bounds_reference
 from gloro_fast.ops.head_differences_op import head_differences, head_differences_reference
 
 _CASES = (

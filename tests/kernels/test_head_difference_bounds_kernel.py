@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
-from gloro_fast.bounds.head_differences import head_difference_bounds, head_difference_bounds_reference
 from gloro_fast.doctor import head_differences_check as checked
 from gloro_fast.native import dispatch, extension
+from gloro_fast.ops.head_difference_bounds_op import head_difference_bounds, head_difference_bounds_reference
 
 pytest.importorskip("triton")
 from gloro_fast.kernels import head_difference_bounds as kernels
