@@ -46,6 +46,7 @@ class RunRequest:
         test_share: of each class, to hold out for testing where the data are not split.
         graphs: whether to capture the steps on a GPU.
         deterministic: whether a GPU is to use deterministic algorithms alone.
+        tf32: whether training on a GPU may use TF32.
     """
 
     recipe: str | None
@@ -60,6 +61,7 @@ class RunRequest:
     graphs: bool = True
     deterministic: bool | None = None
     test_share: float | None = None
+    tf32: bool | None = None
 
     def load_data(self, name: str, otherwise: str, test_share: float | None = None) -> tuple[DataSet, str]:
         """Load a data set from the folder asked for, or else from ``otherwise``; give it and its place.
@@ -108,6 +110,7 @@ def begin(request: RunRequest, *, overwrite: bool) -> Trainer:
         overwrite=overwrite,
         graphs=request.graphs,
         deterministic=request.deterministic is not False,
+        tf32=request.tf32,
     )
     _announce(f"training {recipe.name}", data, out, device)
     return trainer
@@ -126,16 +129,15 @@ def go_on(request: RunRequest) -> Trainer:
     assert out is not None
     saved = saved_config(RunFolder(out))
     by_name = None if recipe is None else recipe.name if recipe.name == request.recipe else recipe
-    check_unchanged(
-        saved,
-        {
-            **request.fields,
-            "recipe": by_name,
-            "seed": request.seed,
-            "deterministic": request.deterministic,
-            "test_share": request.test_share,
-        },
-    )
+    asked = {
+        "recipe": by_name,
+        "seed": request.seed,
+        "deterministic": request.deterministic,
+        "test_share": request.test_share,
+    }
+    if request.tf32 is not None:
+        asked["tf32"] = "on" if request.tf32 else "off"
+    check_unchanged(saved, {**request.fields, **asked})
     observers = request.observers()
     use_threads(request.threads or saved.threads or None)
     data, _ = request.load_data(saved.recipe.data, saved.data_dir, saved.test_share or None)

@@ -46,6 +46,14 @@ def train(
         bool,
         typer.Option("--nondeterministic", help="Let a GPU use any algorithm: other bits at every run."),
     ] = False,
+    tf32: Annotated[
+        bool | None,
+        typer.Option(
+            "--tf32/--no-tf32",
+            help="Train in TF32 on a GPU, or in float32; by default as torch's switches say: convolutions in TF32.",
+            show_default=False,
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="Any field of the recipe; may be repeated.", metavar="FIELD=VALUE"),
@@ -156,6 +164,7 @@ def train(
         graphs=choice("--graphs", graphs, ("on", "off")) == "on",
         deterministic=False if nondeterministic else None,
         test_share=test_share,
+        tf32=tf32,
     )
     if resume and overwrite:
         raise ConfigError("--resume goes on with a run and --overwrite deletes it; choose one of the two")
