@@ -88,7 +88,7 @@ def upper_triangle(matrix: Tensor) -> list[float]:
 def _layers(net: GloRoNet, executed: bool) -> list[LayerRecord]:
     absolutes = net.absolute_norms() if executed else {}
     records = []
-    for found, estimate in zip(net.bound.layers, net.bound_by("power").layers, strict=True):
+    for found, estimate in zip(net.bound.layers, net.find_bound("power").layers, strict=True):
         power = None if found.method == "rule" else estimate.value
         tightness = found.value / power if power else None
         absolute = absolutes.get(found.name)

@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from gloro_fast.cli.files import output_path, to_json, writing
 from gloro_fast.cli.options import (
+    OPENING,
     BatchSizeOption,
-    DataDirOption,
-    DataOption,
-    DeviceOption,
     EpsilonOption,
-    MethodOption,
     RunArgument,
     SeedOption,
-    SplitOption,
-    ThreadsOption,
     positive_epsilon,
+    with_options,
 )
 from gloro_fast.cli.reporting import console, facts, percent, table
 from gloro_fast.files.atomic import write_text
 
 
+@with_options(OPENING)
 def attack(
     run: RunArgument,
-    data: DataOption = None,
-    data_dir: DataDirOption = None,
-    split: SplitOption = "test",
     epsilon: EpsilonOption = None,
     images: Annotated[
         int | None, typer.Option(help="Attack the first so many; all by default.", min=1, show_default=False)
@@ -38,14 +32,12 @@ def attack(
     restarts: Annotated[int, typer.Option(help="Random starts.", min=1)] = 3,
     auto: Annotated[bool, typer.Option("--auto-attack", help="AutoAttack as well: slow.")] = False,
     queries: Annotated[int, typer.Option(help="Steps of AutoAttack's Square attack a restart.", min=1)] = 5000,
-    method: MethodOption = None,
     seed: SeedOption = 0,
     out: Annotated[
         Path | None, typer.Option(help="A .json file; RUN/attack.json by default.", show_default=False)
     ] = None,
     batch_size: BatchSizeOption = 512,
-    device: DeviceOption = None,
-    threads: ThreadsOption = None,
+    **opening: Any,
 ) -> None:
     """Attack a net: its accuracy under PGD (l2), and whether any certified prediction can be changed.
 
@@ -59,7 +51,7 @@ def attack(
     path = run.expanduser() / "attack.json" if out is None else output_path(out, ".json")
     if epsilon is not None:
         positive_epsilon(epsilon)
-    opened = open_run(run, data=data, data_dir=data_dir, split=split, method=method, device=device, threads=threads)
+    opened = open_run(run, **opening)
     found = attacked(
         opened.net,
         to_float(opened.split.images[:images]),

@@ -5,23 +5,19 @@ from __future__ import annotations
 import csv
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gloro_fast.cli.files import output_path, to_json, writing
 from gloro_fast.cli.options import (
+    OPENING,
     BatchSizeOption,
-    DataDirOption,
-    DataOption,
-    DeviceOption,
     EpsilonOption,
     ExecutedOption,
-    MethodOption,
     RunArgument,
-    SplitOption,
-    ThreadsOption,
     positive_epsilon,
+    with_options,
 )
 from gloro_fast.cli.reporting import console, facts, percent
 from gloro_fast.files.atomic import growing, partial, write_text
@@ -37,13 +33,10 @@ _FIELDS = ("index", "label", "prediction", "certified", "radius")
 _HEADER = ",".join((*_FIELDS, "epsilon", "method", "executed")) + "\n"
 
 
+@with_options(OPENING)
 def certify(
     run: RunArgument,
-    data: DataOption = None,
-    data_dir: DataDirOption = None,
-    split: SplitOption = "test",
     epsilon: EpsilonOption = None,
-    method: MethodOption = None,
     executed: ExecutedOption = False,
     out: Annotated[
         Path | None,
@@ -54,8 +47,7 @@ def certify(
         typer.Option(help="A .json file for the whole certificate, which gloro-fast audit checks.", show_default=False),
     ] = None,
     batch_size: BatchSizeOption = 512,
-    device: DeviceOption = None,
-    threads: ThreadsOption = None,
+    **opening: Any,
 ) -> None:
     """Certify every image of a data set.
 
@@ -80,14 +72,9 @@ def certify(
 
     evaluated = evaluate_run(
         run,
-        data=data,
-        data_dir=data_dir,
-        split=split,
-        method=method,
         executed=executed,
         batch_size=batch_size,
-        device=device,
-        threads=threads,
+        **opening,
         keep_logits=certificate is not None,
         passing=passing,
     )
@@ -158,10 +145,10 @@ def _write_certificate(evaluated: EvaluatedRun, epsilon: float, path: Path) -> N
     certificate = CertificateFile.of(
         evaluated.net,
         evaluated.evaluation,
-        evaluated.images,
+        evaluated.split,
         epsilon=epsilon,
         data=evaluated.data,
-        part=evaluated.split,
+        part=evaluated.split_name,
     )
     with writing(path):
         certificate.write(path)

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gloro_fast.cli.files import output_path, to_json, writing
 from gloro_fast.cli.options import (
+    OPENING,
     BatchSizeOption,
-    DataDirOption,
-    DataOption,
-    DeviceOption,
     ExecutedOption,
-    MethodOption,
     RunArgument,
-    SplitOption,
-    ThreadsOption,
+    with_options,
 )
 from gloro_fast.cli.reporting import console, facts, percent, table
 from gloro_fast.errors import ConfigError
@@ -29,6 +25,7 @@ if TYPE_CHECKING:
     from gloro_fast.cli.evaluated import EvaluatedRun
 
 
+@with_options(OPENING)
 def evaluate(
     run: RunArgument,
     radii: Annotated[
@@ -39,10 +36,6 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    data: DataOption = None,
-    data_dir: DataDirOption = None,
-    split: SplitOption = "test",
-    method: MethodOption = None,
     executed: ExecutedOption = False,
     out: Annotated[
         Path | None,
@@ -52,8 +45,7 @@ def evaluate(
         ),
     ] = None,
     batch_size: BatchSizeOption = 512,
-    device: DeviceOption = None,
-    threads: ThreadsOption = None,
+    **opening: Any,
 ) -> None:
     """Evaluate a net: clean accuracy, verified-robust accuracy (VRA) at some radii, and its curve as a picture."""
     from gloro_fast.cli.evaluated import evaluate_run
@@ -63,21 +55,15 @@ def evaluate(
     chosen = None if radii is None else _parse_radii(radii)
     evaluated = evaluate_run(
         run,
-        data=data,
-        data_dir=data_dir,
-        split=split,
-        method=method,
         executed=executed,
         batch_size=batch_size,
-        device=device,
-        threads=threads,
+        **opening,
     )
     epsilon = evaluated.epsilon
     chosen = chosen or [epsilon / 2, epsilon, 2 * epsilon]
     numbers = picture.with_suffix(".json")
-    title = f"{evaluated.recipe}, {evaluated.split} split of {evaluated.data}"
     with writing(picture):
-        draw_vra(evaluated.evaluation, picture, epsilon=epsilon, title=title, note=evaluated.data_note)
+        draw_vra(evaluated.evaluation, picture, epsilon=epsilon, title=evaluated.title, note=evaluated.data_note)
         write_text(numbers, _json(evaluated, chosen))
     _print_summary(evaluated, chosen, picture, numbers)
 

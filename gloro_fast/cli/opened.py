@@ -75,7 +75,7 @@ def open_run(
     data: str | None,
     data_dir: Path | None,
     split: str,
-    method: str | None,
+    method: str | None = None,
     device: str | None,
     threads: int | None,
 ) -> OpenRun:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from gloro_fast.errors import ConfigError, nearest
 from gloro_fast.recipes.schedules import read_number
 
+_Command = TypeVar("_Command", bound=Callable[..., None])
 RADIUS = "RADIUS"
 """What help calls a number that ``radius`` reads."""
 
@@ -77,6 +80,31 @@ ThreadsOption = Annotated[
 DownloadOption = Annotated[
     bool, typer.Option("--download", help="Let torchvision fetch the data into --data-dir if they are not there.")
 ]
+
+# Which net and which images: what ``gloro_fast.cli.opened.open_run`` takes, annotation and default by name.
+OPENING: dict[str, tuple[Any, object]] = {
+    "data": (DataOption, None),
+    "data_dir": (DataDirOption, None),
+    "split": (SplitOption, "test"),
+    "method": (MethodOption, None),
+    "device": (DeviceOption, None),
+    "threads": (ThreadsOption, None),
+}
+
+
+def with_options(options: Mapping[str, tuple[Any, object]]) -> Callable[[_Command], _Command]:
+    """Give a command these options, annotation and default by name, in place of its ``**keywords``."""
+
+    def give(command: _Command) -> _Command:
+        signature = inspect.signature(command, eval_str=True)
+        parameters = [own for own in signature.parameters.values() if own.kind is not own.VAR_KEYWORD]
+        for name, (kind, default) in options.items():
+            keyword = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+            parameters.append(keyword)
+        command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        return command
+
+    return give
 
 
 def positive_epsilon(value: float) -> float:

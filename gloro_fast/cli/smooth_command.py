@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from gloro_fast.cli.files import output_path, to_json, writing
 from gloro_fast.cli.options import (
+    OPENING,
     BatchSizeOption,
-    DataDirOption,
-    DataOption,
-    DeviceOption,
     EpsilonOption,
     RunArgument,
     SeedOption,
-    SplitOption,
-    ThreadsOption,
     positive_epsilon,
+    with_options,
 )
 from gloro_fast.cli.reporting import console, facts, percent
 from gloro_fast.errors import ConfigError
 from gloro_fast.files.atomic import write_text
 
 
+@with_options({name: option for name, option in OPENING.items() if name != "method"})
 def smooth(
     run: RunArgument,
-    data: DataOption = None,
-    data_dir: DataDirOption = None,
-    split: SplitOption = "test",
     epsilon: EpsilonOption = None,
     noise: Annotated[
         float | None,
@@ -43,8 +38,7 @@ def smooth(
         Path | None, typer.Option(help="A .json file; RUN/smoothing.json by default.", show_default=False)
     ] = None,
     batch_size: BatchSizeOption = 1000,
-    device: DeviceOption = None,
-    threads: ThreadsOption = None,
+    **opening: Any,
 ) -> None:
     """Certify by randomized smoothing: exact binomial intervals over noisy copies, wrong with probability alpha."""
     from gloro_fast.cli.opened import open_run
@@ -54,7 +48,7 @@ def smooth(
     path = run.expanduser() / "smoothing.json" if out is None else output_path(out, ".json")
     if epsilon is not None:
         positive_epsilon(epsilon)
-    opened = open_run(run, data=data, data_dir=data_dir, split=split, method=None, device=device, threads=threads)
+    opened = open_run(run, **opening)
     noise = opened.config.recipe.noise if noise is None else noise
     if noise == 0:
         raise ConfigError(f"run {run} was trained without noise; give the deviation with --noise")

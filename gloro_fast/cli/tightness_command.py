@@ -4,31 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from gloro_fast.cli.files import output_path, to_json, writing
 from gloro_fast.cli.options import (
-    DataDirOption,
-    DataOption,
-    DeviceOption,
-    MethodOption,
+    OPENING,
     RunArgument,
     SeedOption,
-    SplitOption,
-    ThreadsOption,
+    with_options,
 )
 from gloro_fast.cli.reporting import console, facts, percent, table
 from gloro_fast.files.atomic import write_text
 
 
+@with_options(OPENING)
 def tightness(
     run: RunArgument,
-    data: DataOption = None,
-    data_dir: DataDirOption = None,
-    split: SplitOption = "test",
-    method: MethodOption = None,
     pairs: Annotated[int, typer.Option(help="Initial pairs of images, and balls.", min=1)] = 100,
     global_steps: Annotated[int, typer.Option(help="Gradient steps for the global bound, at most.", min=1)] = 7500,
     local_steps: Annotated[int, typer.Option(help="Gradient steps for the local bounds, at most.", min=1)] = 5000,
@@ -40,8 +33,7 @@ def tightness(
             show_default=False,
         ),
     ] = None,
-    device: DeviceOption = None,
-    threads: ThreadsOption = None,
+    **opening: Any,
 ) -> None:
     """Bound the Lipschitz constants of a net from both sides, as the paper's Figure 4c does.
 
@@ -55,7 +47,7 @@ def tightness(
     from gloro_fast.recipes.paper import TIGHTNESS
 
     picture = run.expanduser() / "tightness.png" if out is None else output_path(out, ".png")
-    opened = open_run(run, data=data, data_dir=data_dir, split=split, method=method, device=device, threads=threads)
+    opened = open_run(run, **opening)
     found = measure(
         opened.net,
         to_float(opened.split.images),

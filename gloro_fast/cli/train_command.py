@@ -2,23 +2,69 @@
 
 from __future__ import annotations
 
+import typing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gloro_fast.cli.options import RADIUS, DataDirOption, DeviceOption, DownloadOption, ThreadsOption, choice, radius
+from gloro_fast.cli.options import (
+    RADIUS,
+    DataDirOption,
+    DeviceOption,
+    DownloadOption,
+    ThreadsOption,
+    choice,
+    radius,
+    with_options,
+)
 from gloro_fast.cli.reporting import console, facts, percent
 from gloro_fast.errors import ConfigError
+from gloro_fast.recipes import Recipe
 
 if TYPE_CHECKING:
     from gloro_fast.train import Result
 
 _TRAINING, _NET = "Fields of the recipe: training", "Fields of the recipe: data and net"
+# Of each field with an option of its own.
+_HELP = {
+    "epochs": (_TRAINING, "Robust epochs; the recipe's schedules stretch with them."),
+    "batch_size": (_TRAINING, "Images a step."),
+    "epsilon": (_TRAINING, "The certified l2 radius, such as 0.3 or 36/255."),
+    "epsilon_train": (_TRAINING, "The radius trained with; keeps its ratio to --epsilon."),
+    "epsilon_schedule": (_TRAINING, "single, log or x,y,e; --epochs does not stretch what is given here."),
+    "loss": (_TRAINING, "ce, trades-kl, trades-ce, emma, lmt or standard."),
+    "lam": (_TRAINING, "The TRADES weight: x or x,y,e; --epochs does not stretch what is given here."),
+    "learning_rate": (_TRAINING, "Adam's, for the first half."),
+    "learning_rate_end": (_TRAINING, "What it decays to in the second half."),
+    "warmup_epochs": (_TRAINING, "Epochs of plain cross entropy before."),
+    "power_iterations": (_TRAINING, "Power iterations a step."),
+    "precision": (_TRAINING, "float32 or bfloat16."),
+    "data": (_NET, "Data set by name, or path."),
+    "augmentation": (_NET, "none, default, light or tfds."),
+    "noise": (_NET, "Deviation of Gaussian noise on training images."),
+    "validation_size": (_NET, "Training images held out to select the epoch."),
+    "architecture": (_NET, "2C2F, 4C3F, 6C2F, 8C2F, 8C2F-print or LiResNet-12x512 (depth x width)."),
+    "activation": (_NET, "minmax or relu."),
+    "initialization": (_NET, "orthogonal or glorot_uniform."),
+}
 
 
+def _options() -> dict[str, tuple[Any, None]]:
+    """Make an option for each of these fields; None stands for one that is not given."""
+    found: dict[str, tuple[Any, None]] = {}
+    for name, (panel, text) in _HELP.items():
+        kind, option = typing.get_type_hints(Recipe)[name], typer.Option(help=text, rich_help_panel=panel)
+        if name in ("epsilon", "epsilon_train"):
+            option.parser, option.metavar = radius, RADIUS
+        if name == "data":
+            option.metavar = "NAME|PATH"
+        found[name] = Annotated[kind | None, option], None
+    return found
+
+
+@with_options(_options())
 def train(
-    context: typer.Context,
     recipe: Annotated[
         str | None,
         typer.Option(
@@ -54,93 +100,19 @@ def train(
             show_default=False,
         ),
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Any field of the recipe; may be repeated.", metavar="FIELD=VALUE"),
-    ] = None,
-    epochs: Annotated[
-        int | None,
-        typer.Option(help="Robust epochs; the recipe's schedules stretch with them.", rich_help_panel=_TRAINING),
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images a step.", rich_help_panel=_TRAINING)] = None,
-    epsilon: Annotated[
-        float | None,
-        typer.Option(
-            help="The certified l2 radius, such as 0.3 or 36/255.",
-            parser=radius,
-            metavar=RADIUS,
-            rich_help_panel=_TRAINING,
-        ),
-    ] = None,
-    epsilon_train: Annotated[
-        float | None,
-        typer.Option(
-            help="The radius trained with; keeps its ratio to --epsilon.",
-            parser=radius,
-            metavar=RADIUS,
-            rich_help_panel=_TRAINING,
-        ),
-    ] = None,
-    epsilon_schedule: Annotated[
-        str | None,
-        typer.Option(
-            help="single, log or x,y,e; --epochs does not stretch what is given here.", rich_help_panel=_TRAINING
-        ),
-    ] = None,
-    loss: Annotated[
-        str | None, typer.Option(help="ce, trades-kl, trades-ce, emma, lmt or standard.", rich_help_panel=_TRAINING)
-    ] = None,
-    lam: Annotated[
-        str | None,
-        typer.Option(
-            help="The TRADES weight: x or x,y,e; --epochs does not stretch what is given here.",
-            rich_help_panel=_TRAINING,
-        ),
-    ] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(help="Adam's, for the first half.", rich_help_panel=_TRAINING)
-    ] = None,
-    learning_rate_end: Annotated[
-        float | None, typer.Option(help="What it decays to in the second half.", rich_help_panel=_TRAINING)
-    ] = None,
-    warmup_epochs: Annotated[
-        int | None, typer.Option(help="Epochs of plain cross entropy before.", rich_help_panel=_TRAINING)
-    ] = None,
-    power_iterations: Annotated[
-        int | None, typer.Option(help="Power iterations a step.", rich_help_panel=_TRAINING)
-    ] = None,
-    precision: Annotated[str | None, typer.Option(help="float32 or bfloat16.", rich_help_panel=_TRAINING)] = None,
-    data: Annotated[
-        str | None, typer.Option(help="Data set by name, or path.", metavar="NAME|PATH", rich_help_panel=_NET)
-    ] = None,
     test_share: Annotated[
         float | None,
         typer.Option(
             help="Of an image folder without train/ and test/: the share of each class to hold out for testing; 0.2 by "
             "default.",
-            rich_help_panel=_NET,
+            show_default=False,
         ),
     ] = None,
-    augmentation: Annotated[
-        str | None, typer.Option(help="none, default, light or tfds.", rich_help_panel=_NET)
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any field of the recipe; may be repeated.", metavar="FIELD=VALUE"),
     ] = None,
-    noise: Annotated[
-        float | None,
-        typer.Option(help="Deviation of Gaussian noise on training images.", rich_help_panel=_NET),
-    ] = None,
-    validation_size: Annotated[
-        int | None, typer.Option(help="Training images held out to select the epoch.", rich_help_panel=_NET)
-    ] = None,
-    architecture: Annotated[
-        str | None,
-        typer.Option(
-            help="2C2F, 4C3F, 6C2F, 8C2F, 8C2F-print or LiResNet-12x512 (depth x width).", rich_help_panel=_NET
-        ),
-    ] = None,
-    activation: Annotated[str | None, typer.Option(help="minmax or relu.", rich_help_panel=_NET)] = None,
-    initialization: Annotated[
-        str | None, typer.Option(help="orthogonal or glorot_uniform.", rich_help_panel=_NET)
-    ] = None,
+    **fields: Any,
 ) -> None:
     """Train a GloRo net, and certify the test split: by a recipe, or with --data, --architecture and --epsilon alone.
 
@@ -153,7 +125,7 @@ def train(
 
     request = RunRequest(
         recipe=recipe,
-        fields=recipe_fields(context.params, settings or []),
+        fields=recipe_fields(fields, settings or []),
         data_dir=data_dir,
         out=out,
         seed=seed,

@@ -158,16 +158,6 @@ class BoundedNet(nn.Module):
         """(m, m) float64 upper bounds on the D_ij that certificates rest on, K_ij = K D_ij; see ``margin_form``."""
         return self._current().differences
 
-    def bound_by(self, method: str) -> NetworkBound:
-        """Give the Lipschitz constant by another method, for comparison; the net keeps its own.
-
-        Raises:
-            ConfigError: there is no such method.
-        """
-        check_method(method)
-        self._current()
-        return sign(self.module, self._plan, method).network
-
     def absolute_norms(self) -> dict[str, float]:
         """Give the bounds on || |W| || of the linear layers before the head, by name, that executed certificates use.
 
