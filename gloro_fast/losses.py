@@ -43,7 +43,9 @@ class MarginCriterion(nn.Module):
     weight: Tensor | None
     ignore_index: int | None
 
-    def __init__(self, reduction: str, weight: Tensor | None = None, ignore_index: int | None = None) -> None:
+    def __init__(
+        self, reduction: str = "mean", *, weight: Tensor | None = None, ignore_index: int | None = None
+    ) -> None:
         super().__init__()
         if reduction not in ("mean", "sum", "none"):
             raise ConfigError(f"reduction is {reduction!r}; choose 'mean', 'sum' or 'none'")
@@ -164,11 +166,6 @@ class CrossEntropyLoss(MarginCriterion):
 
     name = "ce"
 
-    def __init__(
-        self, reduction: str = "mean", *, weight: Tensor | None = None, ignore_index: int | None = None
-    ) -> None:
-        super().__init__(reduction, weight, ignore_index)
-
     def rows(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Give the cross entropy of each row; see ``gloro_fast.ops.cross_entropy``."""
         return cross_entropy(logits, labels)
@@ -197,7 +194,7 @@ class TradesLoss(MarginCriterion):
         weight: Tensor | None = None,
         ignore_index: int | None = None,
     ) -> None:
-        super().__init__(reduction, weight, ignore_index)
+        super().__init__(reduction, weight=weight, ignore_index=ignore_index)
         if not (isinstance(lam, int | float) and math.isfinite(lam) and lam >= 0):
             raise ConfigError(f"lam is {lam!r}; the weight of the robust term must be a number >= 0")
         if robust not in ("kl", "ce"):
@@ -223,11 +220,6 @@ class AllMarginsLoss(MarginCriterion):
 
     op: Callable[[Tensor, Tensor, Tensor, float | Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
     """Gives loss, prediction and certified or not per row from the class logits, D, K, epsilon and labels."""
-
-    def __init__(
-        self, reduction: str = "mean", *, weight: Tensor | None = None, ignore_index: int | None = None
-    ) -> None:
-        super().__init__(reduction, weight, ignore_index)
 
     def with_margin(
         self, logits: Tensor, differences: Tensor, lipschitz: Tensor, epsilon: float | Tensor, labels: Tensor

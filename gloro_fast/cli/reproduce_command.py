@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 
 def reproduce(
+    context: typer.Context,
     name: Annotated[
         str | None, typer.Argument(help="A recipe; --list shows them, with the paper's rows.", show_default=False)
     ] = None,
@@ -74,22 +76,16 @@ def reproduce(
     from gloro_fast.reproduce.effort import QUICK, Effort
     from gloro_fast.train import Interrupted
 
-    effort = QUICK if quick else Effort()
     if method is not None:
         check_method(method)
-        effort = dataclasses.replace(effort, method=method)
-    if attack_images is not None:
-        effort = dataclasses.replace(effort, attack_images=attack_images)
-    if pairs is not None:
-        effort = dataclasses.replace(effort, pairs=pairs)
+    given = {"method": method, "attack_images": attack_images, "pairs": pairs, "auto_attack": auto_attack}
+    chosen: dict[str, Any] = {setting: value for setting, value in given.items() if value is not None}
     work = Reproduction(
         name=name,
         label=name if label is None else label,
         fields=_fields(epochs, data, settings or []),
-        command=_command(
-            name, epochs, settings or [], label, quick, attack_images, pairs, method, auto_attack, data, seed
-        ),
-        effort=dataclasses.replace(effort, auto_attack=auto_attack),
+        command=_command(context.params),
+        effort=dataclasses.replace(QUICK if quick else Effort(), **chosen),
         quick=quick,
         reports=out,
         runs=runs,
@@ -114,36 +110,17 @@ def _fields(epochs: int | None, data: str | None, settings: list[str]) -> dict[s
     return recipe_fields({"epochs": epochs, "data": data}, settings)
 
 
-def _command(
-    name: str,
-    epochs: int | None,
-    settings: list[str],
-    label: str | None,
-    quick: bool,
-    attack_images: int | None,
-    pairs: int | None,
-    method: str | None,
-    auto_attack: bool,
-    data: str | None,
-    seed: int,
-) -> str:
+def _command(given: Mapping[str, Any]) -> str:
     """Write the command that makes the report again; places on this machine are left out."""
     from gloro_fast import data as data_sets
 
-    place = None if data is None else data if data in data_sets.NAMES else "PATH"
-    options = [
-        ("--epochs", epochs),
-        ("--label", label),
-        ("--attack-images", attack_images),
-        ("--pairs", pairs),
-        ("--method", method),
-        ("--data", place),
-        ("--seed", seed or None),
-    ]
-    words = [f"{option} {value}" for option, value in options if value is not None]
-    words += [f"--set {setting}" for setting in settings]
-    words += [flag for flag, given in (("--quick", quick), ("--auto-attack", auto_attack)) if given]
-    return " ".join(["gloro-fast reproduce", name, *words])
+    data = given["data"] if given["data"] in (None, *data_sets.NAMES) else "PATH"
+    options = {**given, "data": data, "seed": given["seed"] or None}
+    valued = ("epochs", "label", "attack_images", "pairs", "method", "data", "seed")
+    words = [f"--{name.replace('_', '-')} {options[name]}" for name in valued if options[name] is not None]
+    words += [f"--set {setting}" for setting in given["settings"] or []]
+    words += [f"--{flag.replace('_', '-')}" for flag in ("quick", "auto_attack") if given[flag]]
+    return " ".join(["gloro-fast reproduce", given["name"], *words])
 
 
 def _print(work: Reproduction) -> None:

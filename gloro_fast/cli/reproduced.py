@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from gloro_fast.recipes.paper import ROWS, TIGHTNESS
 from gloro_fast.reproduce.effort import Effort
 from gloro_fast.reproduce.pictures import draw_examples, draw_histogram
 from gloro_fast.reproduce.provenance import commit, machine
-from gloro_fast.reproduce.report import gather, markdown
+from gloro_fast.reproduce.report import markdown
 from gloro_fast.reproduce.stages import Stages
 from gloro_fast.train import check_unchanged, saved_config
 from gloro_fast.train.run_folder import RunFolder
@@ -97,20 +97,22 @@ class Reproduction:
             test = smoothing["test"]
             own = {**test, "method": f"smoothing, alpha {test['alpha']:g}"}
             measured = {"vra": own, "smoothing": smoothing}
-        content = gather(
-            name=self.label,
-            recipe=stages.config.recipe,
-            command=self.command,
-            data=data.name,
-            data_note=data.note,
-            result=result,
-            measured=measured,
-            pictures=pictures,
-            machine=machine(result["device"]),
-            commit=commit(),
-            seed=self.seed,
-            quick=self.quick,
-        )
+        content = {
+            "name": self.label,
+            # A data set may be given by its path, which is nobody else's business.
+            "recipe": {**asdict(stages.config.recipe), "data": data.name},
+            "command": self.command,
+            "data": data.name,
+            "data_note": data.note,
+            "quick": self.quick,
+            "seconds_per_epoch": result["seconds_per_epoch"],
+            "seconds": result["seconds"],
+            **measured,
+            "pictures": pictures,
+            "machine": machine(result["device"]),
+            "commit": commit(),
+            "seed": self.seed,
+        }
         text = markdown(content, ROWS.get(self.name), TIGHTNESS.get(get(self.name).data))
         with writing(folder):
             atomic.write_text(folder / "report.json", to_json(content))
@@ -142,7 +144,7 @@ class Reproduction:
             "examples.png": "Certified and rejected images",
             "tightness.png": "Upper and lower bounds on the Lipschitz constant",
         }
-        return {**measured, "tightness": bounds, "cost": stages.cost()}
+        return {**measured, "tightness": bounds.to_dict(), "cost": stages.cost()}
 
     def _trained(self, folder: str = "", **fields: Any) -> Path:
         """Train a run to its end, or go on with it, unless that is done."""

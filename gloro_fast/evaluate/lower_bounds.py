@@ -127,22 +127,19 @@ def margin_bounds(net: GloRoNet) -> Tensor:
     return margin_constants(net.difference_bounds, net.lipschitz)
 
 
-def margin_slopes(net: GloRoNet, pair: Tensor) -> Tensor:
+def margin_slopes(module: nn.Module, scale: float, pair: Tensor) -> Tensor:
     """Give how steep each margin f_a - f_b is between two points: float64 numbers <= its Lipschitz constant.
 
     f is evaluated in float64, and some thousand times what rounding then amounts to is subtracted.
 
     Args:
-        net: the net, with any method of bounding; its Lipschitz constant only scales that allowance.
+        module: f in float64.
+        scale: what only scales that allowance: the largest of :func:`margin_bounds`, by any method.
         pair: (2, *input_shape) of a floating dtype.
 
     Returns:
         (m, m) float64; below 0 where rounding is all there is, 0 for two equal points.
     """
-    return _margin_slopes(_float64(net), float(margin_bounds(net).max()), pair)
-
-
-def _margin_slopes(module: nn.Module, scale: float, pair: Tensor) -> Tensor:
     pair = pair.double()
     with torch.no_grad():
         logits = module(pair)
@@ -199,9 +196,9 @@ def _maximize(
         if classes is None:
             classes = module(best_points[0]).argmax(dim=1)
     margins = torch.full((net.num_classes, net.num_classes), -torch.inf, dtype=torch.float64, device=device)
-    slopes, exact, scale = [], _float64(net), float(margin_bounds(net).max())
+    slopes, exact, scale = [], _frozen_copy(net.module).double(), float(margin_bounds(net).max())
     for j, pair in zip(classes.tolist(), best_points.unbind(dim=1), strict=True):
-        found = _margin_slopes(exact, scale, pair)
+        found = margin_slopes(exact, scale, pair)
         margins = torch.maximum(margins, found)
         slopes.append(found[j].max())
     return LowerBounds(best_points, classes, torch.stack(slopes), margins, step)
@@ -236,10 +233,6 @@ def _only(points: Tensor, optimizer: torch.optim.Adam, kept: Tensor) -> tuple[Te
     result = _adam(fewer)
     result.state[fewer] = moments
     return fewer, result
-
-
-def _float64(net: GloRoNet) -> nn.Module:
-    return _frozen_copy(net.module).double()
 
 
 def _frozen_copy(module: nn.Module) -> nn.Module:

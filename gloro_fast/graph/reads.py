@@ -70,7 +70,7 @@ class HeldModule(Held):
         """Look at a module, at its attributes with these names."""
         held: list[Any] = [vars(module), module._parameters, module._buffers, module._modules]
         held += [module._forward_hooks, module._forward_pre_hooks]
-        look = _OfModule(module, names)
+        look = partial(_of_module, module, names)
         return cls(look, look(), module, tuple((part, tuple(part), tuple(part.values())) for part in held if part))
 
     def holds(self) -> bool:
@@ -118,7 +118,7 @@ class Reads:
         everywhere = torch.nn.modules.module
         for hooks in (everywhere._global_forward_hooks, everywhere._global_forward_pre_hooks):
             walker.hold(hooks)
-        tied = _Ties(tuple(modules))
+        tied = partial(_ties, tuple(modules))
         for module in modules:
             walker.walk(module)
         return cls(tuple(walker.held), tuple(walker.modules), Held(tied, tied()), walker.tensors)
@@ -169,7 +169,7 @@ class _Walker:
 
     def hold(self, mapping: Any) -> None:
         """Note what is in ``mapping``, and no more."""
-        self._hold(_Items(mapping))
+        self._hold(partial(_items, mapping))
 
     def walk(self, value: Any) -> None:
         """Note everything that can be reached from ``value``."""
@@ -190,9 +190,9 @@ class _Walker:
             self.modules.append(held)
             return [*held.objects, *value._modules.values(), type(value)]
         if isinstance(value, dict):
-            return self._hold(_Items(value))
+            return self._hold(partial(_items, value))
         if isinstance(value, list | deque | set | frozenset):
-            return self._hold(_Members(value))
+            return self._hold(partial(tuple, value))
         if isinstance(value, tuple):
             return value
         if isinstance(value, FunctionType):
@@ -200,11 +200,11 @@ class _Walker:
         if isinstance(value, MethodType):
             return [value.__func__, value.__self__]
         if isinstance(value, partial):
-            return [value.func, value.args, value.keywords, *self._hold(_Attributes(value))]
+            return [value.func, value.args, value.keywords, *self._hold(partial(_attributes, value))]
         if isinstance(value, type):
             return self._class(value)
         if isinstance(value, np.ndarray | np.generic):
-            return self._hold(_Array(value))
+            return self._hold(partial(_array, value))
         if isinstance(value, ModuleType):
             return []
         return self._object(value)
@@ -217,19 +217,19 @@ class _Walker:
     def _function(self, function: FunctionType) -> Sequence[object]:
         if _is_of_library(function):
             return []
-        found = list(self._hold(_Function(function)))
+        found = list(self._hold(partial(_function, function)))
         if vars(function):
-            found += self._hold(_Items(vars(function)))
+            found += self._hold(partial(_items, vars(function)))
         names = tuple(sorted(set(_names(function.__code__))))
         self.names.update(names)
-        found += self._hold(_Named(function.__globals__, names))
+        found += self._hold(partial(_named, function.__globals__, names))
         modules, seen = [value for value in found if isinstance(value, ModuleType)], set()
         while modules:
             # Such as ``settings.training.temperature``.
             module = modules.pop()
             if module.__name__.partition(".")[0] not in _LIBRARIES and module.__name__ not in seen:
                 seen.add(module.__name__)
-                held = self._hold(_Named(vars(module), names))
+                held = self._hold(partial(_named, vars(module), names))
                 found += held
                 modules += [value for value in held if isinstance(value, ModuleType)]
         return found
@@ -239,15 +239,15 @@ class _Walker:
             return []
         if _is_of_library(kind):
             methods = tuple(name for name, value in vars(kind).items() if isinstance(value, FunctionType))
-            return [*self._hold(_Named(kind.__dict__, methods)), *kind.__bases__]
-        own = self._hold(_Items(kind.__dict__))
+            return [*self._hold(partial(_named, kind.__dict__, methods)), *kind.__bases__]
+        own = self._hold(partial(_items, kind.__dict__))
         inner = [getattr(part, name, None) for part in own for name in ("fget", "__func__", "func", "dispatcher")]
         return [*own, *inner, *kind.__bases__]
 
     def _object(self, value: Any) -> Sequence[object]:
         found: list[object] = []
         if hasattr(value, "__dict__") and isinstance(vars(value), dict):
-            found += self._hold(_Attributes(value))
+            found += self._hold(partial(_attributes, value))
         if _is_installed(type(value)):
             return []  # A trainer or logger, say, with data sets behind it.
         slots = [name for kind in type(value).__mro__ for name in _listed(getattr(kind, "__slots__", ()))]
@@ -256,111 +256,66 @@ class _Walker:
             mangled = (
                 f"{hidden}{name}" if name.startswith("__") and not name.endswith("__") else name for name in slots
             )
-            found += self._hold(_Slots(value, tuple(mangled)))
+            found += self._hold(partial(_slots, value, tuple(mangled)))
         return [*found, type(value)] if not _is_of_library(type(value)) else found
 
 
-@dataclass(frozen=True)
-class _Attributes:
-    owner: Any
-
-    def __call__(self) -> tuple[object, ...]:
-        attributes = vars(self.owner)
-        return (*attributes, *attributes.values())
+# What looks list: the objects that are kept somewhere now.
 
 
-@dataclass(frozen=True)
-class _Ties:
+def _attributes(owner: Any) -> tuple[object, ...]:
+    return _items(vars(owner))
+
+
+def _ties(modules: tuple[nn.Module, ...]) -> tuple[object, ...]:
     """Which parameters and buffers are one and the same: a graph reads a tied one by one of its names."""
-
-    modules: tuple[nn.Module, ...]
-
-    def __call__(self) -> tuple[object, ...]:
-        first: dict[int, int] = {}
-        tensors = [
-            tensor
-            for root in self.modules
-            for module in root.modules()
-            for held in (module._parameters, module._buffers)
-            for tensor in held.values()
-            if tensor is not None
-        ]
-        return tuple(first.setdefault(id(tensor), place) for place, tensor in enumerate(tensors))
+    first: dict[int, int] = {}
+    tensors = [
+        tensor
+        for root in modules
+        for module in root.modules()
+        for held in (module._parameters, module._buffers)
+        for tensor in held.values()
+        if tensor is not None
+    ]
+    return tuple(first.setdefault(id(tensor), place) for place, tensor in enumerate(tensors))
 
 
-@dataclass(frozen=True)
-class _OfModule:
-    owner: nn.Module
-    names: set[str] | None
-
-    def __call__(self) -> tuple[object, ...]:
-        # The mode is looked at elsewhere: a net in training is certified as it is in evaluation. Tensors are read anew
-        # by their names; which there are counts, and of what kind.
-        attributes = {
-            key: value
-            for key, value in vars(self.owner).items()
-            if key not in _APART and (self.names is None or key in self.names)
-        }
-        tensors = (
-            (name, None) if tensor is None else (name, tuple(tensor.shape), tensor.dtype)
-            for held in (self.owner._parameters, self.owner._buffers)
-            for name, tensor in held.items()
-        )
-        # A net calls no hooks, so that what they read is nothing to it; which there are counts.
-        hooks = (*self.owner._forward_hooks, *self.owner._forward_pre_hooks)
-        return (type(self.owner), *attributes, *attributes.values(), *tensors, *self.owner._modules.items(), *hooks)
+def _of_module(owner: nn.Module, names: set[str] | None) -> tuple[object, ...]:
+    # The mode is looked at elsewhere: a net in training is certified as it is in evaluation. Tensors are read anew by
+    # their names; which there are counts, and of what kind.
+    attributes = {
+        key: value for key, value in vars(owner).items() if key not in _APART and (names is None or key in names)
+    }
+    tensors = (
+        (name, None) if tensor is None else (name, tuple(tensor.shape), tensor.dtype)
+        for held in (owner._parameters, owner._buffers)
+        for name, tensor in held.items()
+    )
+    # A net calls no hooks, so that what they read is nothing to it; which there are counts.
+    hooks = (*owner._forward_hooks, *owner._forward_pre_hooks)
+    return (type(owner), *attributes, *attributes.values(), *tensors, *owner._modules.items(), *hooks)
 
 
-@dataclass(frozen=True)
-class _Items:
-    mapping: Any
-
-    def __call__(self) -> tuple[object, ...]:
-        return (*self.mapping, *self.mapping.values())
+def _items(mapping: Any) -> tuple[object, ...]:
+    return (*mapping, *mapping.values())
 
 
-@dataclass(frozen=True)
-class _Members:
-    container: Any
-
-    def __call__(self) -> tuple[object, ...]:
-        return tuple(self.container)
+def _named(namespace: Any, names: tuple[str, ...]) -> tuple[object, ...]:
+    return tuple(map(namespace.get, names, repeat(_MISSING)))
 
 
-@dataclass(frozen=True)
-class _Named:
-    namespace: Any
-    names: tuple[str, ...]
-
-    def __call__(self) -> tuple[object, ...]:
-        return tuple(map(self.namespace.get, self.names, repeat(_MISSING)))
+def _slots(owner: Any, names: tuple[str, ...]) -> tuple[object, ...]:
+    return tuple(getattr(owner, name, _MISSING) for name in names)
 
 
-@dataclass(frozen=True)
-class _Slots:
-    owner: Any
-    names: tuple[str, ...]
-
-    def __call__(self) -> tuple[object, ...]:
-        return tuple(getattr(self.owner, name, _MISSING) for name in self.names)
+def _array(array: Any) -> tuple[object, ...]:
+    return array.shape, str(array.dtype), array.tobytes()
 
 
-@dataclass(frozen=True)
-class _Array:
-    array: Any
-
-    def __call__(self) -> tuple[object, ...]:
-        return self.array.shape, str(self.array.dtype), self.array.tobytes()
-
-
-@dataclass(frozen=True)
-class _Function:
-    function: FunctionType
-
-    def __call__(self) -> tuple[object, ...]:
-        function = self.function
-        cells = tuple(_content(cell) for cell in function.__closure__ or ())
-        return (function.__code__, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values(), *cells)
+def _function(function: FunctionType) -> tuple[object, ...]:
+    cells = tuple(_content(cell) for cell in function.__closure__ or ())
+    return (function.__code__, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values(), *cells)
 
 
 def _content(cell: Any) -> object:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from typing import Any
 
-from gloro_fast.evaluate.tightness import Tightness
-from gloro_fast.recipes import Recipe
 from gloro_fast.recipes.paper import CERTIFICATION, PaperRow, PaperTightness
 
 Cells = tuple[str, ...]
@@ -22,7 +19,9 @@ def markdown(content: dict[str, Any], paper: PaperRow | None, paper_tightness: P
     """Write README.md.
 
     Args:
-        content: what :func:`gather` gave.
+        content: of report.json: the name, fields of the recipe, the command that makes it again, data, pictures by file
+            name, machine, commit, seed; ``vra`` (clean_accuracy, vra, method) and, where they were measured, ``power``,
+            ``attacks``, ``tightness``, ``cost``, ``smoothing``.
         paper: the row to set beside; None where the paper has none.
         paper_tightness: its ratios for the data set, likewise.
     """
@@ -46,56 +45,6 @@ def markdown(content: dict[str, Any], paper: PaperRow | None, paper_tightness: P
     facts = ", ".join(f"{name} {value}" for name, value in content["machine"].items())
     parts.append(f"Commit {content['commit']}, seed {content['seed']}. Machine: {facts}.")
     return "\n\n".join(parts) + "\n"
-
-
-def gather(
-    *,
-    name: str,
-    recipe: Recipe,
-    command: str,
-    data: str,
-    data_note: str,
-    result: dict[str, Any],
-    measured: dict[str, Any],
-    pictures: dict[str, str],
-    machine: dict[str, str],
-    commit: str,
-    seed: int,
-    quick: bool,
-) -> dict[str, Any]:
-    """Put together what report.json holds; ``markdown`` says the same in words.
-
-    Args:
-        name: of the report.
-        recipe: that the net was trained with.
-        command: that makes the report again.
-        data: name of the data set.
-        data_note: what to print beside results made with it.
-        result: the contents of the run's result.json.
-        measured: by name: ``vra`` (clean_accuracy, vra, method), and where they were measured ``power``,
-            ``attacks``, ``tightness``, ``cost``, ``smoothing``.
-        pictures: file name and caption of each.
-        machine: what it ran on.
-        commit: what ran.
-        seed: of everything.
-        quick: whether what was measured was cut short.
-    """
-    return {
-        "name": name,
-        # A data set may be given by its path, which is nobody else's business.
-        "recipe": {**asdict(recipe), "data": data},
-        "command": command,
-        "data": data,
-        "data_note": data_note,
-        "quick": quick,
-        "seconds_per_epoch": result["seconds_per_epoch"],
-        "seconds": result["seconds"],
-        **{key: value.to_dict() if isinstance(value, Tightness) else value for key, value in measured.items()},
-        "pictures": pictures,
-        "machine": machine,
-        "commit": commit,
-        "seed": seed,
-    }
 
 
 def _notes(content: dict[str, Any]) -> list[str]:
