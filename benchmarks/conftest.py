@@ -83,7 +83,7 @@ def synchronize(device: torch.device) -> Callable[[], None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _memory_as_in_training(device: torch.device) -> None:
-    """A trainer sets up the allocator of its process; one made by some benchmark would do so for those after it."""
+    """Set up the allocator as `gloro-fast train` does; a trainer of some benchmark would do so for those after it."""
     if device.type == "cpu":
         keep_freed_memory()
 

@@ -14,7 +14,7 @@ from benchmarks.stock import adam
 from gloro_fast import GloRoNet, architectures
 from gloro_fast.data import Batches
 from gloro_fast.losses import TradesLoss
-from gloro_fast.train import GraphedStep, Trainer
+from gloro_fast.train import GraphedStep, Trainer, keep_freed_memory
 
 
 class GloRoStep:
@@ -30,6 +30,7 @@ class GloRoStep:
 
     def __init__(self, network: Network, device: torch.device, images: int | None = None) -> None:
         data = network.data(images or network.batch_size)
+        keep_freed_memory()  # as gloro-fast train does
         # Nothing is written: only Trainer.fit opens the run folder.
         self.trainer = Trainer(network.recipe, data, Path("runs/benchmark"), device=str(device), overwrite=True)
         self.trainer.criterion.lam = LAMBDA

@@ -74,7 +74,7 @@ def reproduce(
     from gloro_fast.bounds import check_method
     from gloro_fast.cli.reproduced import Reproduction
     from gloro_fast.reproduce.effort import QUICK, Effort
-    from gloro_fast.train import Interrupted
+    from gloro_fast.train import Interrupted, keep_freed_memory
 
     if method is not None:
         check_method(method)
@@ -97,6 +97,7 @@ def reproduce(
         resume=resume,
         overwrite=overwrite,
     )
+    keep_freed_memory()
     try:
         _print(work)
     except Interrupted as stop:

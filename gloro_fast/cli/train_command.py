@@ -121,7 +121,7 @@ def train(
     """
     from gloro_fast.cli.overrides import recipe_fields
     from gloro_fast.cli.runs import RunRequest, begin, go_on
-    from gloro_fast.train import Interrupted
+    from gloro_fast.train import Interrupted, keep_freed_memory
 
     request = RunRequest(
         recipe=recipe,
@@ -140,6 +140,7 @@ def train(
     )
     if resume and overwrite:
         raise ConfigError("--resume goes on with a run and --overwrite deletes it; choose one of the two")
+    keep_freed_memory()
     trainer = go_on(request) if resume else begin(request, overwrite=overwrite)
     try:
         result = trainer.fit()

@@ -4,6 +4,7 @@ Stands on ``net``, ``recipes``, ``models``, ``data``, ``evaluate`` and ``files``
 train with it, and load the nets of finished runs.
 """
 
+from gloro_fast.train.allocator import keep_freed_memory
 from gloro_fast.train.checkpoint import saved_config
 from gloro_fast.train.config import RunConfig, check_unchanged, read_config
 from gloro_fast.train.epochs import EpochMetrics, EpochSettings, epoch_settings
@@ -40,6 +41,7 @@ __all__ = [
     "TrainingState",
     "check_unchanged",
     "epoch_settings",
+    "keep_freed_memory",
     "read_config",
     "saved_config",
 ]

@@ -6,7 +6,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
+from gloro_fast.data import DataSet, Split
+from gloro_fast.recipes import Recipe
+from gloro_fast.train import Trainer
 from gloro_fast.train.allocator import keep_freed_memory
 
 GLIBC = platform.libc_ver()[0] == "glibc"
@@ -54,3 +58,11 @@ def test_another_c_library_is_left_alone(monkeypatch):
 
     monkeypatch.setattr("ctypes.CDLL", Library)
     assert not keep_freed_memory()
+
+
+def test_a_trainer_leaves_the_process_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr("ctypes.CDLL", None)
+    split = Split(torch.zeros(4, 1, 8, 8), torch.arange(4) % 2)
+    recipe = Recipe("own", "own", "2C2F", epochs=1, epsilon=0.1, epsilon_train=0.1, batch_size=2)
+    trainer = Trainer(recipe, DataSet("own", split, split, ("a", "b")), tmp_path)
+    trainer.step(split.images, split.labels)
