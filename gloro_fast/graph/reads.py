@@ -264,7 +264,8 @@ class _Walker:
 
 
 def _attributes(owner: Any) -> tuple[object, ...]:
-    return _items(vars(owner))
+    attributes = vars(owner)
+    return (*attributes, *attributes.values())
 
 
 def _ties(modules: tuple[nn.Module, ...]) -> tuple[object, ...]:
