@@ -150,6 +150,7 @@ def _print(work: Reproduction) -> None:
 
 
 def _list() -> None:
+    from gloro_fast.losses import LOSSES
     from gloro_fast.recipes import RECIPES
     from gloro_fast.recipes.paper import ROWS, TIGHTNESS
 
@@ -157,7 +158,8 @@ def _list() -> None:
     for name, recipe in RECIPES.items():
         paper = ROWS.get(name)
         figures = [paper.figure] if paper is not None else []
-        certifies = recipe.loss not in ("standard", "lmt")
+        loss = LOSSES[recipe.loss]
+        certifies = loss.with_bottom and loss.margins == "rows"
         figures += ["4b"] if (recipe.data, recipe.architecture) == ("cifar10", "6C2F") and certifies else []
         figures += ["4c"] if recipe.data in TIGHTNESS and certifies else []
         if paper is not None or figures:

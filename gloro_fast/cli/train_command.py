@@ -10,6 +10,7 @@ import typer
 from gloro_fast.cli.options import RADIUS, DataDirOption, DeviceOption, DownloadOption, ThreadsOption, choice, radius
 from gloro_fast.cli.reporting import console, facts, percent
 from gloro_fast.errors import ConfigError
+from gloro_fast.losses import LOSSES
 
 if TYPE_CHECKING:
     from gloro_fast.train import Result
@@ -79,9 +80,7 @@ def train(
             help="single, log or x,y,e; --epochs does not stretch what is given here.", rich_help_panel=_TRAINING
         ),
     ] = None,
-    loss: Annotated[
-        str | None, typer.Option(help="ce, trades-kl, trades-ce, emma, lmt or standard.", rich_help_panel=_TRAINING)
-    ] = None,
+    loss: Annotated[str | None, typer.Option(help=f"{', '.join(LOSSES)}.", rich_help_panel=_TRAINING)] = None,
     lam: Annotated[
         str | None,
         typer.Option(
