@@ -16,7 +16,7 @@ from gloro_fast.graph.node import Layer, Node
 from gloro_fast.graph.operations import Within
 from gloro_fast.graph.restoring import restored
 from gloro_fast.graph.undisturbed import undisturbed
-from gloro_fast.rules.registry import LinearMap, known_type
+from gloro_fast.rules.registry import LinearMap, known_type, traits_of
 
 SIZES = (1, 2, 3, 8)
 """The numbers of images that are tried."""
@@ -184,11 +184,16 @@ def _refuse_hooks(module: nn.Module) -> None:
 
 
 def _check_linear(node: Node, image: Tensor, numbers: torch.Generator) -> None:
-    """Refuse a layer of PyTorch whose settings were edited so that it is another linear map than its rule says."""
+    """Refuse a layer that is another linear map than its rule says, as one of PyTorch's whose settings were edited.
+
+    Of other packages' layers the rule may give a map that only has the same norm, unless their traits say otherwise.
+    """
     layer = node.transfer
     if not isinstance(layer, Layer) or layer.module is not node.operation:
         return
-    if not known_type(layer.module).__module__.startswith(("torch.nn.", "gloro_fast.")):
+    traits = traits_of(layer.module)
+    library = known_type(layer.module).__module__.startswith(("torch.nn.", "gloro_fast."))
+    if not (library or traits.is_its_map or traits.rounding == "sums"):
         return
     rule = layer.rule()
     if not isinstance(rule, LinearMap) or rule.factor != 1.0:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gloro_fast.errors import ArchitectureError
 from gloro_fast.rules.registry import LipschitzConstant, known_type, register_by_name, register_lipschitz_rule
+from gloro_fast.rules.traits import ELEMENTWISE, SELECTION, Traits
 
 _ONE = LipschitzConstant(1.0, per_element=True)
 
@@ -34,9 +35,8 @@ _OVERFLOW = 88.0
 
 
 # Identity copies; the slopes of the others lie in [0, 1] and come as close to 1 as one likes.
+@register_lipschitz_rule(nn.Identity, nn.ReLU, traits=SELECTION)
 @register_lipschitz_rule(
-    nn.Identity,
-    nn.ReLU,
     nn.ReLU6,
     nn.Hardtanh,
     nn.Tanh,
@@ -44,55 +44,56 @@ _OVERFLOW = 88.0
     nn.Tanhshrink,
     nn.Softshrink,
     nn.LogSigmoid,
+    traits=ELEMENTWISE,
 )
 def one(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     """Give 1."""
     return _ONE
 
 
-@register_lipschitz_rule(nn.Sigmoid)
+@register_lipschitz_rule(nn.Sigmoid, traits=ELEMENTWISE)
 def sigmoid(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     """Give 1/4."""
     return LipschitzConstant(SIGMOID, per_element=True)
 
 
-@register_lipschitz_rule(nn.Hardsigmoid)
+@register_lipschitz_rule(nn.Hardsigmoid, traits=ELEMENTWISE)
 def hardsigmoid(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     """Give 1/6."""
     return LipschitzConstant(HARDSIGMOID, per_element=True)
 
 
-@register_lipschitz_rule(nn.Hardswish)
+@register_lipschitz_rule(nn.Hardswish, traits=ELEMENTWISE)
 def hardswish(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     """Give 3/2."""
     return LipschitzConstant(HARDSWISH, per_element=True)
 
 
-@register_lipschitz_rule(nn.GELU)
+@register_lipschitz_rule(nn.GELU, traits=ELEMENTWISE)
 def gelu(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     """Give the largest slope of the approximation in use."""
     return LipschitzConstant(GELU_TANH if module.approximate == "tanh" else GELU_ERF, per_element=True)
 
 
-@register_lipschitz_rule(nn.SiLU)
+@register_lipschitz_rule(nn.SiLU, traits=ELEMENTWISE)
 def silu(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     """Give the largest slope."""
     return LipschitzConstant(SILU, per_element=True)
 
 
-@register_lipschitz_rule(nn.Mish)
+@register_lipschitz_rule(nn.Mish, traits=ELEMENTWISE)
 def mish(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     """Give the largest slope."""
     return LipschitzConstant(MISH, per_element=True)
 
 
-@register_lipschitz_rule(nn.SELU)
+@register_lipschitz_rule(nn.SELU, traits=ELEMENTWISE)
 def selu(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     """Give scale * alpha."""
     return LipschitzConstant(SELU, per_element=True)
 
 
-@register_lipschitz_rule(nn.LeakyReLU)
+@register_lipschitz_rule(nn.LeakyReLU, traits=ELEMENTWISE)
 def leaky_relu(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     """Give max(1, |negative slope|).
 
@@ -103,14 +104,14 @@ def leaky_relu(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzCons
     return LipschitzConstant(max(1.0, abs(slope)), per_element=True)
 
 
-@register_lipschitz_rule(nn.PReLU)
+@register_lipschitz_rule(nn.PReLU, traits=ELEMENTWISE)
 def prelu(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     """Give max(1, |a|) over all learned slopes a; training differentiates it."""
     slopes: Tensor = module.weight  # type: ignore[assignment]
     return LipschitzConstant(slopes.abs().amax().clamp_min(1.0), per_element=True)
 
 
-@register_lipschitz_rule(nn.ELU)
+@register_lipschitz_rule(nn.ELU, traits=ELEMENTWISE)
 def elu(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     """Give max(1, |alpha|): below 0 the slope is alpha exp(x).
 
@@ -121,7 +122,7 @@ def elu(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     return LipschitzConstant(max(1.0, abs(alpha)), per_element=True)
 
 
-@register_lipschitz_rule(nn.CELU)
+@register_lipschitz_rule(nn.CELU, traits=ELEMENTWISE)
 def celu(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     """Give 1: below 0 the slope is exp(x / alpha).
 
@@ -132,7 +133,7 @@ def celu(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     return _ONE
 
 
-@register_lipschitz_rule(nn.Softplus)
+@register_lipschitz_rule(nn.Softplus, traits=ELEMENTWISE)
 def softplus(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     """Give 1: the slope is sigmoid(beta x). Inputs of float64 need a larger threshold; see ``check_dtype``.
 
@@ -190,7 +191,7 @@ def _positive(name: str, value: Any) -> float:
     return _finite(name, value)
 
 
-@register_lipschitz_rule(nn.Softmax)
+@register_lipschitz_rule(nn.Softmax, traits=ELEMENTWISE)
 def softmax(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     """Give 1/2: the Jacobian diag(p) - p p^T has absolute row sums 2 p_i (1 - p_i), so that Gershgorin gives 1/2.
 
@@ -203,8 +204,15 @@ def softmax(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstan
     return LipschitzConstant(0.5, kind="upper bound")
 
 
-@register_by_name("timm.layers.drop.DropPath", "torchvision.ops.stochastic_depth.StochasticDepth")
-@register_lipschitz_rule(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+@register_by_name("timm.layers.drop.DropPath", "torchvision.ops.stochastic_depth.StochasticDepth", traits=ELEMENTWISE)
+@register_lipschitz_rule(nn.AlphaDropout, nn.FeatureAlphaDropout, traits=Traits(multiplies=False, scales=True))
+@register_lipschitz_rule(
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.Dropout3d,
+    traits=Traits(multiplies=False, scales=True, rounding="selection"),
+)
 def dropout(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     """Give 1, exact in evaluation; in training an estimate that stands for the net to be evaluated."""
     return LipschitzConstant(1.0, kind="estimate", per_element=True) if module.training else _ONE
