@@ -25,8 +25,8 @@ class Traits:
     Attributes:
         is_its_map: padding with zeros, or none, the layer is the very linear map that its rule gives, and a bias:
             branches and numbers beside it may be merged into it.
-        without_bias: computes the layer without the bias that it adds along dimension 1 of its output, or of a dense
-            layer, the last.
+        without_bias: computes the layer without the bias that it adds along dimension 1 of its output (``nn.Linear``:
+            the last), into new memory; the layer behind adds it.
         spares_output: the output is new memory that the layer's own gradient does not read, so that the next layer may
             write over it.
         scales: in evaluation it multiplies all elements by one number.

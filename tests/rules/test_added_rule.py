@@ -142,6 +142,35 @@ def test_another_map_than_it_claims_to_be_is_refused(traits):
         net_of(Doubled())
 
 
+@pytest.mark.parametrize(
+    "traits",
+    [
+        Traits(without_bias=lambda module, x: 2 * without_bias(module, x)),
+        Traits(without_bias=lambda module, x: module(x)),
+        Traits(without_bias=lambda module, x: x),
+    ],
+    ids=["another product", "with the bias", "the input"],
+)
+def test_another_product_than_its_own_is_refused(traits):
+    register_lipschitz_rule(Convolution, traits=traits)(convolution)
+    with pytest.raises(ArchitectureError, match=r"\(Convolution\) has traits that do not hold"):
+        net_of(Convolution())
+
+
+def test_an_output_that_is_not_the_layers_own_is_refused():
+    class Same(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x
+
+    for spares in (False, True):
+        register_lipschitz_rule(Same, traits=Traits(spares_output=spares))(constant(1.0))
+        if spares:
+            with pytest.raises(ArchitectureError, match="its output is no new memory"):
+                net_of(Convolution(), Same())
+        else:
+            net_of(Convolution(), Same())
+
+
 def test_rounding_of_another_weight_is_refused():
     register_lipschitz_rule(Doubled, traits=Traits(rounding="sums"))(
         lambda module, shape: LinearMap(2 * module.weight, convolution(module, shape).geometry)
