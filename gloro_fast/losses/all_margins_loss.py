@@ -19,11 +19,6 @@ class AllMarginsLoss(MarginCriterion):
     op: Callable[[Tensor, Tensor, Tensor, float | Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
     """Gives loss, prediction and certified or not per row from the class logits, D, K, epsilon and labels."""
 
-    def __init__(
-        self, reduction: str = "mean", *, weight: Tensor | None = None, ignore_index: int | None = None
-    ) -> None:
-        super().__init__(reduction, weight, ignore_index)
-
     def with_margin(
         self, logits: Tensor, differences: Tensor, lipschitz: Tensor, epsilon: float | Tensor, labels: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:

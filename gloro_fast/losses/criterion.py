@@ -37,7 +37,7 @@ class MarginCriterion(nn.Module):
     weight: Tensor | None
     ignore_index: int | None
 
-    def __init__(self, reduction: str, weight: Tensor | None = None, ignore_index: int | None = None) -> None:
+    def __init__(self, reduction: str = "mean", weight: Tensor | None = None, ignore_index: int | None = None) -> None:
         super().__init__()
         if reduction not in ("mean", "sum", "none"):
             raise ConfigError(f"reduction is {reduction!r}; choose 'mean', 'sum' or 'none'")

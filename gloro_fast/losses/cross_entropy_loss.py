@@ -17,11 +17,6 @@ class CrossEntropyLoss(MarginCriterion):
 
     name = "ce"
 
-    def __init__(
-        self, reduction: str = "mean", *, weight: Tensor | None = None, ignore_index: int | None = None
-    ) -> None:
-        super().__init__(reduction, weight, ignore_index)
-
     def rows(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Give the cross entropy of each row; see ``gloro_fast.ops.cross_entropy``."""
         return cross_entropy(logits, labels)

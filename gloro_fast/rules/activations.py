@@ -30,6 +30,14 @@ MISH = 1.088498161251728
 SELU = 1.758099340847377
 """Slope scale * alpha below 0, towards it: 1.05070... * 1.67326..."""
 
+_SLOPES = {
+    nn.Sigmoid: SIGMOID,
+    nn.Hardsigmoid: HARDSIGMOID,
+    nn.Hardswish: HARDSWISH,
+    nn.SiLU: SILU,
+    nn.Mish: MISH,
+    nn.SELU: SELU,
+}
 _OVERFLOW = 88.0
 """exp of it is still a float32 number, the type in which half types are computed as well; exp(89) is infinite."""
 
@@ -51,46 +59,16 @@ def one(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     return _ONE
 
 
-@register_lipschitz_rule(nn.Sigmoid, traits=ELEMENTWISE)
-def sigmoid(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
-    """Give 1/4."""
-    return LipschitzConstant(SIGMOID, per_element=True)
-
-
-@register_lipschitz_rule(nn.Hardsigmoid, traits=ELEMENTWISE)
-def hardsigmoid(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
-    """Give 1/6."""
-    return LipschitzConstant(HARDSIGMOID, per_element=True)
-
-
-@register_lipschitz_rule(nn.Hardswish, traits=ELEMENTWISE)
-def hardswish(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
-    """Give 3/2."""
-    return LipschitzConstant(HARDSWISH, per_element=True)
+@register_lipschitz_rule(*_SLOPES, traits=ELEMENTWISE)
+def slope(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
+    """Return the largest slope."""
+    return LipschitzConstant(_SLOPES[known_type(module)], per_element=True)
 
 
 @register_lipschitz_rule(nn.GELU, traits=ELEMENTWISE)
 def gelu(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     """Give the largest slope of the approximation in use."""
     return LipschitzConstant(GELU_TANH if module.approximate == "tanh" else GELU_ERF, per_element=True)
-
-
-@register_lipschitz_rule(nn.SiLU, traits=ELEMENTWISE)
-def silu(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
-    """Give the largest slope."""
-    return LipschitzConstant(SILU, per_element=True)
-
-
-@register_lipschitz_rule(nn.Mish, traits=ELEMENTWISE)
-def mish(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
-    """Give the largest slope."""
-    return LipschitzConstant(MISH, per_element=True)
-
-
-@register_lipschitz_rule(nn.SELU, traits=ELEMENTWISE)
-def selu(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
-    """Give scale * alpha."""
-    return LipschitzConstant(SELU, per_element=True)
 
 
 @register_lipschitz_rule(nn.LeakyReLU, traits=ELEMENTWISE)

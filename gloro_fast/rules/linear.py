@@ -16,12 +16,7 @@ from gloro_fast.rules.traits import Traits
 
 _Padding = tuple[tuple[int, int], ...]
 _DIMENSIONS: dict[type[nn.Module], int] = {
-    nn.Conv1d: 1,
-    nn.Conv2d: 2,
-    nn.Conv3d: 3,
-    nn.ConvTranspose1d: 1,
-    nn.ConvTranspose2d: 2,
-    nn.ConvTranspose3d: 3,
+    getattr(nn, f"{name}{count}d"): count for name in ("Conv", "ConvTranspose") for count in (1, 2, 3)
 }
 
 

@@ -22,18 +22,9 @@ from gloro_fast.rules.windows import (
 )
 
 _DIMENSIONS: dict[type[nn.Module], int] = {
-    nn.AvgPool1d: 1,
-    nn.AvgPool2d: 2,
-    nn.AvgPool3d: 3,
-    nn.MaxPool1d: 1,
-    nn.MaxPool2d: 2,
-    nn.MaxPool3d: 3,
-    nn.AdaptiveAvgPool1d: 1,
-    nn.AdaptiveAvgPool2d: 2,
-    nn.AdaptiveAvgPool3d: 3,
-    nn.AdaptiveMaxPool1d: 1,
-    nn.AdaptiveMaxPool2d: 2,
-    nn.AdaptiveMaxPool3d: 3,
+    getattr(nn, f"{name}Pool{count}d"): count
+    for name in ("Avg", "Max", "AdaptiveAvg", "AdaptiveMax")
+    for count in (1, 2, 3)
 }
 Sizes = tuple[int, ...]
 

@@ -18,22 +18,15 @@ _T = TypeVar("_T", int, float)
 _ONE = LipschitzConstant(1.0)
 _COUNTABLE = 2**24
 """The whole numbers up to it are float32 numbers."""
+_MODES = {
+    "Zero": "constant",
+    "Constant": "constant",
+    "Reflection": "reflect",
+    "Replication": "replicate",
+    "Circular": "circular",
+}
 _PADDED: dict[type[nn.Module], tuple[int, str]] = {
-    nn.ZeroPad1d: (1, "constant"),
-    nn.ZeroPad2d: (2, "constant"),
-    nn.ZeroPad3d: (3, "constant"),
-    nn.ConstantPad1d: (1, "constant"),
-    nn.ConstantPad2d: (2, "constant"),
-    nn.ConstantPad3d: (3, "constant"),
-    nn.ReflectionPad1d: (1, "reflect"),
-    nn.ReflectionPad2d: (2, "reflect"),
-    nn.ReflectionPad3d: (3, "reflect"),
-    nn.ReplicationPad1d: (1, "replicate"),
-    nn.ReplicationPad2d: (2, "replicate"),
-    nn.ReplicationPad3d: (3, "replicate"),
-    nn.CircularPad1d: (1, "circular"),
-    nn.CircularPad2d: (2, "circular"),
-    nn.CircularPad3d: (3, "circular"),
+    getattr(nn, f"{name}Pad{count}d"): (count, mode) for name, mode in _MODES.items() for count in (1, 2, 3)
 }
 
 

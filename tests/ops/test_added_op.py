@@ -13,7 +13,7 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
 from gloro_fast.native import dispatch, extension
-from gloro_fast.ops.registration import Op, register
+from gloro_fast.ops.registration import register
 
 pytestmark = pytest.mark.skipif(not extension.available(), reason=f"compiled ops: {extension.why_not()}")
 
@@ -26,7 +26,7 @@ def top_gap_reference(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 def top_gap(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Run compiled; as the reference."""
-    run: Any = torch.ops.gloro_fast.top_gap if torch.compiler.is_compiling() else OP.apply
+    run: Any = torch.ops.gloro_fast.top_gap if torch.compiler.is_compiling() else APPLY
     gap, runner_up, *_ = run(logits)
     return gap, runner_up
 
@@ -52,13 +52,14 @@ def _backward(ctx: Any, grad: Tensor, *_: Any) -> Tensor:
     return zeros.scatter(1, top[:, None], grad[:, None]).scatter(1, runner_up[:, None], -grad[:, None])
 
 
-OP: Op
+FORWARD: Any
+APPLY: Any
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _registered() -> Iterator[None]:
-    global OP
-    OP = register(
+    global FORWARD, APPLY
+    FORWARD, APPLY = register(
         "top_gap",
         _fake,
         "top_gap",
@@ -93,8 +94,8 @@ def test_eager_mode_gives_values_and_gradients() -> None:
 
 
 def test_only_the_outputs_that_are_asked_for_leave() -> None:
-    assert len(OP.apply(problem())) == 2
-    assert len(OP.forward(problem())) == 3
+    assert len(APPLY(problem())) == 2
+    assert len(FORWARD(problem())) == 3
 
 
 def test_torch_finds_the_description_sound() -> None:
