@@ -65,7 +65,8 @@ def check_floats(images: Tensor, what: str) -> None:
             f"{what}: pixels range from {low:g} to {high:g}, outside [0, 1]; epsilon is meant for pixels in "
             "[0, 1], so rescale them (divide bytes by 255) unless epsilon is in your own units",
             UserWarning,
-            stacklevel=3,
+            # Always the same place, so that a process says it once, not at every reading of the same pixels.
+            stacklevel=1,
         )
 
 
@@ -88,8 +89,14 @@ def check_shape(images: Tensor, input_shape: tuple[int, ...]) -> None:
         )
 
 
-def check_batch(images: Tensor, input_shape: tuple[int, ...], dtype: torch.dtype) -> None:
+def check_batch(images: Tensor, input_shape: tuple[int, ...], dtype: torch.dtype, autocast: bool = True) -> None:
     """Refuse a batch of another type or shape than the net's; under autocast any floating type will do.
+
+    Args:
+        images: the batch.
+        input_shape: shape of one image of the net.
+        dtype: of the net.
+        autocast: whether autocast has a part in what is done with them.
 
     Raises:
         DataError: names what is wrong.
@@ -98,7 +105,7 @@ def check_batch(images: Tensor, input_shape: tuple[int, ...], dtype: torch.dtype
         raise DataError(f"images are a {type(images).__name__}; give a tensor")
     if not images.is_floating_point():
         raise DataError(f"images are {images.dtype}; scale them to [0, 1] with gloro_fast.data.to_float(images)")
-    if images.dtype != dtype and not torch.is_autocast_enabled(images.device.type):
+    if images.dtype != dtype and not (autocast and torch.is_autocast_enabled(images.device.type)):
         raise DataError(f"images are {images.dtype} but the net is {dtype}; convert one of them")
     check_shape(images, input_shape)
 
@@ -118,8 +125,7 @@ def check_images(images: Tensor, input_shape: tuple[int, ...], dtype: torch.dtyp
     Warns:
         UserWarning: pixels outside [0, 1], which a net may well take.
     """
-    with torch.autocast(images.device.type if isinstance(images, Tensor) else "cpu", enabled=False):
-        check_batch(images, input_shape, dtype)
+    check_batch(images, input_shape, dtype, autocast=False)
     if len(images) == 0:
         raise DataError("the batch is empty; give at least one image")
     if pixels:

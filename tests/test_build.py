@@ -81,7 +81,7 @@ class TestLoaded:
         if not extension.facts().get("cuda_architectures"):
             pytest.skip("the extension was built without CUDA")
         code = (
-            "import torch, gloro_fast; has = torch._C._dispatch_has_kernel_for_dispatch_key;"
+            "import torch, gloro_fast.ops; has = torch._C._dispatch_has_kernel_for_dispatch_key;"
             "ops = ['power_iteration', 'power_iteration_backward'];"
             "print([has('gloro_fast::' + op, key) for op in ops for key in ('CPU', 'CUDA')])"
         )
@@ -222,6 +222,32 @@ class TestSetup:
         setup, project = (ROOT / "setup.py").read_text(), (ROOT / "pyproject.toml").read_text()
         oldest = re.findall(r"PyTorch (\d+\.\d+) or newer", (ROOT / "README.md").read_text())
         assert set(re.findall(r"torch>=([\d.]+)", setup + project)) == set(oldest) == {"2.11"}
+
+    @pytest.mark.parametrize(
+        ("cuda", "asked", "found"), [(None, None, ""), ("13.0", None, "80 90"), (None, "all", "80 90")]
+    )
+    def test_cuda_is_left_out_where_torch_has_none(self, cuda, asked, found, tmp_path: Path, monkeypatch) -> None:
+        """Unless it is asked for, as CI does."""
+        nvcc = tmp_path / "bin" / "nvcc"
+        nvcc.parent.mkdir()
+        nvcc.write_text("#!/bin/sh\necho V13.0 compute_80 compute_90\n")
+        nvcc.chmod(0o755)
+        (tmp_path / "torch").mkdir()
+        (tmp_path / "torch" / "__init__.py").touch()
+        (tmp_path / "torch" / "version.py").write_text(f"cuda = {cuda!r}\n")
+        environment = {"CUDA_HOME": str(tmp_path), "PYTHONPATH": str(tmp_path)}
+        if asked is None:
+            monkeypatch.delenv("GLORO_FAST_CUDA_ARCHS", raising=False)
+        else:
+            environment["GLORO_FAST_CUDA_ARCHS"] = asked
+        result = run_python(
+            "import runpy, sys; sys.argv = ['setup.py', '--version'];"
+            "print(*runpy.run_path('setup.py')['find_cuda'](('c++',)).architectures)",
+            **environment,
+        )
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.splitlines()[-1] == found
+        assert ("GLORO_FAST_CUDA_ARCHS=all" in result.stderr) == (found == "")
 
     def test_unknown_architecture(self, tmp_path: Path) -> None:
         nvcc = tmp_path / "bin" / "nvcc"

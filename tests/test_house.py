@@ -8,7 +8,7 @@ import pytest
 
 MOST_ROOMS = 30
 # What a check by other means may stand on.
-AUDIT_MAY_IMPORT = {"__init__", "audit", "attributes", "data", "errors", "files", "pixels", "_version"}
+AUDIT_MAY_IMPORT = {"__init__", "audit", "attributes", "data", "errors", "files", "pixels", "progress", "_version"}
 # Rooms with files of the same name for the same thing: a Triton kernel and its op, the rounding of a part of a graph
 # and that part, a layer and how a layer is bounded.
 PAIRED = (
@@ -22,7 +22,7 @@ PAIRED = (
     {"nn", "ops"},
 )
 # Other names of files in several rooms: what they say depends on the room alone.
-TWICE = {"base", "kernels", "loading", "progress", "settings", "state", "steps"}
+TWICE = {"base", "kernels", "loading", "settings", "state", "steps"}
 
 FOUND = house.modules()
 IMPORTS = list(house.imports(FOUND))
@@ -32,7 +32,8 @@ def test_every_room_has_its_place_and_there_are_not_too_many():
     print(house.report(FOUND))
     rooms = {house.room(module) for module in FOUND}
     assert sorted(rooms) == sorted(house.ORDER)
-    assert len(rooms) <= MOST_ROOMS
+    # The package itself and its -m are no rooms in it.
+    assert len(rooms - {"__init__", "__main__"}) <= MOST_ROOMS
 
 
 def test_no_import_runs_upwards_or_in_a_circle():

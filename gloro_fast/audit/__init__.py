@@ -6,6 +6,7 @@ Layers become matrices, bounds are proven by factorisations, and margins are com
 
 from __future__ import annotations
 
-from gloro_fast.audit.checking import audit
+from gloro_fast.audit.checking import audit, stated
+from gloro_fast.audit.samples import RealRadii
 
-__all__ = ["audit"]
+__all__ = ["RealRadii", "audit", "stated"]

@@ -13,6 +13,7 @@ from torch import nn
 from gloro_fast.audit.layers import Affine, Layer, Rectifier
 from gloro_fast.audit.spectral import proves, proves_nonnegative
 from gloro_fast.files.certificate_record import CertificateRecord, LayerRecord
+from gloro_fast.progress import tracked
 
 OtherProof = Callable[[LayerRecord, nn.Module, tuple[int, ...]], bool]
 """Tells whether a layer's bound, as recorded, is proven by other means for inputs of a shape."""
@@ -27,11 +28,12 @@ def check_layers(
     certificate: CertificateRecord, layers: Sequence[Layer], otherwise: OtherProof | None
 ) -> Iterator[str]:
     """Prove the constant of every layer before the head, and of its absolute weights where they were used."""
-    for record, layer in zip(certificate.layers, layers, strict=False):
+    records = tracked(certificate.layers, len(certificate.layers), "proving the bounds of the layers")
+    for record, layer in zip(records, layers, strict=False):
         if isinstance(layer, Affine):
             yield from _check_affine(record, layer, certificate.executed, otherwise)
-        elif record.value != 1.0 or record.kind != "exact":
-            yield f"layer {record.name} has constant {record.value!r} ({record.kind}) instead of exactly 1"
+        elif record != LayerRecord(record.name, 1.0, "rule", "exact", None, None, None):
+            yield f"layer {record.name} has more than its constant, exactly 1 by rule: {record}"
     weakest = max((record.kind for record in certificate.layers), key=_KINDS.index, default="exact")
     if certificate.kind != weakest:
         yield f"the constant is called {certificate.kind!r}, but among its layers there is one that is {weakest!r}"
@@ -43,6 +45,8 @@ def _check_affine(record: LayerRecord, layer: Affine, executed: bool, otherwise:
     if record.kind == "estimate":
         yield f"layer {name}: {record.value!r} by {record.method} is an estimate from below, no bound"
     else:
+        if record.kind == "exact":
+            yield f"layer {name}: {record.value!r} is called exact; of a dense or convolutional layer it is a bound"
         proven = proves(layer.matrix, record.value)
         if proven is None and otherwise is not None and otherwise(record, layer.module, layer.input_shape):
             proven = True
@@ -53,9 +57,12 @@ def _check_affine(record: LayerRecord, layer: Affine, executed: bool, otherwise:
             yield f"layer {name}: the bound {record.value!r} {why}"
     if record.power is None or abs(record.power - estimate) > _POWER_OFF * estimate:
         yield f"layer {name}: power iteration gives {estimate!r} instead of {record.power!r}"
-    elif record.power and record.tightness != record.value / record.power:
-        yield f"layer {name}: tightness is {record.tightness!r} instead of {record.value / record.power!r}"
-    if executed and (record.absolute is None or not proves_nonnegative(abs(layer.matrix), record.absolute)):
+    elif record.tightness != (record.value / record.power if record.power else None):
+        yield f"layer {name}: tightness {record.tightness!r} is not {record.value!r} / {record.power!r}"
+    if not executed:
+        if record.absolute is not None:
+            yield f"layer {name}: a bound {record.absolute!r} on its absolute weights, which nothing rests on"
+    elif record.absolute is None or not proves_nonnegative(abs(layer.matrix), record.absolute):
         yield f"layer {name}: the bound {record.absolute!r} on its absolute weights is not proven to be one"
 
 

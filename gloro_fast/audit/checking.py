@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from gloro_fast.audit.bounds import OtherProof, check_differences, check_layers, check_product
 from gloro_fast.audit.layers import Layer, describe_modules, read_layers, split_head
-from gloro_fast.audit.samples import check_samples, check_summary
+from gloro_fast.audit.samples import RealRadii, check_samples, check_summary
 from gloro_fast.files.certificate_record import CertificateRecord, split_digest, weights_digest
 
 if TYPE_CHECKING:
@@ -17,9 +17,14 @@ if TYPE_CHECKING:
 
 
 def audit(
-    certificate: CertificateRecord, module: nn.Module, split: Split, otherwise: OtherProof | None = None
+    certificate: CertificateRecord,
+    module: nn.Module,
+    split: Split,
+    otherwise: OtherProof | None = None,
+    *,
+    found: RealRadii | None = None,
 ) -> Iterator[str]:
-    """Check everything that ``certificate`` says against the classifier and the data.
+    """Check what ``certificate`` says against the classifier and the data; see :func:`stated` for what is left.
 
     Args:
         certificate: the file; that it matches its checksum has been checked in reading it.
@@ -27,6 +32,7 @@ def audit(
         split: images and labels.
         otherwise: asked about a bound where the layer's matrix is too large for a proof here; by default such a bound
             is not confirmed.
+        found: to note in how far the recorded radii are above those of the net itself.
 
     Yields:
         One line for everything that is wrong; none if the certificate holds.
@@ -45,8 +51,18 @@ def audit(
     yield from check_layers(certificate, layers, otherwise)
     yield from check_product(certificate)
     yield from check_differences(certificate, layers[len(certificate.layers) :])
-    yield from check_samples(certificate, layers, split)
+    yield from check_samples(certificate, layers, split, RealRadii() if found is None else found)
     yield from check_summary(certificate)
+
+
+def stated(certificate: CertificateRecord) -> list[tuple[str, str]]:
+    """List what the file says and nothing can check: names and values."""
+    methods = ", ".join(sorted({record.method for record in certificate.layers if record.method != "rule"}))
+    return [
+        ("data set's name", certificate.data),
+        ("method", f"{certificate.method}{f' (layers: {methods})' if methods else ''}"),
+        ("written by", ", ".join(f"{name} {version}" for name, version in certificate.written_by.items())),
+    ]
 
 
 def _check_identity(certificate: CertificateRecord, module: nn.Module, split: Split) -> Iterator[str]:

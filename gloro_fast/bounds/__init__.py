@@ -6,9 +6,10 @@ ask for bounds.
 """
 
 from gloro_fast.bounds.auto import work as bound_work
-from gloro_fast.bounds.head_differences import general_difference_bounds, head_difference_bounds
+from gloro_fast.bounds.head_differences import general_difference_bounds
 from gloro_fast.bounds.layer import LayerBound, NetworkBound
 from gloro_fast.bounds.network import DEFAULT_METHOD, METHODS, bound_network, check_method
+from gloro_fast.ops.head_difference_bounds_op import head_difference_bounds
 
 __all__ = [
     "DEFAULT_METHOD",

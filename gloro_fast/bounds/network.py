@@ -27,7 +27,10 @@ METHODS: dict[str, Method] = {
     "trivial": trivial,
     "power": power,
 }
+"""The methods by name: each takes the name of a layer and its linear map, and returns a ``LayerBound``."""
+
 DEFAULT_METHOD = "auto"
+"""The method where none is named."""
 
 _log = logging.getLogger(__name__)
 

@@ -76,7 +76,7 @@ def attack(
         write_text(path, to_json({**opened.to_dict(), **found.to_dict()}))
     out_console = console()
     out_console.print(
-        facts([*opened.facts(), ("certified by", found.method)], f"attacks at epsilon {found.epsilon:.6g}")
+        facts([*opened.facts(found.images), ("certified by", found.method)], f"attacks at epsilon {found.epsilon:.6g}")
     )
     trials = [
         (trial.name, percent(trial.accuracy), f"{trial.broken:,} of {found.certified:,}", f"{trial.seconds:.1f}")

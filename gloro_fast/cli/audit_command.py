@@ -39,9 +39,10 @@ def audit(
     difference is one line; if there is any, the exit code is 1.
     """
     try:
+        from gloro_fast.audit import RealRadii, stated
         from gloro_fast.audit import audit as differences
     except ImportError as error:
-        raise ConfigError(f"audit needs SciPy ({error}); install it with: pip install 'gloro-fast[audit]'") from None
+        raise ConfigError(f"audit needs SciPy ({error}); install it with: pip install scipy") from None
     from gloro_fast.cli.opened import load_run_data
     from gloro_fast.files.certificate_record import CertificateRecord
     from gloro_fast.train.trained_net import load_net
@@ -51,20 +52,26 @@ def audit(
     net, config = load_net(_run_folder(model.expanduser()))
     data_set = load_run_data(config, data, data_dir)
     split = data_set.train if certificate.part == "train" else data_set.test
-    wrong = 0
-    for line in differences(certificate, net.module, split, _bounded_by_another):
+    wrong, found = 0, RealRadii()
+    for line in differences(certificate, net.module, split, _bounded_by_another, found=found):
         typer.echo(f"wrong: {line}", err=True)
         wrong += 1
     if wrong:
         typer.echo(f"{file} does not hold: {wrong} differences", err=True)
         raise typer.Exit(_DOES_NOT_HOLD)
+    digests = f"weights {certificate.weights[:16]}..., images and labels {certificate.data_digest[:16]}..."
+    above = f"at most {found.above:.2g} above the net's in exact arithmetic" if found.above else "none above the net's"
     rows = [
-        ("data", f"{certificate.data}, {certificate.part} split, {len(certificate.labels):,} images"),
-        ("Lipschitz constant", f"{certificate.lipschitz:.6g}, by {certificate.method}, every layer proven"),
+        ("SHA-256", digests),
+        ("images", f"{len(certificate.labels):,}, the {certificate.part} split of {data_set.name}"),
+        ("Lipschitz constant", f"{certificate.lipschitz:.6g}, every layer proven"),
+        ("radii of the logits", above),
         ("rounding of the forward pass", "covered" if certificate.executed else "not covered"),
         (f"VRA at epsilon {certificate.epsilon:.6g}", percent(certificate.summary["vra"])),
     ]
-    console().print(facts(rows, f"{file} holds"))
+    out = console()
+    out.print(facts(rows, f"{file} holds: verified"))
+    out.print(facts(stated(certificate), "stated by the file, not verified"))
 
 
 def _bounded_by_another(record: LayerRecord, layer: nn.Module, input_shape: tuple[int, ...]) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gloro_fast.cli.opened import open_run
 from gloro_fast.cli.reporting import percent
+from gloro_fast.progress import tracked
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,7 +107,8 @@ def evaluate_run(
     from gloro_fast.evaluate.accuracy import certified_batches, collect
 
     opened = open_run(run, data=data, data_dir=data_dir, split=split, method=method, device=device, threads=threads)
-    batches = certified_batches(opened.net, opened.split, batch_size, executed)
+    batches: Batches = certified_batches(opened.net, opened.split, batch_size, executed)
+    batches = tracked(batches, len(opened.split), "certifying", lambda batch: len(batch[0]))
     if passing is not None:
         batches = passing(opened, batches)
     evaluation = collect(opened.split, batches, keep_logits)

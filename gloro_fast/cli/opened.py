@@ -44,11 +44,18 @@ class OpenRun:
         """What a picture says it shows."""
         return f"{self.config.recipe.name}, {self.split_name} split of {self.data}"
 
-    def facts(self) -> list[tuple[str, str]]:
-        """Give what every summary says of net and data."""
+    def facts(self, counted: int | None = None) -> list[tuple[str, str]]:
+        """Give what every summary says of net and data.
+
+        Args:
+            counted: how many images, the first ones, it is about; None for all.
+        """
+        count = f"{len(self.split):,} images"
+        if counted is not None and counted < len(self.split):
+            count = f"the first {counted:,} of {count}"
         return [
             ("recipe", self.config.recipe.name),
-            ("data", f"{self.data}, {self.split_name} split, {len(self.split):,} images"),
+            ("data", f"{self.data}, {self.split_name} split, {count}"),
             ("data note", self.data_note),
         ]
 
@@ -115,4 +122,5 @@ def load_run_data(config: RunConfig, data: str | None, data_dir: Path | None) ->
 
     if data is None or data == config.recipe.data:
         data, data_dir = config.recipe.data, data_dir or (Path(config.data_dir) if config.data_dir else None)
+        return load(data, data_dir, test_share=config.test_share or None)
     return load(data, data_dir)

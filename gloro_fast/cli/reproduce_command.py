@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
 
 def reproduce(
     name: Annotated[
-        str | None, typer.Argument(help="A recipe; --list shows those with a row in the paper.", show_default=False)
+        str | None, typer.Argument(help="A recipe; --list shows them, with the paper's rows.", show_default=False)
     ] = None,
-    show: Annotated[bool, typer.Option("--list", help="List the rows of the paper that can be run.")] = False,
+    show: Annotated[bool, typer.Option("--list", help="List the recipes with the paper's rows beside them.")] = False,
     epochs: Annotated[int | None, typer.Option(help="Robust epochs; the recipe's schedules stretch with them.")] = None,
     settings: Annotated[
         list[str] | None,
@@ -65,6 +66,9 @@ def reproduce(
         raise ConfigError("no recipe is named; gloro-fast reproduce --list shows them")
     if resume and overwrite:
         raise ConfigError("--resume goes on with a run and --overwrite deletes it; choose one of the two")
+    # Read when torch is loaded: its profiler, which counts bytes, writes notes to the error stream otherwise.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from gloro_fast.bounds import check_method
     from gloro_fast.cli.reproduced import Reproduction
     from gloro_fast.reproduce.effort import QUICK, Effort
@@ -160,11 +164,10 @@ def _list() -> None:
         figures = [paper.figure] if paper is not None else []
         loss = LOSSES[recipe.loss]
         certifies = loss.with_bottom and loss.margins == "rows"
-        figures += ["4b"] if (recipe.data, recipe.architecture) == ("cifar10", "6C2F") and certifies else []
-        figures += ["4c"] if recipe.data in TIGHTNESS and certifies else []
-        if paper is not None or figures:
-            cells = (None, None, None) if paper is None else (paper.clean, paper.pgd, paper.vra)
-            numbers = [f"{cell:g}" if cell is not None else "-" for cell in cells]
-            rows.append((name, ", ".join(figures), "" if paper is None else paper.method, *numbers))
-    columns = ("recipe", "figures", "the paper's method", "clean %", "PGD %", "VRA %")
+        figures += ["Figure 4b"] if (recipe.data, recipe.architecture) == ("cifar10", "6C2F") and certifies else []
+        figures += ["Figure 4c"] if recipe.data in TIGHTNESS and certifies else []
+        cells = (None, None, None) if paper is None else (paper.clean, paper.pgd, paper.vra)
+        numbers = [f"{cell:g}" if cell is not None else "-" for cell in cells]
+        rows.append((name, ", ".join(figures) or "none", "-" if paper is None else paper.method, *numbers))
+    columns = ("recipe", "of the paper", "the paper's method", "clean %", "PGD %", "VRA %")
     console().print(table(columns, rows, numbers=columns[3:]))

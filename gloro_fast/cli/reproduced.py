@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from gloro_fast.files import atomic
 from gloro_fast.recipes import Recipe, get
 from gloro_fast.recipes.paper import ROWS, TIGHTNESS
 from gloro_fast.reproduce.effort import Effort
-from gloro_fast.reproduce.pictures import draw_curves, draw_examples, draw_histogram
+from gloro_fast.reproduce.pictures import draw_examples, draw_histogram
 from gloro_fast.reproduce.provenance import commit, machine
 from gloro_fast.reproduce.report import gather, markdown
 from gloro_fast.reproduce.stages import Stages
@@ -88,7 +89,8 @@ class Reproduction:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         pictures = {"curves.png": "Training"}
-        draw_curves(RunFolder(run).metrics, folder / "curves.png")
+        with writing(folder):
+            shutil.copyfile(RunFolder(run).curves, folder / "curves.png")
         if smoothing is None:
             measured = self._measure(stages, data, folder, pictures)
         else:

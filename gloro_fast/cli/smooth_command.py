@@ -85,8 +85,7 @@ def smooth(
     with writing(path):
         write_text(path, to_json(numbers))
     rows = [
-        *opened.facts(),
-        ("images", f"the first {len(found.labels):,}"),
+        *opened.facts(len(found.labels)),
         ("noise", f"deviation {noise:g}, {samples:,} copies an image"),
         ("accuracy", f"{percent(found.clean_accuracy)}, abstained {percent(found.abstained)}"),
         (f"VRA at epsilon {radius:.6g}", f"{percent(found.vra(radius))}, each wrong with probability {alpha:g}"),

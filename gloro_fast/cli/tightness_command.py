@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -75,7 +76,7 @@ def tightness(
         if paper is None
         else (f"{paper.global_ratio:.0%}", " to ".join(f"{ratio:.0%}" for ratio in paper.local_ratio))
     )
-    rows = [
+    rows: list[Sequence[str]] = [
         ("upper", f"{found.upper:.6g}", "", "", found.method),
         (
             "global lower",
@@ -92,8 +93,11 @@ def tightness(
             f"{found.local_steps} steps",
         ),
     ]
-    columns = ("bound", "Lipschitz constant", "of the upper", "the paper's", "by")
+    columns = ["bound", "Lipschitz constant", "of the upper", "the paper's", "by"]
+    if paper is None:
+        del columns[3]
+        rows = [[*row[:3], *row[4:]] for row in rows]
     out_console = console()
     out_console.print(facts(opened.facts(), "tightness"))
-    out_console.print(table(columns, rows, numbers=columns[1:4]))
+    out_console.print(table(columns, rows, numbers=columns[1:-1]))
     out_console.print(f"picture: {picture}\nnumbers: {numbers}")

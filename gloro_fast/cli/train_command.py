@@ -47,6 +47,14 @@ def train(
         bool,
         typer.Option("--nondeterministic", help="Let a GPU use any algorithm: other bits at every run."),
     ] = False,
+    tf32: Annotated[
+        bool | None,
+        typer.Option(
+            "--tf32/--no-tf32",
+            help="Train in TF32 on a GPU, or in float32; by default as torch's switches say: convolutions in TF32.",
+            show_default=False,
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="Any field of the recipe; may be repeated.", metavar="FIELD=VALUE"),
@@ -104,6 +112,14 @@ def train(
     data: Annotated[
         str | None, typer.Option(help="Data set by name, or path.", metavar="NAME|PATH", rich_help_panel=_NET)
     ] = None,
+    test_share: Annotated[
+        float | None,
+        typer.Option(
+            help="Of an image folder without train/ and test/: the share of each class to hold out for testing; 0.2 by "
+            "default.",
+            rich_help_panel=_NET,
+        ),
+    ] = None,
     augmentation: Annotated[
         str | None, typer.Option(help="none, default, light or tfds.", rich_help_panel=_NET)
     ] = None,
@@ -125,7 +141,7 @@ def train(
         str | None, typer.Option(help="orthogonal or glorot_uniform.", rich_help_panel=_NET)
     ] = None,
 ) -> None:
-    """Train a GloRo net by a recipe, and certify the test split.
+    """Train a GloRo net, and certify the test split: by a recipe, or with --data, --architecture and --epsilon alone.
 
     The run folder gets the net (model.safetensors), config.toml, metrics.csv, curves.png and result.json. Ctrl-C
     saves at once, and --resume goes on bit for bit; then --out alone is enough.
@@ -146,6 +162,8 @@ def train(
         tensorboard=tensorboard,
         graphs=choice("--graphs", graphs, ("on", "off")) == "on",
         deterministic=False if nondeterministic else None,
+        test_share=test_share,
+        tf32=tf32,
     )
     if resume and overwrite:
         raise ConfigError("--resume goes on with a run and --overwrite deletes it; choose one of the two")

@@ -1,4 +1,4 @@
-"""Distances between the rows of the last layer: close rows, equal rows, and the gradient."""
+"""Distances between the rows of the last layer, and bounds on them: close rows, equal rows, and the gradient."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from gloro_fast.doctor.examination import check, difference
+from gloro_fast.ops.head_difference_bounds_op import head_difference_bounds, head_difference_bounds_reference
 from gloro_fast.ops.head_differences_op import head_differences, head_differences_reference
 
 _CASES = (
@@ -33,3 +34,17 @@ def check_head_differences(device: torch.device) -> Iterator[str | None]:
         (wanted,) = torch.autograd.grad(expected, exact, grad.double())
         allowed = 1e-5 * float(grad.abs().sum(1).max())
         yield difference(f"gradient, {name}", found, wanted, torch.finfo(dtype).eps, allowed)
+
+
+@check("head_difference_bounds")
+def check_head_difference_bounds(device: torch.device) -> Iterator[str | None]:
+    """Yield for each matrix whether its bounds are those of the reference, but for the order of sums."""
+    generator = torch.Generator().manual_seed(0)
+    for rows, columns, dtype in ((10, 512, torch.float32), (45, 70, torch.float64), (200, 33, torch.bfloat16)):
+        weight = (torch.randn(rows, columns, generator=generator) + 10.0).to(dtype)
+        weight[1] = weight[0]
+        weight[2:5] = (1e-170 * torch.randn(3, columns, generator=generator, dtype=torch.float64)).to(dtype)
+        weight[6, 0], weight[7, 0] = torch.nan, torch.inf
+        expected = head_difference_bounds_reference(weight)
+        name = f"bounds, {rows} x {columns}, {str(dtype).removeprefix('torch.')}"
+        yield difference(name, head_difference_bounds(weight.to(device)), expected, columns * 2.0**-52)

@@ -57,7 +57,7 @@ def auto_attack(
     check_arguments(net, images, labels, epsilon, steps=steps, restarts=restarts, queries=queries)
     result = images.detach().clone()
     square = pixels is not None and images.dim() == 4 and min(images.shape[2:]) >= 8
-    with prepared(net, pixels, seed) as classifier:
+    with prepared(net, pixels, seed, "AutoAttack" if pixels else "AutoAttack, pixels without limits") as classifier:
         for attack in _attacks(classifier, epsilon, steps, restarts, queries, batch_size, square):
             standing = predictions(net, result, batch_size) == labels.to(result.device)
             if not bool(standing.any()):

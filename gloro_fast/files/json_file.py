@@ -44,15 +44,20 @@ def read(path: Path, kind: str, version: int) -> dict[str, Any]:
     if not path.is_file():
         raise CertificateError(f"there is no file {path}; check the path")
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
-    except (ValueError, OSError) as error:
+        text = path.read_text(encoding="utf-8")
+        return _document(path, json.loads(text, parse_constant=_refuse, object_pairs_hook=_each_once), kind, version)
+    except (ValueError, OSError, RecursionError) as error:
         raise CertificateError(f"{path} is truncated or damaged ({error}); {_REMEDY}") from None
+
+
+def _document(path: Path, entries: Any, kind: str, version: int) -> dict[str, Any]:
     if not isinstance(entries, dict) or entries.get("format") != kind:
         raise CertificateError(f"{path} is no {kind}; check the path")
-    if entries.get("format_version") != version:
+    found = entries.get("format_version")
+    # Of the same type too: true equals 1.
+    if type(found) is not int or found != version:
         raise CertificateError(
-            f"{path} has format version {entries.get('format_version')}, this gloro_fast reads {version}; use the one "
-            "that wrote it"
+            f"{path} has format version {ascii(found)[:20]}, this gloro_fast reads {version}; use the one that wrote it"
         )
     checksum = entries.pop("checksum", None)
     if checksum != _checksum(entries):
@@ -65,6 +70,15 @@ def read(path: Path, kind: str, version: int) -> dict[str, Any]:
 
 def _refuse(word: str) -> None:
     raise ValueError(f"{word} is no JSON")
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a dictionary; of two entries of one name a person may read one and the program the other."""
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"an entry is there twice: {ascii(max(names, key=names.count))[:80]}")
+    return entries
 
 
 def _checksum(entries: dict[str, Any]) -> str:

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from gloro_fast import ops
-from gloro_fast.bounds.head_differences import head_difference_bounds, scaled_difference_bounds
+from gloro_fast.bounds.head_differences import scaled_difference_bounds
 from gloro_fast.errors import ArchitectureError
 from gloro_fast.graph.node import Joining, Layer, Mapping, Node, Times, Weighted
 from gloro_fast.graph.operations import is_order_preserving
+from gloro_fast.ops.head_difference_bounds_op import head_difference_bounds
 from gloro_fast.rules.registry import KINDS, Diagonal, LinearMap, LipschitzConstant, is_dense, traits_of
 
 

@@ -102,6 +102,10 @@ class Plan:
         """Whether all modules are in the modes in which they were."""
         return all(child.training == training for child, training in self.modes)
 
+    def evaluates(self) -> bool:
+        """Whether all modules are in evaluation already; never in a graph, which asks the modules themselves."""
+        return not torch.compiler.is_compiling() and not any(child.training for child, _ in self.modes)
+
     def fits_modules(self, module: nn.Module) -> bool:
         """Whether ``module`` consists of the same modules, in the modes in which they were."""
         now = list(module.modules())

@@ -80,9 +80,7 @@ def open_keras(path: Path) -> Iterator[KerasFile]:
     try:
         import h5py
     except ImportError as error:
-        raise ConfigError(
-            f"h5py cannot be imported ({error}); install it with: pip install 'gloro-fast[keras]'"
-        ) from None
+        raise ConfigError(f"h5py cannot be imported ({error}); install it with: pip install h5py") from None
     if not path.is_file():
         raise CheckpointError(f"there is no file {path}; check the path")
     try:

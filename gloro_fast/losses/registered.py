@@ -29,6 +29,7 @@ class Loss:
 
 
 LOSSES: dict[str, Loss] = {}
+"""The losses by the names that recipes have for them."""
 _criteria: set[type[MarginCriterion]] = set()
 
 

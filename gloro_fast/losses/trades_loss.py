@@ -20,7 +20,9 @@ class TradesLoss(MarginCriterion):
         lam: weight of the robust term, >= 0; may be set between steps.
         robust: ``"kl"`` for KL(softmax f || softmax f_bar), ``"ce"`` for the cross entropy of softmax f_bar
             under softmax f, gradient through both (the authors' ReLU rows).
-        reduction, weight, ignore_index: as for :class:`MarginCriterion`; a weight multiplies both terms.
+        reduction: as for :class:`MarginCriterion`.
+        weight: likewise; it multiplies both terms.
+        ignore_index: likewise.
     """
 
     def __init__(

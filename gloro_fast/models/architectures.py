@@ -36,6 +36,7 @@ ARCHITECTURES: dict[str, _Architecture] = {
         ((64, 3, 1), (64, 3, 1), (64, 4, 2), (128, 3, 1), (128, 4, 2), (256, 3, 1), (256, 4, 2))
     ),
 }
+"""The paper's nets by name: their convolutions and hidden dense layers."""
 
 _ACTIVATIONS = {"minmax": MinMax, "relu": nn.ReLU}
 _INITIALIZATIONS = {"orthogonal": nn.init.orthogonal_, "glorot_uniform": nn.init.xavier_uniform_}

@@ -294,7 +294,10 @@ class BoundedNet(nn.Module):
     @_disable_dynamo
     def _evaluate_executed(self, x: Tensor, epsilon: float) -> tuple[Evaluation, Tensor]:
         """Evaluate and sign a batch; give that with the radii for what is executed as well."""
-        self._current()
+        if _looks_last(x):
+            self.check_structure()
+        else:
+            self._current()
         with sums_of_products(self._plan, x.device):
             # Layers may write over a copy; an executed radius is that of the images as they came.
             found = self._evaluate(x.clone(), epsilon, refuse=True, executed=True)
@@ -393,7 +396,8 @@ class BoundedNet(nn.Module):
         )
 
     def _class_logits(self, x: Tensor, executed: bool) -> Tensor:
-        with evaluation_mode(self.module), _no_autocast(x.device):
+        modes = nullcontext() if self._plan.evaluates() else evaluation_mode(self.module)
+        with modes, _no_autocast(x.device):
             logits = self._plan.run(x) if executed else self._plan.evaluate(x)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
@@ -529,7 +533,10 @@ def _is_at_hand(signed: SignedBound, x: Tensor) -> bool:
 
 def _no_autocast(device: torch.device) -> AbstractContextManager[Any]:
     """Switch autocast off; an exported graph cannot be loaded with a switch in it, and follows whoever runs it."""
-    return nullcontext() if is_exporting() else torch.autocast(device.type, enabled=False)
+    # Where it is off already Python needs 20 microseconds to switch it twice, its caches full of images.
+    if is_exporting() or not (torch.compiler.is_compiling() or torch.is_autocast_enabled(device.type)):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def _checked_epsilon(epsilon: float) -> float:

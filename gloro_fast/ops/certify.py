@@ -22,11 +22,11 @@ def certify_logits(
     reference. Nothing has a gradient. In a graph it is one op, of whose arithmetic no compiler makes another.
     """
     if _runs_compiled(logits, differences):
-        if logits.dtype != torch.float64:
+        if logits.itemsize < 4:
             logits = logits.float()
-        prediction, radius, bottom = torch.ops.gloro_fast.certify(
-            logits.detach(), differences.detach(), lipschitz, epsilon
-        )
+        if torch.is_grad_enabled():
+            logits, differences = logits.detach(), differences.detach()
+        prediction, radius, bottom = torch.ops.gloro_fast.certify.default(logits, differences, lipschitz, epsilon)
         return prediction, radius, bottom
     if torch.compiler.is_compiling():
         prediction, radius, bottom = _in_a_graph(logits.detach(), differences.detach(), lipschitz, epsilon)
@@ -35,7 +35,7 @@ def certify_logits(
 
 
 def _runs_compiled(logits: Tensor, differences: Tensor) -> bool:
-    if logits.device.type == "cpu" and differences.device.type == "cpu":
+    if logits.is_cpu and differences.is_cpu:
         extension.warn_if_missing()
         return extension.available()
     return logits.is_cuda and differences.is_cuda and runs_on_gpu(logits)

@@ -32,9 +32,10 @@ def fingerprint(tensors: Sequence[Tensor]) -> Tensor:
     Returns:
         (n,) int64 on that device (the CPU if there are no tensors), constant to autograd.
     """
-    if tensors and all(tensor.device.type == "cpu" for tensor in tensors):
+    if tensors and all(tensor.is_cpu for tensor in tensors):
         if extension.available():
-            hashes: Tensor = torch.ops.gloro_fast.fingerprint([tensor.detach() for tensor in tensors])
+            constant = [tensor.detach() for tensor in tensors] if torch.is_grad_enabled() else list(tensors)
+            hashes: Tensor = torch.ops.gloro_fast.fingerprint.default(constant)
             return hashes
         extension.warn_if_missing()
     if tensors and torch.compiler.is_compiling():

@@ -68,10 +68,11 @@ class Strictness(TorchFunctionMode):
 FLOAT32 = Strictness(False, (torch.float32,), ("cuda",))
 """float32 on a GPU: what a certificate for real arithmetic on the logits as they were computed takes them from."""
 
-WEIGHTS = Strictness(True, (torch.float32,), ("cuda",))
+WEIGHTS = Strictness(True, (torch.float32, torch.float64), ("cuda",))
 """What layers and functions make of their weights before they apply them, and layers that are not this package's.
 
-In float64, so that a weight is the same number when it is bounded, whichever pass computes it again.
+In float64, so that a weight is the same number when it is bounded, whichever pass computes it again. Bounds of layers
+are found within it as well: their own convolutions, in float64, add products, where cuDNN may choose FFT.
 """
 
 SUMS = Strictness(True, (torch.float32, torch.float64), ("cuda", "cpu"))

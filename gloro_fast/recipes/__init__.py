@@ -4,6 +4,6 @@ Stands on ``losses``. ``train`` runs a recipe, ``reproduce`` and ``evaluate`` co
 lists and overrides.
 """
 
-from gloro_fast.recipes.recipe import FIELDS, RECIPES, Recipe, get
+from gloro_fast.recipes.recipe import FIELDS, NEUTRAL_NEEDS, RECIPES, Recipe, get, neutral
 
-__all__ = ["FIELDS", "RECIPES", "Recipe", "get"]
+__all__ = ["FIELDS", "NEUTRAL_NEEDS", "RECIPES", "Recipe", "get", "neutral"]

@@ -107,6 +107,20 @@ class Recipe:
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Recipe))
+"""The names of the fields of a recipe, in their order."""
+NEUTRAL_NEEDS = ("data", "architecture", "epsilon")
+"""What :func:`neutral` has to be told, in this order."""
+
+
+def neutral(data: str, architecture: str, epsilon: float) -> Recipe:
+    """Give a recipe for data of one's own, tuned to none: TRADES with lambda from 0.1 to 2, no augmentation.
+
+    Args:
+        data: name or path of the data set.
+        architecture: name for ``gloro_fast.architectures.build``.
+        epsilon: the certified l2 radius, trained with too.
+    """
+    return Recipe("neutral", data, architecture, 100, epsilon, epsilon_train=epsilon, batch_size=64, lam="0.1,2.0,100")
 
 
 def get(name: str) -> Recipe:
@@ -325,3 +339,4 @@ RECIPES: dict[str, Recipe] = {
         _smoothing(_CIFAR10_6C2F, 100),
     )
 }
+"""All recipes by name; the paper's rows among them are those of Tables B.1 and B.2."""

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from gloro_fast.errors import ConfigError
 
 Schedule = Callable[[int], float]
+"""The value for an epoch, counted from 0."""
 
 
 def constant(value: float) -> Schedule:

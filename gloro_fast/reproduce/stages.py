@@ -18,6 +18,7 @@ from gloro_fast.evaluate.attacked import attacked
 from gloro_fast.evaluate.smoothing import smooth
 from gloro_fast.evaluate.tightness import Tightness, tightness
 from gloro_fast.files import atomic
+from gloro_fast.progress import Progress
 from gloro_fast.reproduce.effort import Effort
 from gloro_fast.train.cost import certification_cost, training_cost
 from gloro_fast.train.run_folder import RunFolder
@@ -175,7 +176,8 @@ class Stages:
                 found: dict[str, Any] = kept["found"]
                 return found
         self._tell(name)
-        found = measure()
+        with Progress(name):
+            found = measure()
         self._folder.mkdir(exist_ok=True)
         # Infinite radii are written as JSON's readers in Python take them; the files are read by this module only.
         text = json.dumps({"made_with": made_with, "found": found})

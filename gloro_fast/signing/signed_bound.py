@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from gloro_fast import ops
 from gloro_fast.bounds import NetworkBound, bound_network, general_difference_bounds
-from gloro_fast.bounds.progress import Progress
 from gloro_fast.graph.merging import Merged
 from gloro_fast.graph.plan import Plan, check_integrity, evaluation_mode
 from gloro_fast.graph.undisturbed import undisturbed
 from gloro_fast.ops.strict import WEIGHTS
+from gloro_fast.progress import Progress
 from gloro_fast.rules.registry import KINDS
 from gloro_fast.signing.net_fingerprint import (
     Fingerprint,
@@ -65,8 +65,13 @@ def sign(module: nn.Module, plan: Plan, method: str) -> SignedBound:
     """
     with as_evaluated(module, plan.device):
         parts = [(part.name, part.certified_rule() if isinstance(part, Merged) else part.rule()) for part in plan.parts]
-        with Progress() as progress:
-            network = bound_network(parts, method, plan.composition.bound, progress)
+        with Progress("bounding the net") as progress:
+            network = bound_network(
+                parts,
+                method,
+                plan.composition.bound,
+                lambda done, total, name: progress(done, total, f"{done} of {total} layers, the last one {name}"),
+            )
         if plan.head is not None:
             differences = plan.head.difference_bounds()
             kind = max(network.kind, plan.head.kind(), key=KINDS.index)

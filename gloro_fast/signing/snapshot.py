@@ -94,13 +94,17 @@ class Snapshot:
 
     def structure_holds(self, module: nn.Module) -> bool:
         """Whether it is, but for the bits of its tensors, which are not read."""
-        if not self.modules or module is not self.modules[0] or not calls_are_torchs() or not self.reads.hold():
+        if not self.modules or module is not self.modules[0] or not calls_are_torchs():
+            return False
+        untouched = self.reads.are_untouched()
+        if not (self.reads.hold_elsewhere() if untouched else self.reads.hold()):
             return False
         if not all(registered_rule(kind) is rule for kind, rule in self.rules):
             return False
-        places = [tensor for child in self.modules for tensor in _tensors(child)]
-        if len(places) != len(self.places) or not all(map(is_, places, self.places)):
-            return False
+        if not untouched:
+            places = [tensor for child in self.modules for tensor in _tensors(child)]
+            if len(places) != len(self.places) or not all(map(is_, places, self.places)):
+                return False
         return all(tensor.shape == shape and tensor.dtype == dtype for tensor, shape, dtype, _ in self.tensors)
 
 

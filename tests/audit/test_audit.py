@@ -250,6 +250,15 @@ def test_errors_of_elements_contain_what_rounding_does(net):
     assert (off <= found.error + found.program).all()
     assert (off > (found.error + found.program) / 10000).any()
     assert (found.error < 1e-6 * found.program).all()
+    # With the norms of the layers, closer and still around it.
+    norms = [1.0] * 7
+    for place in (0, 2, 5):
+        norms[place] = exact_norm(net, place) * (1 + 1e-9)
+    closer = evaluate(layers, columns, "float32", norms)
+    assert (off <= closer.error + closer.program).all()
+    assert (closer.program <= found.program).all()
+    assert (closer.program < 0.9 * found.program).any()
+    assert (torch.linalg.vector_norm(torch.from_numpy(off), dim=0).numpy() <= closer.norm).all()
 
 
 @pytest.mark.parametrize("holds", [None, False, True])

@@ -246,4 +246,4 @@ class TestBadInput:
     def test_h5py_is_missing(self, path, layers, monkeypatch):
         save_model(path, layers)
         monkeypatch.setitem(sys.modules, "h5py", None)
-        self.refused(path, r"pip install 'gloro-fast\[keras\]'", ConfigError)
+        self.refused(path, r"pip install h5py", ConfigError)

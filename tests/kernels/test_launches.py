@@ -20,11 +20,10 @@ from gloro_fast.ops.statistics import count, record_
 from gloro_fast.ops.verdict import verdict as ops_verdict
 
 pytest.importorskip("triton")
-from launches import launches
-from simulated_gpu import gpu
-
 from gloro_fast.kernels import fingerprint, head_differences, image_codes, minmax, statistics, verdict
 from gloro_fast.kernels import product as product_kernel
+from launches import launches
+from simulated_gpu import gpu
 
 pytestmark = pytest.mark.skipif(not extension.available(), reason=f"compiled ops: {extension.why_not()}")
 

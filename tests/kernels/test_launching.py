@@ -14,9 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 pytest.importorskip("triton")
 import triton
-from simulated_gpu import SimulatedGpu
-
 from gloro_fast.kernels import head_differences, launching, margin, margin_loss, minmax, product, statistics
+from simulated_gpu import SimulatedGpu
 
 
 class Recorder(SimulatedGpu):

@@ -25,10 +25,9 @@ from gloro_fast.ops.margin_op import margin
 
 pytest.importorskip("triton")
 import triton
-from simulated_gpu import gpu
-
 from gloro_fast.kernels import margin as margin_kernel
 from gloro_fast.kernels import margin_loss as loss_kernel
+from simulated_gpu import gpu
 
 pytestmark = pytest.mark.skipif(not extension.available(), reason=f"compiled ops: {extension.why_not()}")
 CUDA = torch.device("cuda", 0)

@@ -14,12 +14,11 @@ from torch import Tensor
 from gloro_fast.native import extension
 
 pytest.importorskip("triton")
-from simulated_gpu import far_out, gpu, needs_simulator
-
 from gloro_fast.kernels import margin as margin_kernel
 from gloro_fast.kernels import margin_gradients as gradients_kernel
 from gloro_fast.kernels import margin_loss as loss_kernel
 from gloro_fast.kernels.margin_tiles import RowTiles
+from simulated_gpu import far_out, gpu, needs_simulator
 
 pytestmark = [
     needs_simulator,

@@ -13,10 +13,9 @@ from torch import Tensor
 from gloro_fast.native import extension
 
 pytest.importorskip("triton")
-from simulated_gpu import far_out, gpu, needs_simulator
-
 from gloro_fast.kernels import launch_table, minmax, minmax_tiles
 from gloro_fast.kernels.launch_table import Entry
+from simulated_gpu import far_out, gpu, needs_simulator
 
 pytestmark = [
     needs_simulator,

@@ -71,6 +71,26 @@ def test_the_gradient_of_evaluation_is_the_same(on_a_cpu):
     assert torch.equal(found, on_a_cpu(gradient))
 
 
+def test_executed_certificates_look_last_too(on_a_cpu, monkeypatch):
+    """Python reads no hash before the layers run."""
+    net = glorot_net(0.02).eval().freeze()
+    x, _ = batch(20)
+    wanted = on_a_cpu(lambda: net.certify(x, executed=True))
+    with monkeypatch.context() as patch:
+        patch.setattr(Snapshot, "still_holds", lambda *_: pytest.fail("it waits for the weights first"))
+        found = net.certify(x, executed=True)
+    same(found, wanted)
+    assert (found.radius < found.real_radius).any()
+    net.module[0].weight.data[0, 0, 0, 0] += 1.0
+    with pytest.raises(StaleBoundError, match="call freeze"):
+        net.certify(x, executed=True)
+    net.unfreeze()
+    same(net.certify(x, executed=True), on_a_cpu(lambda: net.certify(x, executed=True)))
+    net.module[0].weight.data[0, 0, 0, 0] -= 1.0
+    same(net.certify(x, executed=True), on_a_cpu(lambda: net.certify(x, executed=True)))
+    assert torch.equal(net.certify(x, executed=True).radius, wanted.radius)
+
+
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_changed_weight_is_never_signed_when_frozen(change):
     net = glorot_net().eval().freeze()

@@ -23,7 +23,7 @@ from gloro_fast.graph.plan import make_plan
 from gloro_fast.graph.strictly import Strictly, may_use_tf32
 from gloro_fast.losses import CrossEntropyLoss
 from gloro_fast.nn import LipschitzConstant, MinMax, register_lipschitz_rule
-from gloro_fast.ops import strict
+from gloro_fast.ops import geometry, strict
 from gloro_fast.ops.strict_convolution import convolution_reference, strict_convolution, wide_convolution
 from gloro_fast.signing.signed_bound import as_evaluated
 
@@ -245,6 +245,39 @@ def test_a_parametrized_weight_is_the_one_that_was_bounded(executed, as_gpu):
         applied = layer(torch.eye(6)).T
     assert torch.equal(applied, bounded)
     assert not torch.equal(layer.weight, bounded)
+
+
+def test_bounds_on_a_gpu_convolve_by_adding_products(as_gpu, monkeypatch):
+    """cuDNN may choose FFT in float64, which the rounding terms of || |W| || know nothing of."""
+    asked, convolved = [], []
+
+    def counting(function):
+        def call(x, *args, **kwargs):
+            before = len(convolved)
+            y = function(x, *args, **kwargs)
+            asked.append(convolved[before:])
+            return y
+
+        return call
+
+    def recording(x, *args):
+        convolved.append(x.dtype)
+        return wide_convolution(x, *args)
+
+    monkeypatch.setitem(geometry._CONV, 2, counting(F.conv2d))
+    monkeypatch.setitem(geometry._CONV_TRANSPOSE, 2, counting(F.conv_transpose2d))
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 4, 3, 2, 1), MinMax(), nn.Conv2d(4, 4, 3, padding=1, groups=2), nn.Flatten(), nn.Linear(64, 3)
+    net = GloRoNet(nn.Sequential(*layers), 0.1, (3, 8, 8)).eval().freeze()
+    monkeypatch.setattr(strict, "wide_convolution", recording)
+    asked.clear()
+    norms = net.absolute_norms()
+    assert asked
+    assert asked == [[torch.float64]] * len(asked)
+    asked.clear()
+    monkeypatch.setattr(strict.WEIGHTS, "devices", ("cuda",))
+    assert GloRoNet(net.module, 0.1, (3, 8, 8)).eval().freeze().absolute_norms() == norms
+    assert asked == [[]] * len(asked)
 
 
 CONVOLUTIONS = [

@@ -92,7 +92,7 @@ def test_tensorboard(tmp_path):
 
 def test_tensorboard_missing(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
-    with pytest.raises(ConfigError, match=r"pip install 'gloro-fast\[tensorboard\]'"):
+    with pytest.raises(ConfigError, match=r"pip install tensorboard"):
         TensorBoard()
 
 
