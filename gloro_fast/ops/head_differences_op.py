@@ -82,11 +82,11 @@ def _backward(ctx: Any, grad: Tensor) -> Tensor:
         value = head_differences_reference(weight)
         (grad_weight,) = torch.autograd.grad(value, weight, grad, create_graph=True)
     else:
-        grad_weight = _gradient(grad, weight, differences)
+        grad_weight = gradient(grad, weight, differences)
     return grad_weight
 
 
-_forward, _apply = register(
+forward, _apply = register(
     "head_differences", _fake_head_differences, "head_differences", save=_save, backward=_backward, outputs=1
 )
-_gradient, _ = register("head_differences_backward", _fake_head_differences_backward, "head_differences")
+gradient, _ = register("head_differences_backward", _fake_head_differences_backward, "head_differences")

@@ -146,12 +146,12 @@ def _backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Tensor | None, ...]
         found = gradients_to_differentiate(margin_loss_reference, arguments, grad_loss, ctx, *rest)
         return *found, None, None, None, None
     with_differences = ctx.needs_input_grad[1]
-    grad_logits, grad_differences, grad_lipschitz = _gradients(
+    grad_logits, grad_differences, grad_lipschitz = gradients(
         grad_loss, logits, *shares, differences, lipschitz, epsilon, with_differences
     )
     grad_differences = grad_differences if with_differences else None
     return grad_logits, grad_differences, grad_lipschitz, None, None, None, None
 
 
-_, _apply = register("margin_loss", _fake_margin_loss, "margin_loss", save=_save, backward=_backward, outputs=3)
-_gradients, _ = register("margin_loss_backward", _fake_margin_loss_backward, "margin_loss")
+forward, _apply = register("margin_loss", _fake_margin_loss, "margin_loss", save=_save, backward=_backward, outputs=3)
+gradients, _ = register("margin_loss_backward", _fake_margin_loss_backward, "margin_loss")
