@@ -226,14 +226,14 @@ int64_t input_size(const LayerPlan& layer) {
 
 void measure_workspace(Plan& plan) {
   constexpr int64_t kAlignment = 256;
-  int64_t bytes = round_up(4 * int64_t{plan.launch.groups}, kAlignment);
+  int64_t bytes = 0;
   for (int i = 0; i < plan.launch.layers; ++i) {
     const LayerPlan& layer = plan.launch.layer[i];
     Workplace& place = plan.workplaces[static_cast<size_t>(i)];
     place.squares_v = bytes;
-    bytes += round_up(8 * int64_t{layer.transposed.items}, kAlignment);
+    bytes += round_up(8 * int64_t{layer.blocks}, kAlignment);
     place.squares_u = bytes;
-    bytes += round_up(8 * int64_t{layer.forward.items}, kAlignment);
+    bytes += round_up(8 * int64_t{layer.blocks}, kAlignment);
     place.spare = bytes;
     bytes += round_up(4 * input_size(layer), kAlignment);
   }
@@ -271,27 +271,24 @@ Plan plan_launch(const std::vector<LayerPlan>& layers, int first_index, const Ca
   Plan plan;
   plan.cycles = fastest.cycles;
   int words = 0;
-  const auto add = [&](int index, int blocks, int group) {
+  const auto add = [&](int index, int blocks) {
     LayerPlan layer = layers[static_cast<size_t>(index)];
     const Choice choice = choices[static_cast<size_t>(index)].choose(blocks);
     layer.forward = choice.forward, layer.transposed = choice.transposed;
     layer.first_block = plan.blocks, layer.blocks = blocks;
     words = std::max(words, choice.words);
-    Workplace place{};
-    place.arrivals = 4 * int64_t{group};
-    plan.workplaces.push_back(place);
+    plan.workplaces.push_back({});
     plan.order.push_back(first_index + index);
     plan.launch.layer[plan.launch.layers++] = layer;
   };
   plan.launch = {};
   for (size_t i = 0; i < layers.size(); ++i) {
     if (division.blocks[i] == 0) continue;
-    add(static_cast<int>(i), division.blocks[i], plan.launch.groups++);
+    add(static_cast<int>(i), division.blocks[i]);
     plan.blocks += division.blocks[i];
   }
   for (const std::vector<int>& bin : division.bins) {
-    for (const int layer : bin) add(layer, 1, plan.launch.groups);
-    ++plan.launch.groups;
+    for (const int layer : bin) add(layer, 1);
     ++plan.blocks;
   }
   plan.shared_bytes = kReservedBytes + 4 * words;
@@ -377,13 +374,11 @@ std::vector<Plan> plan_gradient(const std::vector<LinearLayer>& layers, const Ca
 }
 
 void place_workspace(Plan& plan, char* workspace) {
-  plan.launch.arrivals = reinterpret_cast<unsigned*>(workspace);
   for (size_t i = 0; i < plan.workplaces.size(); ++i) {  // a gradient has none
     const Workplace& place = plan.workplaces[i];
     LayerPlan& layer = plan.launch.layer[i];
-    layer.arrivals = reinterpret_cast<unsigned*>(workspace + place.arrivals);
-    layer.squares_v = reinterpret_cast<double*>(workspace + place.squares_v);
-    layer.squares_u = reinterpret_cast<double*>(workspace + place.squares_u);
+    layer.squares_v = reinterpret_cast<uint64_t*>(workspace + place.squares_v);
+    layer.squares_u = reinterpret_cast<uint64_t*>(workspace + place.squares_u);
     layer.spare = reinterpret_cast<float*>(workspace + place.spare);
   }
 }

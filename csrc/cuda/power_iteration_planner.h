@@ -23,7 +23,7 @@ struct Card {
 
 // Where a layer's working memory lies in the launch's workspace, in bytes.
 struct Workplace {
-  int64_t spare, squares_v, squares_u, arrivals;
+  int64_t spare, squares_v, squares_u;
 };
 
 struct Plan {

@@ -37,11 +37,28 @@ void set_tiles(Tiling& tiling, int height, int width, int columns) {
   tiling.tile_height = ceil_div(height, tiling.tiles_y);
 }
 
+int padded_positions(int positions, int log_lanes) {
+  return round_up(positions, 1 << log_lanes);
+}
+
+// As many lanes along the positions as can be, so that a thread has many channels to load at once, unless fewer leave
+// less of them idle.
+int log_window_lanes(int positions) {
+  constexpr int kLogWarp = 5;
+  int best = kLogWarp + kLogWarps;
+  for (int lanes = best - 1; lanes >= kLogWarp; --lanes)
+    if (padded_positions(positions, lanes) < padded_positions(positions, best)) best = lanes;
+  return best;
+}
+
 // A staged plane: as many rows and columns as the window has of one position mod step.
 int set_plane(Tiling& tiling, const LayerPlan& layer, bool transposed) {
   const int step_y = steps(layer.height, transposed), step_x = steps(layer.width, transposed);
-  tiling.rows = ceil_div(window_extent(layer.height, transposed, tiling.tile_height), step_y);
-  tiling.pitch = ceil_div(window_extent(layer.width, transposed, tiling.tile_width), step_x);
+  const int height = window_extent(layer.height, transposed, tiling.tile_height);
+  const int width = window_extent(layer.width, transposed, tiling.tile_width);
+  tiling.rows = ceil_div(height, step_y);
+  tiling.pitch = ceil_div(width, step_x);
+  tiling.log_window_lanes = log_window_lanes(height * width);
   return step_y * step_x * tiling.rows * tiling.pitch;
 }
 
