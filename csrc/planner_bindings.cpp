@@ -88,7 +88,7 @@ void bind_planner(py::module_& module) {
       .def_readonly("blocks", &Plan::blocks)
       .def_readonly("shared_bytes", &Plan::shared_bytes)
       .def_readonly("workspace_bytes", &Plan::workspace_bytes)
-      .def_readonly("cycles", &Plan::cycles)
+      .def_readonly("microseconds", &Plan::microseconds)
       .def_readonly("order", &Plan::order)
       .def("layers", &describe_layers)
       .def("traffic", [](const Plan& plan, int index,

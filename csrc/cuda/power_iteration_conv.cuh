@@ -16,8 +16,8 @@ GLORO_FAST_DEVICE void write_tables(int* shifts, int* offsets, int channels, con
   for (int k = static_cast<int>(threadIdx.x); k < channels * taps; k += kThreads) {
     const int channel = k / taps, j = k % taps;
     const int jy = j / item.x.taps, jx = j % item.x.taps;
-    shifts[k] = channel * layout.channel() +
-                layout.at(item.y.shift + jy * item.y.shift_step, item.x.shift + jx * item.x.shift_step);
+    shifts[k] = 4 * (channel * layout.channel() +
+                     layout.at(item.y.shift + jy * item.y.shift_step, item.x.shift + jx * item.x.shift_step));
     offsets[k] = channel * item.in_stride + (item.y.tap + jy * item.y.tap_step) * layer.weight_strides[2] +
                  (item.x.tap + jx * item.x.tap_step) * layer.weight_strides[3];
   }
@@ -53,25 +53,28 @@ GLORO_FAST_DEVICE void stage_weights(float* weights, int log_width, const int* o
   }
 }
 
-// Writes the sums that lie within the picture and clears the others.
-GLORO_FAST_DEVICE void write_sums(Sums& sums, const Place& place, const ConvItem& item, float* out) {
+// Writes the thread's part of the sums, where it lies within the picture, and clears the others.
+GLORO_FAST_DEVICE void write_sums(Sums& sums, const Place& place, const Part& part, const ConvItem& item, float* out) {
   const int pixels = item.y.outputs * item.x.outputs;
   const int plane = item.out_height * item.out_width;
-  const int first = (item.group * item.out_channels + item.channel + place.channel) * plane;
+  const int first = (item.group * item.out_channels + item.channel + place.channel + part.channel) * plane;
+  const int channels = item.channels - place.channel - part.channel;
+  int at[kThreadPixels];  // negative beyond the picture
 #pragma unroll
-  for (int p = 0; p < kThreadPixels; ++p) {
-    const int pixel = place.pixel + p * place.pixels;
-    const bool inside = pixel < pixels;
-    const int oy = inside ? item.y.output + pixel / item.x.outputs * item.y.output_step : 0;
-    const int ox = inside ? item.x.output + pixel % item.x.outputs * item.x.output_step : 0;
-    int at = first + oy * item.out_width + ox;
+  for (int k = 0; k < kThreadPixels; ++k) {
+    const int pixel = place.pixel + (part.pixel + k) * place.pixels;
+    at[k] = pixel < pixels ? (item.y.output + pixel / item.x.outputs * item.y.output_step) * item.out_width +
+                                 item.x.output + pixel % item.x.outputs * item.x.output_step
+                           : -1;
+  }
+  float(&flat)[kThreadSums] = reinterpret_cast<float(&)[kThreadSums]>(sums);
 #pragma unroll
-    for (int c = 0; c < kThreadChannels; ++c, at += plane) {
-      if (inside && place.channel + c < item.channels)
-        out[at] = sums[c][p];
-      else
-        sums[c][p] = 0;
-    }
+  for (int i = 0; i < kThreadSums; ++i) {
+    const int k = i % (kThreadSums / 2), channel = i / (kThreadSums / 2) * (kThreadChannels / 2) + k / kThreadPixels;
+    if (k < part.count && at[k % kThreadPixels] >= 0 && channel < channels)
+      out[first + channel * plane + at[k % kThreadPixels]] = flat[i];
+    else
+      flat[i] = 0;
   }
 }
 
@@ -100,7 +103,7 @@ GLORO_FAST_DEVICE double apply_conv(const LayerPlan& layer, const Tiling& tiling
 #pragma unroll
     for (int p = 0; p < kThreadPixels; ++p) {
       const int pixel = place.pixel + p * place.pixels;
-      bases[p] = pixel < pixels ? pixel / item.x.outputs * tiling.pitch + pixel % item.x.outputs : 0;
+      bases[p] = pixel < pixels ? 4 * (pixel / item.x.outputs * tiling.pitch + pixel % item.x.outputs) : 0;
     }
     Sums sums = {};
     if (step.stage && pixels > 0) {
@@ -121,11 +124,10 @@ GLORO_FAST_DEVICE double apply_conv(const LayerPlan& layer, const Tiling& tiling
                 min((place.split + 1) * share, terms));
       __syncthreads();
     }
-    join_splits(sums, place, window);
-    if (place.split == 0) {
-      write_sums(sums, place, item, step.out);
-      square += sum_of_squares(reinterpret_cast<const float (&)[kThreadSums]>(sums));
-    }
+    const Part part(place);
+    join_splits(sums, place, part, window);
+    write_sums(sums, place, part, item, step.out);
+    square += sum_of_squares(reinterpret_cast<const float (&)[kThreadSums]>(sums));
   }
   return square;
 }

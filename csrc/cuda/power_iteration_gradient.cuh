@@ -76,15 +76,15 @@ GLORO_FAST_DEVICE void write_conv_gradient(const LayerPlan& layer, int index, fl
   float* const window = memory + tiling.window;
   const int pixels = tiling.tile_height * tiling.tile_width;
   for (int pixel = static_cast<int>(threadIdx.x); pixel < pixels; pixel += kThreads)
-    shifts[pixel] = pixel / tiling.tile_width * tiling.pitch + pixel % tiling.tile_width;
+    shifts[pixel] = 4 * (pixel / tiling.tile_width * tiling.pitch + pixel % tiling.tile_width);
   int bases[kThreadPixels];
 #pragma unroll
   for (int p = 0; p < kThreadPixels; ++p) {
     const int entry = first_entry + place.pixel + p * place.pixels;
     const int tap = entry % taps;
     bases[p] = entry < all_entries
-                   ? (entry / taps - first_input) * layout.channel() +
-                         layout.at(tap / taps_x * layer.height.dilation, tap % taps_x * layer.width.dilation)
+                   ? 4 * ((entry / taps - first_input) * layout.channel() +
+                          layout.at(tap / taps_x * layer.height.dilation, tap % taps_x * layer.width.dilation))
                    : 0;
   }
   Sums sums = {};
@@ -117,22 +117,24 @@ GLORO_FAST_DEVICE void write_conv_gradient(const LayerPlan& layer, int index, fl
               min((place.split + 1) * share, pixels));
     __syncthreads();
   }
-  join_splits(sums, place, window);
-  if (place.split != 0) return;
+  const Part part(place);
+  join_splits(sums, place, part, window);
+  const float(&flat)[kThreadSums] = reinterpret_cast<const float(&)[kThreadSums]>(sums);
+  int64_t at[kThreadPixels];  // negative beyond the entries
 #pragma unroll
-  for (int p = 0; p < kThreadPixels; ++p) {
-    const int entry = first_entry + place.pixel + p * place.pixels;
-    const int tap = entry % taps;
+  for (int k = 0; k < kThreadPixels; ++k) {
+    const int entry = first_entry + place.pixel + (part.pixel + k) * place.pixels, tap = entry % taps;
+    at[k] = entry < all_entries ? static_cast<int64_t>(entry / taps) * layer.weight_strides[1] +
+                                      tap / taps_x * layer.weight_strides[2] + tap % taps_x * layer.weight_strides[3]
+                                : -1;
+  }
+  const int64_t first = static_cast<int64_t>(group) * layer.group_outputs + first_output + place.channel + part.channel;
 #pragma unroll
-    for (int c = 0; c < kThreadChannels; ++c) {
-      const int channel = place.channel + c;
-      if (entry >= all_entries || channel >= outputs) continue;
-      const int64_t output = static_cast<int64_t>(group) * layer.group_outputs + first_output + channel;
-      const int64_t element = output * layer.weight_strides[0] +
-                              static_cast<int64_t>(entry / taps) * layer.weight_strides[1] +
-                              tap / taps_x * layer.weight_strides[2] + tap % taps_x * layer.weight_strides[3];
-      store_weight(layer.weight, layer.type, element, sums[c][p] * factor);
-    }
+  for (int i = 0; i < kThreadSums; ++i) {
+    const int k = i % (kThreadSums / 2), channel = i / (kThreadSums / 2) * (kThreadChannels / 2) + k / kThreadPixels;
+    if (k < part.count && at[k % kThreadPixels] >= 0 && place.channel + part.channel + channel < outputs)
+      store_weight(layer.weight, layer.type,
+                   (first + channel) * layer.weight_strides[0] + at[k % kThreadPixels], flat[i] * factor);
   }
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <map>
 #include <numeric>
 #include <stdexcept>
 #include <utility>
@@ -16,7 +17,6 @@ using cpu::Axis;
 using cpu::Element;
 using cpu::LinearLayer;
 
-constexpr int kTypicalIterations = 5;  // which the model counts with; plans hold for any number
 // What `enough` is: so many times as long as on all multiprocessors.
 constexpr double kEnough = 1.1;
 constexpr double kNever = std::numeric_limits<double>::infinity();
@@ -70,9 +70,17 @@ int budget_words(const Card& card) {
   return (std::min(shared, card.shared_bytes_per_block) - kReservedBytes) / 16 * 4;
 }
 
-Cost cost_of(const Card& card) {
+// Of the first cards of each compute capability, at their boost clock. Latencies in cycles are an H100's.
+Cost cost_of(const Card& card, int sharing) {
+  static constexpr struct {
+    int major, minor;
+    double gigahertz, fma_lanes;
+  } kKnown[] = {{8, 0, 1.41, 64}, {8, 6, 1.71, 128}, {8, 9, 2.52, 128}, {10, 0, 1.9, 128}, {12, 0, 2.41, 128}};
   Cost cost;
-  if (card.major == 8 && card.minor == 0) cost.fma_lanes = 64;
+  cost.sharing = sharing;
+  for (const auto& known : kKnown)
+    if (known.major == card.major && known.minor == card.minor)
+      cost.gigahertz = known.gigahertz, cost.fma_lanes = known.fma_lanes;
   return cost;
 }
 
@@ -95,8 +103,8 @@ struct Choice {
 class Choices {
  public:
   Choices(const LayerPlan& layer, int budget, const Cost& cost, int most_blocks)
-      : dense_(layer.dense), budget_(budget) {
-    const auto candidates = dense_ ? dense_candidates : conv_candidates;
+      : layer_(layer), budget_(budget), cost_(cost) {
+    const auto candidates = layer.dense ? dense_candidates : conv_candidates;
     forward_ = candidates(layer, false, budget, cost);
     transposed_ = candidates(layer, true, budget, cost);
     if (forward_.empty() || transposed_.empty())
@@ -123,34 +131,37 @@ class Choices {
 
   Choice choose(int blocks) const {
     Choice best = choose_apart(blocks);
-    if (!dense_) {
+    if (!layer_.dense) {
       const Choice resident = choose_resident(blocks);
-      if (resident.cycles < best.cycles) best = resident;
+      if (resident.words > 0 && resident.cycles < best.cycles) best = resident;
     }
-    best.cycles += (2 * kTypicalIterations + 1) * (blocks > 1 ? Cost::kBarrier : Cost::kLatency);
+    LayerPlan planned = layer_;
+    planned.blocks = blocks, planned.forward = best.forward, planned.transposed = best.transposed;
+    best.cycles = layer_cycles(planned, kTypicalIterations, cost_);
     return best;
   }
 
  private:
-  static double rounds(const Candidate& candidate, int blocks) {
-    return (candidate.tiling.items + blocks - 1) / blocks;
+  double product_cycles(const Candidate& candidate, int blocks) const {
+    const int rounds = (candidate.tiling.items + blocks - 1) / blocks;
+    return rounds * (candidate.cycles + candidate.staging) + find_cycles(layer_, rounds, cost_);
   }
 
   // Each product for itself, all of shared memory its own.
   Choice choose_apart(int blocks) const {
     const auto best = [&](const std::vector<Candidate>& list) {
       return *std::min_element(list.begin(), list.end(), [&](const Candidate& a, const Candidate& b) {
-        return rounds(a, blocks) * a.cycles < rounds(b, blocks) * b.cycles;
+        return product_cycles(a, blocks) < product_cycles(b, blocks);
       });
     };
     const Candidate forward = best(forward_), transposed = best(transposed_);
     Choice choice;
-    choice.forward = dense_ ? forward.tiling : lay_out(forward, 0, forward.fixed_words);
-    choice.transposed = dense_ ? transposed.tiling : lay_out(transposed, 0, transposed.fixed_words);
+    choice.forward = layer_.dense ? forward.tiling : lay_out(forward, 0, forward.fixed_words);
+    choice.transposed = layer_.dense ? transposed.tiling : lay_out(transposed, 0, transposed.fixed_words);
     choice.words =
         std::max(forward.fixed_words + forward.window_words, transposed.fixed_words + transposed.window_words);
-    choice.cycles = (kTypicalIterations + 1) * rounds(forward, blocks) * forward.cycles +
-                    kTypicalIterations * rounds(transposed, blocks) * transposed.cycles;
+    choice.cycles = (kTypicalIterations + 1) * product_cycles(forward, blocks) +
+                    kTypicalIterations * product_cycles(transposed, blocks);
     return choice;
   }
 
@@ -163,8 +174,8 @@ class Choices {
         if (!transposed.whole || transposed.tiling.items > blocks) continue;
         const int window = forward.fixed_words + transposed.fixed_words;
         const int words = window + std::max(forward.window_words, transposed.window_words);
-        const double cycles = (kTypicalIterations + 1) * (forward.cycles - forward.staging) + forward.staging +
-                              kTypicalIterations * (transposed.cycles - transposed.staging) + transposed.staging;
+        const double cycles = (kTypicalIterations + 1) * forward.cycles + forward.staging +
+                              kTypicalIterations * transposed.cycles + transposed.staging;
         if (words > budget_ || cycles >= choice.cycles) continue;
         choice = {lay_out(forward, 0, window), lay_out(transposed, forward.fixed_words, window), words, cycles};
         choice.forward.resident = choice.transposed.resident = 1;
@@ -173,8 +184,9 @@ class Choices {
     return choice;
   }
 
-  bool dense_;
+  LayerPlan layer_;
   int budget_;
+  Cost cost_;
   std::vector<Candidate> forward_, transposed_;
   std::vector<double> cycles_;  // by number of blocks, less one; negative where not yet known
 };
@@ -242,16 +254,19 @@ void measure_workspace(Plan& plan) {
 
 // The ways to work on every layer, and the least time for which the card has blocks enough.
 struct Fastest {
+  Cost cost;
   std::vector<Choices> choices;
   double cycles = 0;
 };
 
-Fastest find_fastest(const std::vector<LayerPlan>& layers, const Card& card) {
-  const int most_blocks = card.multiprocessors * card.blocks_per_multiprocessor, budget = budget_words(card);
+// With `sharing` blocks on a multiprocessor.
+Fastest find_fastest(const std::vector<LayerPlan>& layers, const Card& card, int sharing) {
+  const int most_blocks = card.multiprocessors * sharing, budget = budget_words(card);
   Fastest fastest;
+  fastest.cost = cost_of(card, sharing);
   double low = 0, high = 0;
   for (const LayerPlan& layer : layers) {
-    fastest.choices.emplace_back(layer, budget, cost_of(card), most_blocks);
+    fastest.choices.emplace_back(layer, budget, fastest.cost, most_blocks);
     high += fastest.choices.back().cycles_of(1);
   }
   // One block for all takes `high`.
@@ -263,13 +278,28 @@ Fastest find_fastest(const std::vector<LayerPlan>& layers, const Card& card) {
   return fastest;
 }
 
+// One block on a multiprocessor, which has it to itself, or as many as fit: the one waits less, the others less long
+// for memory.
+std::vector<Fastest> find_all(const std::vector<LayerPlan>& layers, const Card& card) {
+  std::vector<Fastest> all;
+  for (int sharing = 1; sharing <= card.blocks_per_multiprocessor; ++sharing)
+    all.push_back(find_fastest(layers, card, sharing));
+  return all;
+}
+
+Fastest& fastest_of(std::vector<Fastest>& all) {
+  return *std::min_element(all.begin(), all.end(),
+                           [](const Fastest& a, const Fastest& b) { return a.cycles < b.cycles; });
+}
+
 Plan plan_launch(const std::vector<LayerPlan>& layers, int first_index, const Card& card) {
-  Fastest fastest = find_fastest(layers, card);
+  std::vector<Fastest> all = find_all(layers, card);
+  Fastest& fastest = fastest_of(all);
   std::vector<Choices>& choices = fastest.choices;
   const Division division = divide(choices, fastest.cycles);
 
   Plan plan;
-  plan.cycles = fastest.cycles;
+  plan.microseconds = fastest.cost.microseconds(fastest.cycles + Cost::kLaunch);
   int words = 0;
   const auto add = [&](int index, int blocks) {
     LayerPlan layer = layers[static_cast<size_t>(index)];
@@ -307,6 +337,8 @@ Tiling dense_gradient_tiling(const LayerPlan& layer) {
 
 Plan plan_gradient_launch(const std::vector<LayerPlan>& layers, int first_index, const Card& card) {
   const double blocks_at_once = card.multiprocessors * kBlocksPerMultiprocessor;
+  const Cost cost = cost_of(card, kBlocksPerMultiprocessor);
+  double longest = 0, all = 0;
   Plan plan;
   plan.launch = {};
   int words = kGradientRows;
@@ -314,7 +346,7 @@ Plan plan_gradient_launch(const std::vector<LayerPlan>& layers, int first_index,
     if (layer.dense) {
       layer.forward = dense_gradient_tiling(layer);
     } else {
-      const std::vector<Candidate> candidates = gradient_candidates(layer, budget_words(card), cost_of(card));
+      const std::vector<Candidate> candidates = gradient_candidates(layer, budget_words(card), cost);
       if (candidates.empty()) refuse("a layer's window or kernel is larger than the shared memory of this GPU");
       // An item's own time counts, and its share of the card's.
       const auto price = [&](const Candidate& c) { return c.cycles * (1 + c.tiling.items / blocks_at_once); };
@@ -322,7 +354,7 @@ Plan plan_gradient_launch(const std::vector<LayerPlan>& layers, int first_index,
                                                [&](const auto& a, const auto& b) { return price(a) < price(b); });
       layer.forward = lay_out(best, 0, best.fixed_words);
       words = std::max(words, best.fixed_words + best.window_words);
-      plan.cycles += best.cycles * best.tiling.items / blocks_at_once;
+      longest = std::max(longest, best.cycles), all += best.cycles * best.tiling.items;
     }
     layer.first_block = plan.blocks, layer.blocks = layer.forward.items;
     plan.blocks += layer.blocks;
@@ -330,6 +362,7 @@ Plan plan_gradient_launch(const std::vector<LayerPlan>& layers, int first_index,
     plan.launch.layer[plan.launch.layers++] = layer;
   }
   plan.shared_bytes = kReservedBytes + 4 * words;
+  plan.microseconds = cost.microseconds(std::max(longest, all / blocks_at_once) + 2 * Cost::kTrip);
   return plan;
 }
 
@@ -360,11 +393,26 @@ std::vector<Plan> plan_power_iteration(const std::vector<LinearLayer>& layers, c
 int enough_multiprocessors(const std::vector<LinearLayer>& layers, const Card& card) {
   int most = 1;
   for_each_run(layers, [&](const auto& run, int) {
-    Fastest fastest = find_fastest(run, card);
-    const int blocks = divide(fastest.choices, kEnough * fastest.cycles).total;
-    most = std::max(most, (blocks + card.blocks_per_multiprocessor - 1) / card.blocks_per_multiprocessor);
+    std::vector<Fastest> all = find_all(run, card);
+    const double enough = kEnough * (fastest_of(all).cycles + Cost::kLaunch) - Cost::kLaunch;
+    int needed = card.multiprocessors;
+    for (Fastest& way : all)
+      needed = std::min(needed, (divide(way.choices, enough).total - 1) / way.cost.sharing + 1);
+    most = std::max(most, needed);
   });
   return std::min(most, card.multiprocessors);
+}
+
+double predict_microseconds(const Launch& launch, int blocks, int iterations, const Card& card,
+                            const KernelShape& kernel) {
+  Cost cost = cost_of(card, blocks > card.multiprocessors ? kBlocksPerMultiprocessor : 1);
+  cost.kernel = kernel;
+  std::map<int, double> cycles;  // of blocks that go through the same layers
+  for (int i = 0; i < launch.layers; ++i)
+    cycles[launch.layer[i].first_block] += layer_cycles(launch.layer[i], iterations, cost);
+  double most = 0;
+  for (const auto& [block, sum] : cycles) most = std::max(most, sum);
+  return cost.microseconds(most + Cost::kLaunch);
 }
 
 std::vector<Plan> plan_gradient(const std::vector<LinearLayer>& layers, const Card& card) {

@@ -1,7 +1,8 @@
 // The inner part of every convolution kernel: 256 threads, each with 8 channels x 4 pixels of sums in registers.
 //
 // A sum runs over "terms". Term k of all channels is a row of staged weights, and of all pixels one constant shift in
-// a staged window, so that stride, dilation, padding and transposition are all in the tables.
+// a staged window, so that stride, dilation, padding and transposition are all in the tables. Shifts are in bytes, as
+// are the pixels' own places: one addition makes an address of them.
 #pragma once
 
 #include "dialect.cuh"
@@ -34,12 +35,13 @@ using Sums = float[kThreadChannels][kThreadPixels];
 // Adds the terms [begin, end): weights lie [term][channel], `width` channels to a row.
 GLORO_FAST_DEVICE void add_terms(Sums& sums, const float* weights, int width, const int* shifts, const float* window,
                                  const int (&bases)[kThreadPixels], int begin, int end) {
-#pragma unroll 2
+#pragma unroll 4
   for (int k = begin; k < end; ++k) {
     const int shift = shifts[k];
     float x[kThreadPixels], w[kThreadChannels];
 #pragma unroll
-    for (int p = 0; p < kThreadPixels; ++p) x[p] = window[bases[p] + shift];
+    for (int p = 0; p < kThreadPixels; ++p)
+      x[p] = *reinterpret_cast<const float*>(reinterpret_cast<const char*>(window) + (bases[p] + shift));
 #pragma unroll
     for (int c = 0; c < kThreadChannels; c += 4) {
       const float4 four = *reinterpret_cast<const float4*>(weights + k * width + c);
@@ -52,21 +54,40 @@ GLORO_FAST_DEVICE void add_terms(Sums& sums, const float* weights, int width, co
   }
 }
 
-// Adds up the sums of the warps that share them, in pairs; those of split 0 have the result. Uses 4,096 words.
-GLORO_FAST_DEVICE void join_splits(Sums& sums, const Place& place, float* memory) {
+// Which of a tile's sums a thread has in the end: of each half of its own 32, `count` from `first` on. Where warps share
+// sums, each has its part of the result, so that all of them write. Part number k of a half is of channel
+// channel + k / 4 (in the second half, 4 more) and pixel pixel + k % 4.
+struct Part {
+  int first, count, channel, pixel;
+
+  GLORO_FAST_DEVICE explicit Part(const Place& place) {
+    count = kThreadSums / 2 / place.splits;
+    first = place.split * count;
+    channel = first / kThreadPixels, pixel = first % kThreadPixels;
+    static_assert(kThreadSums / 2 / kWarps * 2 <= kThreadPixels);
+  }
+};
+
+// Adds up the sums of the warps that share them, one half after the other; sums[half][k] is then number k of the
+// thread's part, and beyond it 0. Uses 4,096 words.
+GLORO_FAST_DEVICE void join_splits(Sums& sums, const Place& place, const Part& part, float* memory) {
+  if (place.splits == 1) return;
+  constexpr int kHalf = kThreadSums / 2;
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
-  for (int half = place.splits / 2; half > 0; half /= 2) {
-    float* mine = memory + (warp / place.splits * half + place.split % half) * (kThreadSums * 32) + lane;
-    if (place.split >= half && place.split < 2 * half) {
+  float* const mine = memory + warp * (kHalf * 32) + lane;
+  const float* const shared = memory + (warp - place.split) * (kHalf * 32) + part.first * 32 + lane;
+  float(&flat)[kThreadSums] = reinterpret_cast<float(&)[kThreadSums]>(sums);
 #pragma unroll
-      for (int i = 0; i < kThreadSums; ++i) mine[i * 32] = sums[i / kThreadPixels][i % kThreadPixels];
-    }
-    __syncthreads();
-    if (place.split < half) {
+  for (int half = 0; half < 2; ++half) {
+    float* const values = flat + half * kHalf;
+    if (half > 0) __syncthreads();
 #pragma unroll
-      for (int i = 0; i < kThreadSums; ++i) sums[i / kThreadPixels][i % kThreadPixels] += mine[i * 32];
-    }
+    for (int i = 0; i < kHalf; ++i) mine[i * 32] = values[i], values[i] = 0;
     __syncthreads();
+    for (int split = 0; split < place.splits; ++split)
+#pragma unroll
+      for (int k = 0; k < kHalf / 2; ++k)
+        if (k < part.count) values[k] += shared[(split * kHalf + k) * 32];
   }
 }
 
@@ -94,18 +115,18 @@ GLORO_FAST_DEVICE void stage_window(float* window, const WindowLayout& layout, i
     const int iy = y.origin + row, ix = x.origin + column;
     const bool inside = iy >= 0 && iy < height && ix >= 0 && ix < width;
     int to = layout.at(row, column) + first_channel * layout.channel();
-    int from = (inside ? iy * width + ix : 0) + first_channel * height * width;
+    const float* from = picture + (inside ? iy * width + ix : 0) + first_channel * height * width;
     for (int first = first_channel; first < channels; first += kWindowLoads * channel_step) {
       float values[kWindowLoads];
 #pragma unroll
       for (int load = 0; load < kWindowLoads; ++load) {
         values[load] = 0;
-        if (inside && first + load * channel_step < channels) values[load] = picture[from + load * pixel_step];
+        if (inside && first + load * channel_step < channels) values[load] = *from;
+        from += pixel_step;
       }
 #pragma unroll
-      for (int load = 0; load < kWindowLoads; ++load)
-        if (first + load * channel_step < channels) window[to + load * word_step] = values[load] * scale;
-      to += kWindowLoads * word_step, from += kWindowLoads * pixel_step;
+      for (int load = 0; load < kWindowLoads; ++load, to += word_step)
+        if (first + load * channel_step < channels) window[to] = values[load] * scale;
     }
   }
 }

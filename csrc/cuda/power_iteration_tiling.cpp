@@ -37,39 +37,18 @@ void set_tiles(Tiling& tiling, int height, int width, int columns) {
   tiling.tile_height = ceil_div(height, tiling.tiles_y);
 }
 
-int padded_positions(int positions, int log_lanes) {
-  return round_up(positions, 1 << log_lanes);
-}
-
-// As many lanes along the positions as can be, so that a thread has many channels to load at once, unless fewer leave
-// less of them idle.
-int log_window_lanes(int positions) {
-  constexpr int kLogWarp = 5;
-  int best = kLogWarp + kLogWarps;
-  for (int lanes = best - 1; lanes >= kLogWarp; --lanes)
-    if (padded_positions(positions, lanes) < padded_positions(positions, best)) best = lanes;
-  return best;
+void set_window_lanes(Tiling& tiling, const LayerPlan& layer, bool transposed, const Cost& cost) {
+  const int positions = window_extent(layer.height, transposed, tiling.tile_height) *
+                        window_extent(layer.width, transposed, tiling.tile_width);
+  tiling.log_window_lanes = best_window_lanes(positions, tiling.chunk, cost);
 }
 
 // A staged plane: as many rows and columns as the window has of one position mod step.
 int set_plane(Tiling& tiling, const LayerPlan& layer, bool transposed) {
   const int step_y = steps(layer.height, transposed), step_x = steps(layer.width, transposed);
-  const int height = window_extent(layer.height, transposed, tiling.tile_height);
-  const int width = window_extent(layer.width, transposed, tiling.tile_width);
-  tiling.rows = ceil_div(height, step_y);
-  tiling.pitch = ceil_div(width, step_x);
-  tiling.log_window_lanes = log_window_lanes(height * width);
+  tiling.rows = ceil_div(window_extent(layer.height, transposed, tiling.tile_height), step_y);
+  tiling.pitch = ceil_div(window_extent(layer.width, transposed, tiling.tile_width), step_x);
   return step_y * step_x * tiling.rows * tiling.pitch;
-}
-
-// Cycles of the inner loop for `terms` terms of all warps of a block: 32 multiply-adds and 12 other instructions each.
-double loop_cycles(double terms, const Cost& cost) {
-  const double per_warp = kThreadSums * 128 / cost.fma_lanes + 12;
-  return terms * kWarps * per_warp / 2;
-}
-
-double join_cycles(int log_split) {
-  return 300.0 * log_split;
 }
 
 }  // namespace
@@ -128,11 +107,9 @@ std::vector<Candidate> conv_candidates(const LayerPlan& layer, bool transposed, 
         candidate.table_words = round_up(2 * taps * tiling.chunk, 4);
         candidate.fixed_words = candidate.table_words + taps * tiling.chunk * channels_of_a_tile(tiling);
         candidate.window_words = std::max(tiling.chunk * plane, join);
-        const double terms = static_cast<double>(in_channels) * taps;
-        const double loop = loop_cycles(chunks * ceil_div(tiling.chunk * taps, 1 << split), cost);
-        candidate.staging = terms * channels_of_a_tile(tiling) * 16 / 32 / 2 + chunks * Cost::kLatency;
-        candidate.cycles = Cost::kItem + loop + candidate.staging + in_channels * 8.0 * plane / 32 / 2 +
-                           chunks * Cost::kLatency + join_cycles(split);
+        set_window_lanes(tiling, layer, transposed, cost);
+        candidate.staging = staging_cycles(layer, tiling, transposed, cost);
+        candidate.cycles = item_cycles(layer, tiling, transposed, cost);
         found.push_back(candidate);
       }
     }
@@ -140,7 +117,7 @@ std::vector<Candidate> conv_candidates(const LayerPlan& layer, bool transposed, 
   return found;
 }
 
-std::vector<Candidate> dense_candidates(const LayerPlan& layer, bool transposed, int budget_words, const Cost&) {
+std::vector<Candidate> dense_candidates(const LayerPlan& layer, bool transposed, int budget_words, const Cost& cost) {
   const int rows = layer.group_outputs, columns = layer.group_inputs;
   const int bytes = layer.type == WeightType::float32 ? 4 : 2;
   const int strip = kDenseStripBytes / bytes;
@@ -154,8 +131,7 @@ std::vector<Candidate> dense_candidates(const LayerPlan& layer, bool transposed,
   tiling.items = transposed ? ceil_div(columns, strip) : ceil_div(rows, kWarps * kDenseRows);
   tiling.window = tiling.chunk;
   candidate.window_words = tiling.chunk + joined;
-  const double weights = static_cast<double>(rows) * columns * bytes / tiling.items;
-  candidate.cycles = Cost::kItem + 2 * Cost::kLatency + weights / Cost::kBytesPerCycle;
+  candidate.cycles = item_cycles(layer, tiling, transposed, cost);
   return {candidate};
 }
 
@@ -188,10 +164,8 @@ std::vector<Candidate> gradient_candidates(const LayerPlan& layer, int budget_wo
         candidate.fixed_words = candidate.table_words + terms * channels_of_a_tile(tiling);
         candidate.window_words = std::max(tiling.chunk * plane, split > 0 ? kJoinWords : 0);
         if (candidate.fixed_words + candidate.window_words > budget_words) continue;
-        const double tiles = static_cast<double>(tiling.tiles_y) * tiling.tiles_x;
-        const double staging = terms * channels_of_a_tile(tiling) * 24.0 / 32 / 2 + tiling.chunk * 8.0 * plane / 32 / 2;
-        candidate.cycles = Cost::kItem + join_cycles(split) +
-                           tiles * (staging + Cost::kLatency + loop_cycles(ceil_div(terms, 1 << split), cost));
+        set_window_lanes(tiling, layer, false, cost);
+        candidate.cycles = gradient_item_cycles(layer, tiling, cost);
         found.push_back(candidate);
       }
     }
