@@ -24,32 +24,25 @@ GLORO_FAST_DEVICE void write_tables(int* shifts, int* offsets, int channels, con
 }
 
 // Stages the weights of `terms` terms and a tile of channels as [term][channel]. Eight lanes follow the terms, which
-// mostly lie side by side in memory, and four the channels, so that a store meets no bank more than twice.
+// mostly lie side by side in memory, and four the channels, so that a store meets no bank more than twice. Copies must be waited for.
 GLORO_FAST_DEVICE void stage_weights(float* weights, int log_width, const int* offsets, int terms,
                                      const LayerPlan& layer, const ConvItem& item, int first_channel) {
   const int64_t first = static_cast<int64_t>(item.group) * layer.group_outputs * layer.weight_strides[0] +
                         static_cast<int64_t>(first_channel) * item.in_stride +
                         static_cast<int64_t>(item.channel) * item.out_stride;
   const int total = (terms + 7) / 8 * 8 << log_width;
-  for (int start = static_cast<int>(threadIdx.x); start < total; start += kWeightLoads * kThreads) {
-    float values[kWeightLoads];
-#pragma unroll
-    for (int load = 0; load < kWeightLoads; ++load) {
-      const int i = start + load * kThreads;
-      const int channel = i >> 3 & ((1 << log_width) - 1);
-      const int k = i >> (log_width + 3) << 3 | (i & 7);
-      values[load] = 0;
-      if (k < terms && channel < item.channels)
-        values[load] = load_weight(layer.weight, layer.type,
-                                   first + offsets[k] + static_cast<int64_t>(channel) * item.out_stride);
-    }
-#pragma unroll
-    for (int load = 0; load < kWeightLoads; ++load) {
-      const int i = start + load * kThreads;
-      const int channel = i >> 3 & ((1 << log_width) - 1);
-      const int k = i >> (log_width + 3) << 3 | (i & 7);
-      if (k < terms) weights[(k << log_width) + channel] = values[load];
-    }
+#pragma unroll 4
+  for (int i = static_cast<int>(threadIdx.x); i < total; i += kThreads) {
+    const int channel = i >> 3 & ((1 << log_width) - 1);
+    const int k = i >> (log_width + 3) << 3 | (i & 7);
+    if (k >= terms) continue;
+    const bool present = channel < item.channels;
+    const int64_t element = present ? first + offsets[k] + static_cast<int64_t>(channel) * item.out_stride : 0;
+    float* const to = weights + (k << log_width) + channel;
+    if (layer.type == WeightType::float32)
+      copy_4_bytes(to, static_cast<const float*>(layer.weight) + element, present);
+    else
+      *to = present ? load_weight(layer.weight, layer.type, element) : 0.0f;
   }
 }
 
@@ -114,10 +107,13 @@ GLORO_FAST_DEVICE double apply_conv(const LayerPlan& layer, const Tiling& tiling
       const int staged = min(tiling.chunk, item.in_channels - first);
       const int terms = staged * taps;
       if (step.stage) stage_weights(weights, log_width, offsets, terms, layer, item, first);
-      stage_window(
-          window, layout, tiling.log_window_lanes, item.y, item.x,
-          step.in + static_cast<int64_t>(item.group * item.in_channels + first) * item.in_height * item.in_width,
-          item.in_height, item.in_width, staged, step.scale);
+      const float* const picture =
+          step.in + static_cast<int64_t>(item.group * item.in_channels + first) * item.in_height * item.in_width;
+      start_window(window, layout, tiling.log_window_lanes, item.y, item.x, picture, item.in_height, item.in_width, staged);
+      commit_copies();
+      wait_for_copies<0>();
+      scale_window(window, layout, tiling.log_window_lanes, item.y, item.x, item.in_height, item.in_width, staged,
+                   step.scale);
       __syncthreads();
       const int share = (terms + place.splits - 1) / place.splits;
       add_terms(sums, weights + place.channel, 1 << log_width, shifts, window, bases, min(place.split * share, terms),

@@ -47,6 +47,21 @@ double weight_bytes(const LayerPlan& layer) {
   return layer.type == WeightType::float32 ? 4 : 2;
 }
 
+double window_cycles(int positions, int channels, int log_lanes, const Cost& cost) {
+  constexpr double kPosition = 100;
+  const int loads = ceil_div(channels, kThreads >> log_lanes);
+  const double trips = cost.kernel.copies ? 0 : batches(loads, cost.kernel.window_loads, cost);
+  return (cost.kernel.copies ? Cost::kTrip : 0) +
+         ceil_div(positions, 1 << log_lanes) *
+             (kPosition + trips * Cost::kTrip + issue(loads * Cost::kWindowValue, cost));
+}
+
+// Of values that threads load one after the other, `instructions` each; copies have landed when a window has.
+double staged_cycles(int loads, double instructions, const Cost& cost) {
+  const int trips = cost.kernel.copies ? 0 : ceil_div(loads, cost.kernel.weight_loads);
+  return trips * Cost::kTrip + issue(loads * instructions, cost);
+}
+
 double dense_item_cycles(const LayerPlan& layer, const Tiling& tiling, bool transposed, const Cost& cost) {
   const int unit = static_cast<int>(16 / weight_bytes(layer));
   const int loads = transposed ? ceil_div(layer.group_outputs, kThreads / (kDenseStripBytes / 16))
@@ -58,13 +73,6 @@ double dense_item_cycles(const LayerPlan& layer, const Tiling& tiling, bool tran
 }
 
 }  // namespace
-
-double window_cycles(int positions, int channels, int log_lanes, const Cost& cost) {
-  const int loads = ceil_div(channels, kThreads >> log_lanes);
-  constexpr double kPosition = 100;
-  return ceil_div(positions, 1 << log_lanes) * (kPosition + batches(loads, cost.kernel.window_loads, cost) * Cost::kTrip +
-                                                issue(loads * Cost::kWindowValue, cost));
-}
 
 int best_window_lanes(int positions, int channels, const Cost& cost) {
   int best = 8;
@@ -80,8 +88,7 @@ double staging_cycles(const LayerPlan& layer, const Tiling& tiling, bool transpo
   const int chunks = ceil_div(in_channels(layer, transposed), tiling.chunk);
   const int terms = tiling.chunk * taps(layer, transposed);
   const int loads = ceil_div(terms * channels_of_a_tile(tiling), kThreads);
-  return ceil_div(terms, kThreads) * kTerm + chunks * (ceil_div(loads, cost.kernel.weight_loads) * Cost::kTrip +
-                                                       issue(loads * Cost::kWeightValue, cost));
+  return ceil_div(terms, kThreads) * kTerm + chunks * staged_cycles(loads, Cost::kWeightValue, cost);
 }
 
 double item_cycles(const LayerPlan& layer, const Tiling& tiling, bool transposed, const Cost& cost) {
@@ -97,8 +104,7 @@ double find_cycles(const LayerPlan& layer, int rounds, const Cost& cost) {
 }
 
 double meet_cycles(int blocks, const Cost& cost) {
-  // The first kernel went through memory for a single block, too.
-  const double trips = blocks > 1 || !cost.kernel.leftovers_at_once ? cost.kernel.trips : 0;
+  const double trips = blocks > 1 || cost.kernel.alone_waits ? cost.kernel.trips : 0;
   return cost.kernel.phase + (trips + (blocks - 1) / 32) * Cost::kTrip;
 }
 
@@ -106,7 +112,7 @@ double gradient_item_cycles(const LayerPlan& layer, const Tiling& tiling, const 
   constexpr double kValue = 40;  // instructions to stage a value of u
   const int terms = tiling.tile_height * tiling.tile_width;
   const int loads = ceil_div(terms * channels_of_a_tile(tiling), kThreads);
-  const double staging = ceil_div(loads, cost.kernel.weight_loads) * Cost::kTrip + issue(loads * kValue, cost) +
+  const double staging = staged_cycles(loads, kValue, cost) +
                          window_cycles(positions(layer, tiling, false), tiling.chunk, tiling.log_window_lanes, cost);
   return Cost::kItem + Cost::kFind + join_cycles(tiling.log_split, cost) +
          tiling.tiles_y * tiling.tiles_x * (staging + loop_cycles(ceil_div(terms, 1 << tiling.log_split), cost));

@@ -11,20 +11,24 @@ namespace gloro_fast::cuda {
 
 // What kernels do, from their source and machine code.
 struct KernelShape {
-  // Loads that a thread has under way at once, and whether those left over after whole batches are a batch too; else
-  // each of them waits for the one before.
+  // Windows and weights of a convolution are copied behind the threads' backs, all at once; else in batches.
+  bool copies;
+  // Loads that a thread has under way at once, of a window (without copies), of weights, of a dense layer's vector, of 16
+  // bytes of its rows and of its columns; and whether those left over after whole batches are a batch too, else each of
+  // them waits for the one before.
   int window_loads, weight_loads, vector_loads, row_loads, column_loads;
   bool leftovers_at_once;
-  double trips;         // to the L2 cache, from the last store of a product to the first load of the next
-  double phase;         // cycles beside them, for sums over a block and the norm
-  bool finds_ahead;     // a block's first item is found while it waits for others
-  double term;          // instructions of a term beside its multiply-adds
-  double join, joins;   // to add the sums of warps that share them: once, and for each halving of their number
+  double trips;        // to the L2 cache, from the last store of a product to the first load of the next
+  double phase;        // cycles beside them, for sums over a block and the norm
+  bool alone_waits;    // a block that has a layer for itself waits like others
+  bool finds_ahead;    // a block's first item is found while it waits for others
+  double term;         // instructions of a term beside its multiply-adds
+  double join, joins;  // to add the sums of warps that share them: once, and for each halving of their number
 };
-inline constexpr KernelShape kKernel = {kWindowLoads, kWeightLoads, kVectorLoads, kDenseLoads, kDenseLoads, true, 2, 1200,
-                                        true,         16,           700,          0};
+inline constexpr KernelShape kKernel = {true, 0, 0, kVectorLoads, kDenseLoads, kDenseLoads, true, 2, 1200, false,
+                                        true, 16, 700, 0};
 // The kernel that the H100's figures are of.
-inline constexpr KernelShape kMeasuredKernel = {4, 2, 4, 4, 2, false, 3, 2400, false, 22, 0, 430};
+inline constexpr KernelShape kMeasuredKernel = {false, 4, 2, 4, 4, 2, false, 3, 2400, true, false, 22, 0, 430};
 
 struct Cost {
   double gigahertz = 1.755;
@@ -44,8 +48,7 @@ struct Cost {
   double microseconds(double cycles) const { return cycles / (gigahertz * 1e3); }
 };
 
-// The least time of a window of so many positions and channels whose lanes lie so, and the best lanes.
-double window_cycles(int positions, int channels, int log_lanes, const Cost& cost);
+// How threads best lie in the positions of a window.
 int best_window_lanes(int positions, int channels, const Cost& cost);
 
 // For the items of a product: tables and weights; and everything else.

@@ -23,10 +23,8 @@ inline constexpr int kDenseRows = 2;
 inline constexpr int kDenseStripBytes = 256;
 inline constexpr int kGradientRows = 32;
 
-// Loads of global memory that a thread has under way at once: of a window of the input, of weights of a convolution, of a
-// dense layer's vector, and of 16 bytes of its weights. What is staged waits for the L2 cache once for so many.
-inline constexpr int kWindowLoads = 12;
-inline constexpr int kWeightLoads = 8;
+// Loads of global memory that a thread has under way at once, of a dense layer's vector, and of 16 bytes of its weights:
+// it waits for the L2 cache once for so many.
 inline constexpr int kVectorLoads = 8;
 inline constexpr int kDenseLoads = 8;
 

@@ -102,11 +102,12 @@ struct WindowLayout {
   }
 };
 
-// Stages `channels` channels of a picture times `scale`, with zeros where the window reaches beyond it.
-GLORO_FAST_DEVICE void stage_window(float* window, const WindowLayout& layout, int log_lanes, const AxisView& y, const AxisView& x,
-                                    const float* picture, int height, int width, int channels, Scale scale) {
-  const int positions = y.extent * x.extent;
-  const int lanes = 1 << log_lanes;
+// Calls function(where in the window, where in the picture, whether it lies in it) for the values of `channels` channels
+// that are this thread's.
+template <typename Function>
+GLORO_FAST_DEVICE void for_each_value(const WindowLayout& layout, int log_lanes, const AxisView& y, const AxisView& x,
+                                      int height, int width, int channels, const Function& function) {
+  const int positions = y.extent * x.extent, lanes = 1 << log_lanes;
   const int thread = static_cast<int>(threadIdx.x);
   const int first_channel = thread >> log_lanes, channel_step = kThreads >> log_lanes;
   const int word_step = channel_step * layout.channel(), pixel_step = channel_step * height * width;
@@ -115,20 +116,28 @@ GLORO_FAST_DEVICE void stage_window(float* window, const WindowLayout& layout, i
     const int iy = y.origin + row, ix = x.origin + column;
     const bool inside = iy >= 0 && iy < height && ix >= 0 && ix < width;
     int to = layout.at(row, column) + first_channel * layout.channel();
-    const float* from = picture + (inside ? iy * width + ix : 0) + first_channel * height * width;
-    for (int first = first_channel; first < channels; first += kWindowLoads * channel_step) {
-      float values[kWindowLoads];
-#pragma unroll
-      for (int load = 0; load < kWindowLoads; ++load) {
-        values[load] = 0;
-        if (inside && first + load * channel_step < channels) values[load] = *from;
-        from += pixel_step;
-      }
-#pragma unroll
-      for (int load = 0; load < kWindowLoads; ++load, to += word_step)
-        if (first + load * channel_step < channels) window[to] = values[load] * scale;
+    int from = inside ? iy * width + ix + first_channel * height * width : 0;
+#pragma unroll 4
+    for (int channel = first_channel; channel < channels; channel += channel_step) {
+      function(to, from, inside);
+      to += word_step, from += inside ? pixel_step : 0;
     }
   }
+}
+
+// Stages `channels` channels of a picture, with zeros where the window reaches beyond it: all copies are under way at
+// once, to be waited for.
+GLORO_FAST_DEVICE void start_window(float* window, const WindowLayout& layout, int log_lanes, const AxisView& y,
+                                    const AxisView& x, const float* picture, int height, int width, int channels) {
+  for_each_value(layout, log_lanes, y, x, height, width, channels,
+                 [&](int to, int from, bool inside) { copy_4_bytes(window + to, picture + from, inside); });
+}
+
+// Multiplies what this thread has staged so, for which it has waited.
+GLORO_FAST_DEVICE void scale_window(float* window, const WindowLayout& layout, int log_lanes, const AxisView& y,
+                                    const AxisView& x, int height, int width, int channels, Scale scale) {
+  for_each_value(layout, log_lanes, y, x, height, width, channels,
+                 [&](int to, int, bool) { window[to] = window[to] * scale; });
 }
 
 }  // namespace gloro_fast::cuda
