@@ -74,8 +74,10 @@ GLORO_FAST_KERNEL(kBlocksPerMultiprocessor) power_iteration_kernel(GLORO_FAST_PA
       // A warp that does not wait for the other blocks finds the item meanwhile.
       if (threadIdx.x == 32 && !layer.dense) board.item = find_item(layer, tiling, step % 2 != 0, first_item(layer));
       __syncthreads();
-      const double square =
-          layer.dense ? apply_dense(layer, board.step, memory) : apply_conv(layer, tiling, board, memory);
+      const double square = layer.dense ? apply_dense(layer, board.step, memory)
+                            : tiling.thread_pixels == kThreadPixels
+                                ? apply_conv<kThreadPixels>(layer, tiling, board, memory)
+                                : apply_conv<kFewThreadPixels>(layer, tiling, board, memory);
       squares = meet(layer, step, square, board);
     }
     finish_layer(layer, squares, board);

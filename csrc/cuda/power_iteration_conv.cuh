@@ -47,32 +47,36 @@ GLORO_FAST_DEVICE void stage_weights(float* weights, int log_width, const int* o
 }
 
 // Writes the thread's part of the sums, where it lies within the picture, and clears the others.
-GLORO_FAST_DEVICE void write_sums(Sums& sums, const Place& place, const Part& part, const ConvItem& item, float* out) {
+template <int kPixels>
+GLORO_FAST_DEVICE void write_sums(Sums<kPixels>& sums, const Place& place, const Part<kPixels>& part,
+                                  const ConvItem& item, float* out) {
   const int pixels = item.y.outputs * item.x.outputs;
   const int plane = item.out_height * item.out_width;
   const int first = (item.group * item.out_channels + item.channel + place.channel + part.channel) * plane;
   const int channels = item.channels - place.channel - part.channel;
-  int at[kThreadPixels];  // negative beyond the picture
+  int at[kPixels];  // negative beyond the picture
 #pragma unroll
-  for (int k = 0; k < kThreadPixels; ++k) {
-    const int pixel = place.pixel + (part.pixel + k) * place.pixels;
-    at[k] = pixel < pixels ? (item.y.output + pixel / item.x.outputs * item.y.output_step) * item.out_width +
+  for (int p = 0; p < kPixels; ++p) {
+    const int pixel = place.pixel + (part.pixel + p) * place.pixels;
+    at[p] = pixel < pixels ? (item.y.output + pixel / item.x.outputs * item.y.output_step) * item.out_width +
                                  item.x.output + pixel % item.x.outputs * item.x.output_step
                            : -1;
   }
-  float(&flat)[kThreadSums] = reinterpret_cast<float(&)[kThreadSums]>(sums);
 #pragma unroll
-  for (int i = 0; i < kThreadSums; ++i) {
-    const int k = i % (kThreadSums / 2), channel = i / (kThreadSums / 2) * (kThreadChannels / 2) + k / kThreadPixels;
-    if (k < part.count && at[k % kThreadPixels] >= 0 && channel < channels)
-      out[first + channel * plane + at[k % kThreadPixels]] = flat[i];
-    else
-      flat[i] = 0;
-  }
+  for (int c = 0; c < kThreadChannels; ++c)
+#pragma unroll
+    for (int p = 0; p < kPixels; ++p) {
+      const bool mine = c % (kThreadChannels / 2) * kPixels + p < part.count;
+      if (mine && at[p] >= 0 && c < channels)
+        out[first + c * plane + at[p]] = sums[c][p];
+      else
+        sums[c][p] = 0;
+    }
 }
 
 // Writes out = A (in * scale), or A^T of it; returns this thread's part of the sum of its squares. The block's first
 // item has been found.
+template <int kPixels>
 GLORO_FAST_DEVICE double apply_conv(const LayerPlan& layer, const Tiling& tiling, Board& board, float* memory) {
   const Step& step = board.step;
   const ConvItem& item = board.item;
@@ -92,13 +96,13 @@ GLORO_FAST_DEVICE double apply_conv(const LayerPlan& layer, const Tiling& tiling
     const int taps = item.y.taps * item.x.taps, pixels = item.y.outputs * item.x.outputs;
     const WindowLayout layout{item.y.step, item.x.step, tiling.rows, tiling.pitch};
     int* const offsets = shifts + tiling.chunk * taps;
-    int bases[kThreadPixels];
+    int bases[kPixels];
 #pragma unroll
-    for (int p = 0; p < kThreadPixels; ++p) {
+    for (int p = 0; p < kPixels; ++p) {
       const int pixel = place.pixel + p * place.pixels;
       bases[p] = pixel < pixels ? 4 * (pixel / item.x.outputs * tiling.pitch + pixel % item.x.outputs) : 0;
     }
-    Sums sums = {};
+    Sums<kPixels> sums = {};
     if (step.stage && pixels > 0) {
       write_tables(shifts, offsets, min(tiling.chunk, item.in_channels), item, layout, layer);
       __syncthreads();
@@ -120,10 +124,10 @@ GLORO_FAST_DEVICE double apply_conv(const LayerPlan& layer, const Tiling& tiling
                 min((place.split + 1) * share, terms));
       __syncthreads();
     }
-    const Part part(place);
+    const Part<kPixels> part(place);
     join_splits(sums, place, part, window);
     write_sums(sums, place, part, item, step.out);
-    square += sum_of_squares(reinterpret_cast<const float (&)[kThreadSums]>(sums));
+    square += sum_of_squares(reinterpret_cast<const float (&)[kThreadChannels * kPixels]>(sums));
   }
   return square;
 }

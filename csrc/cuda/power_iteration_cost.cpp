@@ -21,8 +21,9 @@ int batches(int loads, int at_once, const Cost& cost) {
   return cost.kernel.leftovers_at_once ? ceil_div(loads, at_once) : loads / at_once + loads % at_once;
 }
 
-double loop_cycles(double terms, const Cost& cost) {
-  const double one = (kThreadSums * 128 / cost.fma_lanes + cost.kernel.term) * kWarps / 4;
+double loop_cycles(double terms, const Tiling& tiling, const Cost& cost) {
+  const double sums = kThreadChannels * tiling.thread_pixels;
+  const double one = (sums * 128 / cost.fma_lanes + 2 * tiling.thread_pixels + cost.kernel.term) * kWarps / 4;
   return terms * std::max(one * cost.sharing, one + Cost::kStall);
 }
 
@@ -65,7 +66,7 @@ double staged_cycles(int loads, double instructions, const Cost& cost) {
 double dense_item_cycles(const LayerPlan& layer, const Tiling& tiling, bool transposed, const Cost& cost) {
   const int unit = static_cast<int>(16 / weight_bytes(layer));
   const int loads = transposed ? ceil_div(layer.group_outputs, kThreads / (kDenseStripBytes / 16))
-                               : ceil_div(layer.group_inputs, 32 * unit) * kDenseRows;
+                               : ceil_div(layer.group_inputs, 32 * unit) * cost.kernel.rows;
   const int at_once = transposed ? cost.kernel.column_loads : cost.kernel.row_loads;
   const double bytes = weight_bytes(layer) * layer.group_outputs * layer.group_inputs / tiling.items;
   return Cost::kItem + std::max(ceil_div(loads, at_once) * Cost::kTrip + issue(loads * Cost::kDensePack, cost),
@@ -96,7 +97,7 @@ double item_cycles(const LayerPlan& layer, const Tiling& tiling, bool transposed
   const int chunks = ceil_div(in_channels(layer, transposed), tiling.chunk);
   const int terms = ceil_div(tiling.chunk * taps(layer, transposed), 1 << tiling.log_split);
   const double window = window_cycles(positions(layer, tiling, transposed), tiling.chunk, tiling.log_window_lanes, cost);
-  return Cost::kItem + chunks * (window + loop_cycles(terms, cost)) + join_cycles(tiling.log_split, cost);
+  return Cost::kItem + chunks * (window + loop_cycles(terms, tiling, cost)) + join_cycles(tiling.log_split, cost);
 }
 
 double find_cycles(const LayerPlan& layer, int rounds, const Cost& cost) {
@@ -115,7 +116,7 @@ double gradient_item_cycles(const LayerPlan& layer, const Tiling& tiling, const 
   const double staging = staged_cycles(loads, kValue, cost) +
                          window_cycles(positions(layer, tiling, false), tiling.chunk, tiling.log_window_lanes, cost);
   return Cost::kItem + Cost::kFind + join_cycles(tiling.log_split, cost) +
-         tiling.tiles_y * tiling.tiles_x * (staging + loop_cycles(ceil_div(terms, 1 << tiling.log_split), cost));
+         tiling.tiles_y * tiling.tiles_x * (staging + loop_cycles(ceil_div(terms, 1 << tiling.log_split), tiling, cost));
 }
 
 double layer_cycles(const LayerPlan& layer, int iterations, const Cost& cost) {

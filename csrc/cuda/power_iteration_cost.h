@@ -18,17 +18,18 @@ struct KernelShape {
   // them waits for the one before.
   int window_loads, weight_loads, vector_loads, row_loads, column_loads;
   bool leftovers_at_once;
+  int rows;            // of a dense layer that a warp takes at once
   double trips;        // to the L2 cache, from the last store of a product to the first load of the next
   double phase;        // cycles beside them, for sums over a block and the norm
   bool alone_waits;    // a block that has a layer for itself waits like others
   bool finds_ahead;    // a block's first item is found while it waits for others
-  double term;         // instructions of a term beside its multiply-adds
+  double term;         // instructions of a term beside its multiply-adds and two for each pixel of a thread
   double join, joins;  // to add the sums of warps that share them: once, and for each halving of their number
 };
-inline constexpr KernelShape kKernel = {true, 0, 0, kVectorLoads, kDenseLoads, kDenseLoads, true, 2, 1200, false,
-                                        true, 16, 700, 0};
+inline constexpr KernelShape kKernel = {true, 0, 0, kVectorLoads, kRowLoads, kColumnLoads, true, kDenseRows, 2, 1200, false,
+                                        true, 8, 700, 0};
 // The kernel that the H100's figures are of.
-inline constexpr KernelShape kMeasuredKernel = {false, 4, 2, 4, 4, 2, false, 3, 2400, true, false, 22, 0, 430};
+inline constexpr KernelShape kMeasuredKernel = {false, 4, 2, 4, 4, 2, false, 2, 3, 2400, true, false, 14, 0, 430};
 
 struct Cost {
   double gigahertz = 1.755;

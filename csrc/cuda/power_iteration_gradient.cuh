@@ -87,7 +87,7 @@ GLORO_FAST_DEVICE void write_conv_gradient(const LayerPlan& layer, int index, fl
                           layout.at(tap / taps_x * layer.height.dilation, tap % taps_x * layer.width.dilation))
                    : 0;
   }
-  Sums sums = {};
+  Sums<kThreadPixels> sums = {};
   for (int tile = 0; tile < tiling.tiles_y * tiling.tiles_x; ++tile) {
     const int start_y = tile / tiling.tiles_x * tiling.tile_height, start_x = tile % tiling.tiles_x * tiling.tile_width;
     AxisView y = view_forward(layer.height, start_y, tiling.tile_height);
@@ -112,25 +112,25 @@ GLORO_FAST_DEVICE void write_conv_gradient(const LayerPlan& layer, int index, fl
               min((place.split + 1) * share, pixels));
     __syncthreads();
   }
-  const Part part(place);
+  const Part<kThreadPixels> part(place);
   join_splits(sums, place, part, window);
-  const float(&flat)[kThreadSums] = reinterpret_cast<const float(&)[kThreadSums]>(sums);
   int64_t at[kThreadPixels];  // negative beyond the entries
 #pragma unroll
-  for (int k = 0; k < kThreadPixels; ++k) {
-    const int entry = first_entry + place.pixel + (part.pixel + k) * place.pixels, tap = entry % taps;
-    at[k] = entry < all_entries ? static_cast<int64_t>(entry / taps) * layer.weight_strides[1] +
+  for (int p = 0; p < kThreadPixels; ++p) {
+    const int entry = first_entry + place.pixel + (part.pixel + p) * place.pixels, tap = entry % taps;
+    at[p] = entry < all_entries ? static_cast<int64_t>(entry / taps) * layer.weight_strides[1] +
                                       tap / taps_x * layer.weight_strides[2] + tap % taps_x * layer.weight_strides[3]
                                 : -1;
   }
   const int64_t first = static_cast<int64_t>(group) * layer.group_outputs + first_output + place.channel + part.channel;
 #pragma unroll
-  for (int i = 0; i < kThreadSums; ++i) {
-    const int k = i % (kThreadSums / 2), channel = i / (kThreadSums / 2) * (kThreadChannels / 2) + k / kThreadPixels;
-    if (k < part.count && at[k % kThreadPixels] >= 0 && place.channel + part.channel + channel < outputs)
-      store_weight(layer.weight, layer.type,
-                   (first + channel) * layer.weight_strides[0] + at[k % kThreadPixels], flat[i] * factor);
-  }
+  for (int c = 0; c < kThreadChannels; ++c)
+#pragma unroll
+    for (int p = 0; p < kThreadPixels; ++p) {
+      const bool mine = c % (kThreadChannels / 2) * kThreadPixels + p < part.count;
+      if (mine && at[p] >= 0 && place.channel + part.channel + c < outputs)
+        store_weight(layer.weight, layer.type, (first + c) * layer.weight_strides[0] + at[p], sums[c][p] * factor);
+    }
 }
 
 }  // namespace gloro_fast::cuda

@@ -50,21 +50,6 @@ WeightType plan_type(Element element) {
   refuse("float64 weights do not run on the GPU's kernels");
 }
 
-LayerPlan plan_layer(const LinearLayer& layer) {
-  LayerPlan plan{};
-  plan.type = plan_type(layer.weight.element);
-  plan.dense = layer.dense;
-  plan.groups = narrow(layer.groups);
-  plan.group_outputs = narrow(layer.group_outputs());
-  plan.group_inputs = narrow(layer.group_inputs());
-  plan.height = plan_axis(layer.height);
-  plan.width = plan_axis(layer.width);
-  narrow(layer.input_size());
-  narrow(layer.output_size());
-  narrow(layer.outputs * layer.group_inputs() * layer.taps());
-  return plan;
-}
-
 int budget_words(const Card& card) {
   const int shared = card.shared_bytes / kBlocksPerMultiprocessor - card.reserved_bytes_per_block;
   return (std::min(shared, card.shared_bytes_per_block) - kReservedBytes) / 16 * 4;
@@ -378,6 +363,21 @@ void for_each_run(const std::vector<LinearLayer>& layers, const Function& functi
 
 }  // namespace
 
+LayerPlan plan_layer(const LinearLayer& layer) {
+  LayerPlan plan{};
+  plan.type = plan_type(layer.weight.element);
+  plan.dense = layer.dense;
+  plan.groups = narrow(layer.groups);
+  plan.group_outputs = narrow(layer.group_outputs());
+  plan.group_inputs = narrow(layer.group_inputs());
+  plan.height = plan_axis(layer.height);
+  plan.width = plan_axis(layer.width);
+  narrow(layer.input_size());
+  narrow(layer.output_size());
+  narrow(layer.outputs * layer.group_inputs() * layer.taps());
+  return plan;
+}
+
 Card share_of(Card card, int64_t multiprocessors) {
   if (multiprocessors > 0 && multiprocessors < card.multiprocessors)
     card.multiprocessors = static_cast<int>(multiprocessors);
@@ -403,13 +403,12 @@ int enough_multiprocessors(const std::vector<LinearLayer>& layers, const Card& c
   return std::min(most, card.multiprocessors);
 }
 
-double predict_microseconds(const Launch& launch, int blocks, int iterations, const Card& card,
+double predict_microseconds(const std::vector<LayerPlan>& layers, int blocks, int iterations, const Card& card,
                             const KernelShape& kernel) {
   Cost cost = cost_of(card, blocks > card.multiprocessors ? kBlocksPerMultiprocessor : 1);
   cost.kernel = kernel;
   std::map<int, double> cycles;  // of blocks that go through the same layers
-  for (int i = 0; i < launch.layers; ++i)
-    cycles[launch.layer[i].first_block] += layer_cycles(launch.layer[i], iterations, cost);
+  for (const LayerPlan& layer : layers) cycles[layer.first_block] += layer_cycles(layer, iterations, cost);
   double most = 0;
   for (const auto& [block, sum] : cycles) most = std::max(most, sum);
   return cost.microseconds(most + Cost::kLaunch);

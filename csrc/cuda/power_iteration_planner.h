@@ -65,9 +65,12 @@ std::vector<Plan> plan_gradient(const std::vector<cpu::LinearLayer>& layers, con
 // Points every layer of the plan to its part of the workspace.
 void place_workspace(Plan& plan, char* workspace);
 
-// What the model gives for `iterations` steps of planned layers on a card, with its launch; `kernel` is
+// The layer without tiles or blocks. Throws std::runtime_error where the GPU's kernels do not take it.
+LayerPlan plan_layer(const cpu::LinearLayer& layer);
+
+// What the model gives for `iterations` steps of planned layers, all of a launch of so many blocks; `kernel` is
 // kKernel or kMeasuredKernel.
-double predict_microseconds(const Launch& launch, int blocks, int iterations, const Card& card,
+double predict_microseconds(const std::vector<LayerPlan>& layers, int blocks, int iterations, const Card& card,
                             const KernelShape& kernel);
 
 // What the planner expects `iterations` steps of layer `index` of a plan to move, and what the gradient does.

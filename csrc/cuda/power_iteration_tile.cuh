@@ -1,4 +1,4 @@
-// The inner part of every convolution kernel: 256 threads, each with 8 channels x 4 pixels of sums in registers.
+// The inner part of every convolution kernel: 256 threads, each with 8 channels x 4 pixels of sums in registers, or x 2.
 //
 // A sum runs over "terms". Term k of all channels is a row of staged weights, and of all pixels one constant shift in
 // a staged window, so that stride, dilation, padding and transposition are all in the tables. Shifts are in bytes, as
@@ -15,7 +15,7 @@ namespace gloro_fast::cuda {
 // Where the sums of this thread belong. Lanes lie along channels and pixels, warps along pixels and terms.
 struct Place {
   int channel;        // the first of 8, within the tile
-  int pixel, pixels;  // the first of 4, and the distance between them
+  int pixel, pixels;  // the first of those of a thread, and the distance between them
   int tile_pixels;    // of all threads
   int split, splits;  // which share of the terms
 
@@ -25,22 +25,24 @@ struct Place {
     splits = 1 << tiling.log_split;
     channel = lane / pixels * kThreadChannels;
     split = warp % splits;
-    pixel = warp / splits * (pixels * kThreadPixels) + lane % pixels;
-    tile_pixels = kWarps / splits * pixels * kThreadPixels;
+    pixel = warp / splits * (pixels * tiling.thread_pixels) + lane % pixels;
+    tile_pixels = kWarps / splits * pixels * tiling.thread_pixels;
   }
 };
 
-using Sums = float[kThreadChannels][kThreadPixels];
+template <int kPixels>
+using Sums = float[kThreadChannels][kPixels];
 
 // Adds the terms [begin, end): weights lie [term][channel], `width` channels to a row.
-GLORO_FAST_DEVICE void add_terms(Sums& sums, const float* weights, int width, const int* shifts, const float* window,
-                                 const int (&bases)[kThreadPixels], int begin, int end) {
+template <int kPixels>
+GLORO_FAST_DEVICE void add_terms(Sums<kPixels>& sums, const float* weights, int width, const int* shifts,
+                                 const float* window, const int (&bases)[kPixels], int begin, int end) {
 #pragma unroll 4
   for (int k = begin; k < end; ++k) {
     const int shift = shifts[k];
-    float x[kThreadPixels], w[kThreadChannels];
+    float x[kPixels], w[kThreadChannels];
 #pragma unroll
-    for (int p = 0; p < kThreadPixels; ++p)
+    for (int p = 0; p < kPixels; ++p)
       x[p] = *reinterpret_cast<const float*>(reinterpret_cast<const char*>(window) + (bases[p] + shift));
 #pragma unroll
     for (int c = 0; c < kThreadChannels; c += 4) {
@@ -50,36 +52,38 @@ GLORO_FAST_DEVICE void add_terms(Sums& sums, const float* weights, int width, co
 #pragma unroll
     for (int c = 0; c < kThreadChannels; ++c)
 #pragma unroll
-      for (int p = 0; p < kThreadPixels; ++p) sums[c][p] += w[c] * x[p];
+      for (int p = 0; p < kPixels; ++p) sums[c][p] += w[c] * x[p];
   }
 }
 
-// Which of a tile's sums a thread has in the end: of each half of its own 32, `count` from `first` on. Where warps share
-// sums, each has its part of the result, so that all of them write. Part number k of a half is of channel
-// channel + k / 4 (in the second half, 4 more) and pixel pixel + k % 4.
+// Which of a tile's sums a thread has in the end: of each half of its own, `count` from `first` on. Where warps share
+// sums, each has its part of the result, so that all of them write. Number k of a half is of channel
+// channel + k / kPixels (in the second half, 4 more) and pixel pixel + k % kPixels.
+template <int kPixels>
 struct Part {
+  static constexpr int kHalf = kThreadChannels * kPixels / 2;
+  static_assert(kHalf / kWarps <= kPixels && kPixels % (kHalf / kWarps) == 0);
   int first, count, channel, pixel;
 
   GLORO_FAST_DEVICE explicit Part(const Place& place) {
-    count = kThreadSums / 2 / place.splits;
+    count = kHalf / place.splits;
     first = place.split * count;
-    channel = first / kThreadPixels, pixel = first % kThreadPixels;
-    static_assert(kThreadSums / 2 / kWarps * 2 <= kThreadPixels);
+    channel = first / kPixels, pixel = first % kPixels;
   }
 };
 
-// Adds up the sums of the warps that share them, one half after the other; sums[half][k] is then number k of the
-// thread's part, and beyond it 0. Uses 4,096 words.
-GLORO_FAST_DEVICE void join_splits(Sums& sums, const Place& place, const Part& part, float* memory) {
+// Adds up the sums of the warps that share them, one half after the other; number k of the thread's part is then number
+// k of a half, and what is beyond is 0. Uses 1,024 words a pixel of a thread.
+template <int kPixels>
+GLORO_FAST_DEVICE void join_splits(Sums<kPixels>& sums, const Place& place, const Part<kPixels>& part, float* memory) {
   if (place.splits == 1) return;
-  constexpr int kHalf = kThreadSums / 2;
+  constexpr int kHalf = Part<kPixels>::kHalf;
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   float* const mine = memory + warp * (kHalf * 32) + lane;
   const float* const shared = memory + (warp - place.split) * (kHalf * 32) + part.first * 32 + lane;
-  float(&flat)[kThreadSums] = reinterpret_cast<float(&)[kThreadSums]>(sums);
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    float* const values = flat + half * kHalf;
+    float(&values)[kHalf] = reinterpret_cast<float(&)[2][kHalf]>(sums)[half];
     if (half > 0) __syncthreads();
 #pragma unroll
     for (int i = 0; i < kHalf; ++i) mine[i * 32] = values[i], values[i] = 0;

@@ -1,6 +1,7 @@
 #include "power_iteration_tiling.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace gloro_fast::cuda {
 
@@ -8,7 +9,6 @@ namespace {
 
 constexpr int kLogWarps = 3;
 static_assert(1 << kLogWarps == kWarps);
-constexpr int kJoinWords = kThreads * kThreadSums / 2;
 constexpr int kMostChannelLanes = 3;  // as a power of two
 constexpr int kMostDenseChunk = 8192;
 
@@ -23,6 +23,11 @@ int ceil_div(int value, int divisor) {
 // The picture that a product gives: one phase of it, and how many there are.
 int phase_size(const AxisPlan& axis, bool transposed) {
   return transposed ? ceil_div(axis.input, axis.stride) : axis.output;
+}
+
+// What warps that share sums need to join them.
+int join_words(const Tiling& tiling) {
+  return tiling.log_split > 0 ? kThreads * kThreadChannels * tiling.thread_pixels / 2 : 0;
 }
 
 int steps(const AxisPlan& axis, bool transposed) {
@@ -51,10 +56,35 @@ int set_plane(Tiling& tiling, const LayerPlan& layer, bool transposed) {
   return step_y * step_x * tiling.rows * tiling.pitch;
 }
 
+// Columns of a tile at most, and pixels of a thread.
+std::vector<std::pair<int, int>> shapes(int width) {
+  std::vector<std::pair<int, int>> found;
+  for (const int columns : {width, 32, 16})
+    for (const int pixels : {kThreadPixels, kFewThreadPixels})
+      if (columns == width || columns < width) found.emplace_back(columns, pixels);
+  return found;
+}
+
+// Drops what another candidate is at least as good as in every respect.
+void drop_the_worse(std::vector<Candidate>& candidates) {
+  const auto as_good = [](const Candidate& a, const Candidate& b) {
+    return a.tiling.items <= b.tiling.items && a.fixed_words <= b.fixed_words && a.window_words <= b.window_words &&
+           a.cycles <= b.cycles && a.staging <= b.staging && a.whole >= b.whole;
+  };
+  std::vector<Candidate> kept;
+  for (const Candidate& candidate : candidates) {
+    if (std::any_of(kept.begin(), kept.end(), [&](const Candidate& k) { return as_good(k, candidate); })) continue;
+    kept.erase(std::remove_if(kept.begin(), kept.end(), [&](const Candidate& k) { return as_good(candidate, k); }),
+               kept.end());
+    kept.push_back(candidate);
+  }
+  candidates = kept;
+}
+
 }  // namespace
 
 int pixels_of_a_tile(const Tiling& tiling) {
-  return (32 >> tiling.log_channel_lanes) * kThreadPixels * (kWarps >> tiling.log_split);
+  return (32 >> tiling.log_channel_lanes) * tiling.thread_pixels * (kWarps >> tiling.log_split);
 }
 
 int channels_of_a_tile(const Tiling& tiling) {
@@ -80,18 +110,18 @@ std::vector<Candidate> conv_candidates(const LayerPlan& layer, bool transposed, 
   for (int lanes = 0; lanes <= kMostChannelLanes; ++lanes) {
     if (lanes > 0 && kThreadChannels << lanes >= 2 * out_channels) break;
     for (int split = 0; split <= kLogWarps; ++split) {
-      for (const int columns : {width, 32, 16}) {
-        if (columns != width && columns >= width) continue;
+      for (const auto& [columns, pixels] : shapes(width)) {
         Candidate candidate;
         Tiling& tiling = candidate.tiling;
         tiling = {};
         tiling.log_channel_lanes = lanes;
         tiling.log_split = split;
+        tiling.thread_pixels = pixels;
         set_tiles(tiling, height, width, columns);
         tiling.channel_tiles = ceil_div(out_channels, channels_of_a_tile(tiling));
         tiling.items = layer.groups * tiling.channel_tiles * phases * tiling.tiles_y * tiling.tiles_x;
         const int plane = set_plane(tiling, layer, transposed);
-        const int join = split > 0 ? kJoinWords : 0;
+        const int join = join_words(tiling);
         const int per_channel = taps * (2 + channels_of_a_tile(tiling));
         const auto words = [&](int chunk) {
           return round_up(2 * taps * chunk, 4) + taps * chunk * channels_of_a_tile(tiling) +
@@ -114,6 +144,7 @@ std::vector<Candidate> conv_candidates(const LayerPlan& layer, bool transposed, 
       }
     }
   }
+  drop_the_worse(found);
   return found;
 }
 
@@ -148,6 +179,7 @@ std::vector<Candidate> gradient_candidates(const LayerPlan& layer, int budget_wo
         tiling = {};
         tiling.log_channel_lanes = lanes;
         tiling.log_split = split;
+        tiling.thread_pixels = kThreadPixels;
         const int width = std::min(layer.width.output, std::min(pixels, 32));
         tiling.tiles_x = ceil_div(layer.width.output, width);
         tiling.tile_width = ceil_div(layer.width.output, tiling.tiles_x);
@@ -162,7 +194,7 @@ std::vector<Candidate> gradient_candidates(const LayerPlan& layer, int budget_wo
         const int terms = tiling.tile_height * tiling.tile_width;
         candidate.table_words = round_up(terms, 4);
         candidate.fixed_words = candidate.table_words + terms * channels_of_a_tile(tiling);
-        candidate.window_words = std::max(tiling.chunk * plane, split > 0 ? kJoinWords : 0);
+        candidate.window_words = std::max(tiling.chunk * plane, join_words(tiling));
         if (candidate.fixed_words + candidate.window_words > budget_words) continue;
         set_window_lanes(tiling, layer, false, cost);
         candidate.cycles = gradient_item_cycles(layer, tiling, cost);
