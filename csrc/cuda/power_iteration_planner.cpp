@@ -396,8 +396,7 @@ int enough_multiprocessors(const std::vector<LinearLayer>& layers, const Card& c
     std::vector<Fastest> all = find_all(run, card);
     const double enough = kEnough * (fastest_of(all).cycles + Cost::kLaunch) - Cost::kLaunch;
     int needed = card.multiprocessors;
-    for (Fastest& way : all)
-      needed = std::min(needed, (divide(way.choices, enough).total - 1) / way.cost.sharing + 1);
+    for (Fastest& way : all) needed = std::min(needed, (divide(way.choices, enough).total - 1) / way.cost.sharing + 1);
     most = std::max(most, needed);
   });
   return std::min(most, card.multiprocessors);
