@@ -47,7 +47,7 @@ GLORO_FAST_DEVICE void stage_weights(float* weights, int log_width, const int* o
   }
 }
 
-// Writes the thread's part of the sums, where it lies within the picture, and clears the others.
+// Writes the thread's part of the sums, where it lies within the picture, and clears what does not.
 template <int kPixels>
 GLORO_FAST_DEVICE void write_sums(Sums<kPixels>& sums, const Place& place, const Part<kPixels>& part,
                                   const ConvItem& item, float* out) {
@@ -64,11 +64,12 @@ GLORO_FAST_DEVICE void write_sums(Sums<kPixels>& sums, const Place& place, const
                            : -1;
   }
 #pragma unroll
-  for (int c = 0; c < kThreadChannels; ++c)
+  for (int half = 0; half < 2; ++half)
 #pragma unroll
-    for (int p = 0; p < kPixels; ++p) {
-      const bool mine = c % (kThreadChannels / 2) * kPixels + p < part.count;
-      if (mine && at[p] >= 0 && c < channels)
+    for (int k = 0; k < Part<kPixels>::kHalf; ++k) {
+      if (k >= part.count) break;
+      const int c = half * (kThreadChannels / 2) + k / kPixels, p = k % kPixels;
+      if (at[p] >= 0 && c < channels)
         out[first + c * plane + at[p]] = sums[c][p];
       else
         sums[c][p] = 0;
