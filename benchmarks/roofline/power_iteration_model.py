@@ -81,13 +81,21 @@ def rows() -> Iterator[Row]:
 def print_model() -> None:
     """Print a row a figure."""
     print()
-    print("The power iteration's forward kernel on an H100, microseconds: measured (commit d72cad3), what the planner's cost")
-    print("model gives of that kernel, and what it gives of today's: an ESTIMATE, no GPU has run it.")
+    print(
+        "The power iteration's forward kernel on an H100, microseconds: measured (commit d72cad3), what the planner's"
+    )
+    print("cost model gives of that kernel, and what it gives of today's: an ESTIMATE, no GPU has run it.")
     print()
     header = ["network", "multiprocessors", "T", "measured", "model", "ratio", "", "today's kernel"]
     print("| " + " | ".join(header) + " |")
     print("|" + "---|" * len(header))
     for row in rows():
         numbers = [f"{row.measured:.0f}", f"{row.modelled:.0f}", f"{row.modelled / row.measured:.2f}"]
-        cells = [row.network, str(row.multiprocessors), str(row.iterations), *numbers, "fitted" if row.fitted else "tried"]
+        cells = [
+            row.network,
+            str(row.multiprocessors),
+            str(row.iterations),
+            *numbers,
+            "fitted" if row.fitted else "tried",
+        ]
         print("| " + " | ".join([*cells, f"{row.predicted:.0f}"]) + " |")
