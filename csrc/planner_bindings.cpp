@@ -80,7 +80,7 @@ double predict_measured_kernel(const std::vector<int64_t>& numbers, const std::a
     plan.forward = read_tiling(layer["forward"]), plan.transposed = read_tiling(layer["transposed"]);
     planned.push_back(plan);
   }
-  return cuda::predict_microseconds(planned, blocks, iterations, read_card(card), cuda::kMeasuredKernel);
+  return cuda::predict_microseconds(planned, blocks, iterations, read_card(card), cuda::measured_kernel());
 }
 
 py::list describe_layers(const Plan& plan) {
@@ -130,7 +130,7 @@ void bind_planner(py::module_& module) {
       .def("predict",
            [](const Plan& plan, int iterations, const std::array<int, 6>& card) {
              return cuda::predict_microseconds({plan.launch.layer, plan.launch.layer + plan.launch.layers}, plan.blocks,
-                                               iterations, read_card(card), cuda::kKernel);
+                                               iterations, read_card(card), cuda::KernelShape{});
            })
       .def("layers", &describe_layers)
       .def("traffic", [](const Plan& plan, int index,

@@ -81,10 +81,8 @@ def rows() -> Iterator[Row]:
 def print_model() -> None:
     """Print a row a figure."""
     print()
-    print(
-        "The power iteration's forward kernel on an H100, microseconds: measured (commit d72cad3), what the planner's"
-    )
-    print("cost model gives of that kernel, and what it gives of today's: an ESTIMATE, no GPU has run it.")
+    print("The power iteration's forward kernel on an H100, microseconds: measured (commit d72cad3), what the")
+    print("planner's cost model gives of that kernel, and what it gives of today's: an ESTIMATE, no GPU has run it.")
     print()
     header = ["network", "multiprocessors", "T", "measured", "model", "ratio", "", "today's kernel"]
     print("| " + " | ".join(header) + " |")
