@@ -10,7 +10,7 @@
 #include <tuple>
 #include <utility>
 
-#include "cpu/power_iteration_description.h"
+#include "common/power_iteration_description.h"
 #include "cuda/power_iteration_planner.h"
 #include "cuda/power_iteration_residency.h"
 

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "../cpu/power_iteration_layer.h"
+#include "../common/power_iteration_layer.h"
 #include "power_iteration_cost.h"
 #include "power_iteration_plan.h"
 
