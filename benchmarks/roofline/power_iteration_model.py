@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.networks import NETWORKS
 from gloro_fast.ops import Geometry
-from gloro_fast.ops.power_iteration import layer_numbers
+from gloro_fast.ops.power_iteration_op import layer_numbers
 
 MEASURED = Path(__file__).with_name("power_iteration_h100.json")
 """Kernel times of commit d72cad3 in microseconds by iterations, with the tiles of its plans and the card."""
