@@ -37,18 +37,18 @@ def test_every_name_in_all_is_public_and_documented(pages: SimpleNamespace) -> N
 def test_names_without_a_docstring_are_noticed(pages: SimpleNamespace, tmp_path: Path) -> None:
     (tmp_path / "gloro_fast" / "ops").mkdir(parents=True)
     (tmp_path / "gloro_fast" / "__init__.py").write_text('__all__ = ["lost"]\n')
-    (tmp_path / "gloro_fast" / "losses.py").write_text(
+    (tmp_path / "gloro_fast" / "schedules.py").write_text(
         'import math\nclass Loss:\n    """A loss."""\nclass Bare:\n    pass\ndef _own(): ...\n'
     )
     (tmp_path / "gloro_fast" / "ops" / "__init__.py").write_text(
-        'from gloro_fast.losses import Loss\n__all__ = ["Loss"]\n'
+        'from gloro_fast.schedules import Loss\n__all__ = ["Loss"]\n'
     )
     loaded = pages.load(tmp_path)
     assert pages.public_names(loaded) == {
-        "gloro_fast": ["lost"], "gloro_fast.losses": ["Loss", "Bare"], "gloro_fast.ops": ["Loss"]
+        "gloro_fast": ["lost"], "gloro_fast.schedules": ["Loss", "Bare"], "gloro_fast.ops": ["Loss"]
     }  # fmt: skip
     assert pages.summary(loaded, "gloro_fast.ops.Loss") == "A loss."
-    assert pages.summary(loaded, "gloro_fast.losses.Bare") == pages.summary(loaded, "gloro_fast.lost") == ""
+    assert pages.summary(loaded, "gloro_fast.schedules.Bare") == pages.summary(loaded, "gloro_fast.lost") == ""
 
 
 def test_what_sphinx_would_show_becomes_markdown(pages: SimpleNamespace, tmp_path: Path) -> None:

@@ -5,61 +5,43 @@
 #include "power_iteration_conv.cuh"
 #include "power_iteration_dense.cuh"
 #include "power_iteration_gradient.cuh"
+#include "power_iteration_group.cuh"
 #include "power_iteration_plan.h"
 #include "power_iteration_values.cuh"
 
 namespace gloro_fast::cuda {
 
-// Where all blocks of a group wait for each other. Blocks of one group go through the same layers in the same order,
-// and all blocks of the launch are resident, so that nobody waits for ever.
-struct Group {
-  unsigned* arrivals;
-  unsigned blocks;
-  unsigned target = 0;
-
-  GLORO_FAST_DEVICE void barrier() {
-    target += blocks;
-    __syncthreads();
-    if (threadIdx.x == 0) {
-      arrive(arrivals);
-      while (arrived(arrivals) < target) {
-      }
-    }
-    __syncthreads();
-  }
-};
-
-// Norms of what the product before gave, and what the next one reads and writes; for the first warp.
-GLORO_FAST_DEVICE void prepare_step(const LayerPlan& layer, int step, Board& board) {
+// What the next product reads and writes, from the sum of the squares of what the one before gave; for one thread.
+GLORO_FAST_DEVICE void prepare_step(const LayerPlan& layer, int step, double squares, Board& board) {
   const bool transposed = step % 2 != 0;
-  const double norm = step == 0    ? 0
-                      : transposed ? read_norm(layer.squares_u, layer.forward.items)
-                                   : read_norm(layer.squares_v, layer.transposed.items);
-  if (threadIdx.x != 0) return;
   if (step == 0) {
     board.right = layer.start;
     board.right_scale = {};
     board.next = layer.v;
-  } else if (!transposed && usable(norm)) {  // otherwise the iterate is kept
+  } else if (!transposed && usable(squares)) {  // otherwise the iterate is kept
     board.right = board.next;
-    board.right_scale = unit_scale(norm);
+    board.right_scale = unit_scale(squares);
     board.next = board.next == layer.v ? layer.spare : layer.v;
   }
   const Tiling& tiling = transposed ? layer.transposed : layer.forward;
   board.step.in = transposed ? layer.u : board.right;
-  board.step.scale = transposed ? unit_scale(norm) : board.right_scale;
+  board.step.scale = transposed ? unit_scale(squares) : board.right_scale;
   board.step.out = transposed ? board.next : layer.u;
-  board.step.squares = transposed ? layer.squares_v : layer.squares_u;
   board.step.transposed = transposed;
   board.step.stage = !tiling.resident || step < 2;
 }
 
-// Writes sigma, the iterate and u, both divided by their norms.
-GLORO_FAST_DEVICE void finish_layer(const LayerPlan& layer, Board& board) {
+GLORO_FAST_DEVICE bool is_mine(const LayerPlan& layer) {
   const int block = static_cast<int>(blockIdx.x) - layer.first_block;
-  if (threadIdx.x < 32) {
-    const double norm = read_norm(layer.squares_u, layer.forward.items);
-    if (threadIdx.x == 0) board.norm = norm;
+  return block >= 0 && block < layer.blocks;
+}
+
+// Writes sigma, the iterate and u, both divided by their norms.
+GLORO_FAST_DEVICE void finish_layer(const LayerPlan& layer, double squares, Board& board) {
+  const int block = static_cast<int>(blockIdx.x) - layer.first_block;
+  if (threadIdx.x == 0) {
+    board.norm = sqrt(squares);
+    board.step.scale = unit_scale(squares);
   }
   __syncthreads();
   const double infinity = static_cast<double>(__int_as_float(0x7f800000));
@@ -69,7 +51,7 @@ GLORO_FAST_DEVICE void finish_layer(const LayerPlan& layer, Board& board) {
   const int inputs = layer.groups * layer.group_inputs * height.input * width.input;
   const int outputs = layer.groups * layer.group_outputs * height.output * width.output;
   const int first = block * kThreads + static_cast<int>(threadIdx.x), step = layer.blocks * kThreads;
-  const Scale left_scale = unit_scale(board.norm);
+  const Scale left_scale = board.step.scale;
   for (int i = first; i < inputs; i += step) layer.v[i] = board.right[i] * board.right_scale;
   for (int i = first; i < outputs; i += step) layer.u[i] = layer.u[i] * left_scale;
 }
@@ -78,25 +60,27 @@ GLORO_FAST_KERNEL(kBlocksPerMultiprocessor) power_iteration_kernel(GLORO_FAST_PA
   GLORO_FAST_SHARED_MEMORY(shared);
   Board& board = *reinterpret_cast<Board*>(shared);
   float* const memory = reinterpret_cast<float*>(shared) + kReservedBytes / 4;
-  if (blockIdx.x == 0)
-    for (int i = static_cast<int>(threadIdx.x); i < launch.groups; i += kThreads) launch.arrivals[i] = 0;
+  if (threadIdx.x == 0)
+    for (int i = 0; i < launch.layers; ++i)
+      if (is_mine(launch.layer[i])) clear_squares(launch.layer[i]);
   grid_barrier();
-  Group group{nullptr, 0};
   for (int i = 0; i < launch.layers; ++i) {
     const LayerPlan& layer = launch.layer[i];
-    const int block = static_cast<int>(blockIdx.x) - layer.first_block;
-    if (block < 0 || block >= layer.blocks) continue;
-    if (group.arrivals != layer.arrivals) group = Group{layer.arrivals, static_cast<unsigned>(layer.blocks)};
+    if (!is_mine(layer)) continue;
+    double squares = 0;  // of what the product before gave; in the first warp
     for (int step = 0; step <= 2 * launch.iterations; ++step) {
-      if (threadIdx.x < 32) prepare_step(layer, step, board);
+      const Tiling& tiling = step % 2 != 0 ? layer.transposed : layer.forward;
+      if (threadIdx.x == 0) prepare_step(layer, step, squares, board);
+      // A warp that does not wait for the other blocks finds the item meanwhile.
+      if (threadIdx.x == 32 && !layer.dense) board.item = find_item(layer, tiling, step % 2 != 0, first_item(layer));
       __syncthreads();
-      if (layer.dense)
-        apply_dense(layer, board, memory);
-      else
-        apply_conv(layer, step % 2 != 0 ? layer.transposed : layer.forward, board, memory);
-      group.barrier();
+      const double square = layer.dense ? apply_dense(layer, board.step, memory)
+                            : tiling.thread_pixels == kThreadPixels
+                                ? apply_conv<kThreadPixels>(layer, tiling, board, memory)
+                                : apply_conv<kFewThreadPixels>(layer, tiling, board, memory);
+      squares = meet(layer, step, square, board);
     }
-    finish_layer(layer, board);
+    finish_layer(layer, squares, board);
     __syncthreads();
   }
 }

@@ -12,16 +12,22 @@ inline constexpr int kWarps = kThreads / 32;
 // Blocks that share a multiprocessor: one computes while the other waits for memory.
 inline constexpr int kBlocksPerMultiprocessor = 2;
 // What one thread of a convolution computes: 8 channels x 4 pixels, so that 32 multiply-adds (8 cycles of a warp on
-// 128 lanes) go with 7 reads of shared memory.
+// 128 lanes) go with 7 reads of shared memory; or x 2 pixels, for pictures so small that other threads would be idle.
 inline constexpr int kThreadChannels = 8;
-inline constexpr int kThreadPixels = 4;
+inline constexpr int kThreadPixels = 4, kFewThreadPixels = 2;
 inline constexpr int kThreadSums = kThreadChannels * kThreadPixels;
 // Shared memory in front of every layout: what the warps of a block tell each other.
 inline constexpr int kReservedBytes = 384;
-// Rows of a dense layer that a warp takes at once, and bytes of a row that its columns are cut into.
-inline constexpr int kDenseRows = 2;
+// Rows of a dense layer that a warp takes at once: one, so that many loads of it are under way. Bytes of a row that its
+// columns are cut into.
+inline constexpr int kDenseRows = 1;
 inline constexpr int kDenseStripBytes = 256;
 inline constexpr int kGradientRows = 32;
+
+// Loads of global memory that a thread has under way at once, of a dense layer's vector, and of 16 bytes of its
+// weights: it waits for the L2 cache once for so many.
+inline constexpr int kVectorLoads = 8;
+inline constexpr int kRowLoads = 14, kColumnLoads = 8;
 
 enum class WeightType : int32_t { float32, bfloat16, float16 };
 
@@ -42,8 +48,10 @@ struct Tiling {
   int32_t tile_height, tile_width;
   int32_t log_channel_lanes;  // lanes of a warp side by side in the channels; the others lie along pixels
   int32_t log_split;          // warps that share a sum
+  int32_t thread_pixels;      // of a thread: kThreadPixels or kFewThreadPixels
   int32_t chunk;              // channels (dense: values) of the input that are staged at once
   int32_t rows, pitch;        // of a staged plane
+  int32_t log_window_lanes;   // threads side by side in the positions of a window; the others lie along channels
   int32_t entry_tiles;        // gradient: tiles of (input channel, tap)
   int32_t resident;           // the weights stay in shared memory from one product to the next
   int32_t tables, weights, window;
@@ -55,10 +63,9 @@ struct LayerPlan {
   const float* start;
   float* v;
   float* u;
-  float* spare;       // as long as v
-  double* squares_v;  // one sum of squares an item of the product that gives v
-  double* squares_u;
-  unsigned* arrivals;         // shared by the layers of a group of blocks
+  float* spare;         // as long as v
+  uint64_t* squares_v;  // of each block, the sum of squares of what it gives of v, with its phase
+  uint64_t* squares_u;
   float* sigma;               // backward: the gradient with respect to sigma, read
   int32_t weight_strides[4];  // output, input, height, width, in elements
   WeightType type;
@@ -75,8 +82,6 @@ inline constexpr int kMostLayers = 96;
 struct Launch {
   int32_t layers;
   int32_t iterations;
-  int32_t groups;  // counters in `arrivals`
-  unsigned* arrivals;
   LayerPlan layer[kMostLayers];
 };
 static_assert(sizeof(Launch) <= 32764, "the parameters of a kernel are limited");

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <map>
 #include <numeric>
 #include <stdexcept>
 #include <utility>
@@ -16,7 +17,6 @@ using cpu::Axis;
 using cpu::Element;
 using cpu::LinearLayer;
 
-constexpr int kTypicalIterations = 5;  // which the model counts with; plans hold for any number
 // What `enough` is: so many times as long as on all multiprocessors.
 constexpr double kEnough = 1.1;
 constexpr double kNever = std::numeric_limits<double>::infinity();
@@ -50,29 +50,22 @@ WeightType plan_type(Element element) {
   refuse("float64 weights do not run on the GPU's kernels");
 }
 
-LayerPlan plan_layer(const LinearLayer& layer) {
-  LayerPlan plan{};
-  plan.type = plan_type(layer.weight.element);
-  plan.dense = layer.dense;
-  plan.groups = narrow(layer.groups);
-  plan.group_outputs = narrow(layer.group_outputs());
-  plan.group_inputs = narrow(layer.group_inputs());
-  plan.height = plan_axis(layer.height);
-  plan.width = plan_axis(layer.width);
-  narrow(layer.input_size());
-  narrow(layer.output_size());
-  narrow(layer.outputs * layer.group_inputs() * layer.taps());
-  return plan;
-}
-
 int budget_words(const Card& card) {
   const int shared = card.shared_bytes / kBlocksPerMultiprocessor - card.reserved_bytes_per_block;
   return (std::min(shared, card.shared_bytes_per_block) - kReservedBytes) / 16 * 4;
 }
 
-Cost cost_of(const Card& card) {
+// Of the first cards of each compute capability, at their boost clock. Latencies in cycles are an H100's.
+Cost cost_of(const Card& card, int sharing) {
+  static constexpr struct {
+    int major, minor;
+    double gigahertz, fma_lanes;
+  } kKnown[] = {{8, 0, 1.41, 64}, {8, 6, 1.71, 128}, {8, 9, 2.52, 128}, {10, 0, 1.9, 128}, {12, 0, 2.41, 128}};
   Cost cost;
-  if (card.major == 8 && card.minor == 0) cost.fma_lanes = 64;
+  cost.sharing = sharing;
+  for (const auto& known : kKnown)
+    if (known.major == card.major && known.minor == card.minor)
+      cost.gigahertz = known.gigahertz, cost.fma_lanes = known.fma_lanes;
   return cost;
 }
 
@@ -95,8 +88,8 @@ struct Choice {
 class Choices {
  public:
   Choices(const LayerPlan& layer, int budget, const Cost& cost, int most_blocks)
-      : dense_(layer.dense), budget_(budget) {
-    const auto candidates = dense_ ? dense_candidates : conv_candidates;
+      : layer_(layer), budget_(budget), cost_(cost) {
+    const auto candidates = layer.dense ? dense_candidates : conv_candidates;
     forward_ = candidates(layer, false, budget, cost);
     transposed_ = candidates(layer, true, budget, cost);
     if (forward_.empty() || transposed_.empty())
@@ -123,34 +116,37 @@ class Choices {
 
   Choice choose(int blocks) const {
     Choice best = choose_apart(blocks);
-    if (!dense_) {
+    if (!layer_.dense) {
       const Choice resident = choose_resident(blocks);
-      if (resident.cycles < best.cycles) best = resident;
+      if (resident.words > 0 && resident.cycles < best.cycles) best = resident;
     }
-    best.cycles += (2 * kTypicalIterations + 1) * (blocks > 1 ? Cost::kBarrier : Cost::kLatency);
+    LayerPlan planned = layer_;
+    planned.blocks = blocks, planned.forward = best.forward, planned.transposed = best.transposed;
+    best.cycles = layer_cycles(planned, kTypicalIterations, cost_);
     return best;
   }
 
  private:
-  static double rounds(const Candidate& candidate, int blocks) {
-    return (candidate.tiling.items + blocks - 1) / blocks;
+  double product_cycles(const Candidate& candidate, int blocks) const {
+    const int rounds = (candidate.tiling.items + blocks - 1) / blocks;
+    return rounds * (candidate.cycles + candidate.staging) + find_cycles(layer_, rounds, cost_);
   }
 
   // Each product for itself, all of shared memory its own.
   Choice choose_apart(int blocks) const {
     const auto best = [&](const std::vector<Candidate>& list) {
       return *std::min_element(list.begin(), list.end(), [&](const Candidate& a, const Candidate& b) {
-        return rounds(a, blocks) * a.cycles < rounds(b, blocks) * b.cycles;
+        return product_cycles(a, blocks) < product_cycles(b, blocks);
       });
     };
     const Candidate forward = best(forward_), transposed = best(transposed_);
     Choice choice;
-    choice.forward = dense_ ? forward.tiling : lay_out(forward, 0, forward.fixed_words);
-    choice.transposed = dense_ ? transposed.tiling : lay_out(transposed, 0, transposed.fixed_words);
+    choice.forward = layer_.dense ? forward.tiling : lay_out(forward, 0, forward.fixed_words);
+    choice.transposed = layer_.dense ? transposed.tiling : lay_out(transposed, 0, transposed.fixed_words);
     choice.words =
         std::max(forward.fixed_words + forward.window_words, transposed.fixed_words + transposed.window_words);
-    choice.cycles = (kTypicalIterations + 1) * rounds(forward, blocks) * forward.cycles +
-                    kTypicalIterations * rounds(transposed, blocks) * transposed.cycles;
+    choice.cycles = (kTypicalIterations + 1) * product_cycles(forward, blocks) +
+                    kTypicalIterations * product_cycles(transposed, blocks);
     return choice;
   }
 
@@ -163,8 +159,8 @@ class Choices {
         if (!transposed.whole || transposed.tiling.items > blocks) continue;
         const int window = forward.fixed_words + transposed.fixed_words;
         const int words = window + std::max(forward.window_words, transposed.window_words);
-        const double cycles = (kTypicalIterations + 1) * (forward.cycles - forward.staging) + forward.staging +
-                              kTypicalIterations * (transposed.cycles - transposed.staging) + transposed.staging;
+        const double cycles = (kTypicalIterations + 1) * forward.cycles + forward.staging +
+                              kTypicalIterations * transposed.cycles + transposed.staging;
         if (words > budget_ || cycles >= choice.cycles) continue;
         choice = {lay_out(forward, 0, window), lay_out(transposed, forward.fixed_words, window), words, cycles};
         choice.forward.resident = choice.transposed.resident = 1;
@@ -173,8 +169,9 @@ class Choices {
     return choice;
   }
 
-  bool dense_;
+  LayerPlan layer_;
   int budget_;
+  Cost cost_;
   std::vector<Candidate> forward_, transposed_;
   std::vector<double> cycles_;  // by number of blocks, less one; negative where not yet known
 };
@@ -226,14 +223,14 @@ int64_t input_size(const LayerPlan& layer) {
 
 void measure_workspace(Plan& plan) {
   constexpr int64_t kAlignment = 256;
-  int64_t bytes = round_up(4 * int64_t{plan.launch.groups}, kAlignment);
+  int64_t bytes = 0;
   for (int i = 0; i < plan.launch.layers; ++i) {
     const LayerPlan& layer = plan.launch.layer[i];
     Workplace& place = plan.workplaces[static_cast<size_t>(i)];
     place.squares_v = bytes;
-    bytes += round_up(8 * int64_t{layer.transposed.items}, kAlignment);
+    bytes += round_up(8 * int64_t{layer.blocks}, kAlignment);
     place.squares_u = bytes;
-    bytes += round_up(8 * int64_t{layer.forward.items}, kAlignment);
+    bytes += round_up(8 * int64_t{layer.blocks}, kAlignment);
     place.spare = bytes;
     bytes += round_up(4 * input_size(layer), kAlignment);
   }
@@ -242,16 +239,19 @@ void measure_workspace(Plan& plan) {
 
 // The ways to work on every layer, and the least time for which the card has blocks enough.
 struct Fastest {
+  Cost cost;
   std::vector<Choices> choices;
   double cycles = 0;
 };
 
-Fastest find_fastest(const std::vector<LayerPlan>& layers, const Card& card) {
-  const int most_blocks = card.multiprocessors * card.blocks_per_multiprocessor, budget = budget_words(card);
+// With `sharing` blocks on a multiprocessor.
+Fastest find_fastest(const std::vector<LayerPlan>& layers, const Card& card, int sharing) {
+  const int most_blocks = card.multiprocessors * sharing, budget = budget_words(card);
   Fastest fastest;
+  fastest.cost = cost_of(card, sharing);
   double low = 0, high = 0;
   for (const LayerPlan& layer : layers) {
-    fastest.choices.emplace_back(layer, budget, cost_of(card), most_blocks);
+    fastest.choices.emplace_back(layer, budget, fastest.cost, most_blocks);
     high += fastest.choices.back().cycles_of(1);
   }
   // One block for all takes `high`.
@@ -263,35 +263,47 @@ Fastest find_fastest(const std::vector<LayerPlan>& layers, const Card& card) {
   return fastest;
 }
 
+// One block on a multiprocessor, which has it to itself, or as many as fit: the one waits less, the others less long
+// for memory.
+std::vector<Fastest> find_all(const std::vector<LayerPlan>& layers, const Card& card) {
+  std::vector<Fastest> all;
+  for (int sharing = 1; sharing <= card.blocks_per_multiprocessor; ++sharing)
+    all.push_back(find_fastest(layers, card, sharing));
+  return all;
+}
+
+Fastest& fastest_of(std::vector<Fastest>& all) {
+  return *std::min_element(all.begin(), all.end(),
+                           [](const Fastest& a, const Fastest& b) { return a.cycles < b.cycles; });
+}
+
 Plan plan_launch(const std::vector<LayerPlan>& layers, int first_index, const Card& card) {
-  Fastest fastest = find_fastest(layers, card);
+  std::vector<Fastest> all = find_all(layers, card);
+  Fastest& fastest = fastest_of(all);
   std::vector<Choices>& choices = fastest.choices;
   const Division division = divide(choices, fastest.cycles);
 
   Plan plan;
-  plan.cycles = fastest.cycles;
+  plan.microseconds = fastest.cost.microseconds(fastest.cycles + Cost::kLaunch);
   int words = 0;
-  const auto add = [&](int index, int blocks, int group) {
+  const auto add = [&](int index, int blocks) {
     LayerPlan layer = layers[static_cast<size_t>(index)];
     const Choice choice = choices[static_cast<size_t>(index)].choose(blocks);
     layer.forward = choice.forward, layer.transposed = choice.transposed;
     layer.first_block = plan.blocks, layer.blocks = blocks;
     words = std::max(words, choice.words);
-    Workplace place{};
-    place.arrivals = 4 * int64_t{group};
-    plan.workplaces.push_back(place);
+    plan.workplaces.push_back({});
     plan.order.push_back(first_index + index);
     plan.launch.layer[plan.launch.layers++] = layer;
   };
   plan.launch = {};
   for (size_t i = 0; i < layers.size(); ++i) {
     if (division.blocks[i] == 0) continue;
-    add(static_cast<int>(i), division.blocks[i], plan.launch.groups++);
+    add(static_cast<int>(i), division.blocks[i]);
     plan.blocks += division.blocks[i];
   }
   for (const std::vector<int>& bin : division.bins) {
-    for (const int layer : bin) add(layer, 1, plan.launch.groups);
-    ++plan.launch.groups;
+    for (const int layer : bin) add(layer, 1);
     ++plan.blocks;
   }
   plan.shared_bytes = kReservedBytes + 4 * words;
@@ -310,6 +322,8 @@ Tiling dense_gradient_tiling(const LayerPlan& layer) {
 
 Plan plan_gradient_launch(const std::vector<LayerPlan>& layers, int first_index, const Card& card) {
   const double blocks_at_once = card.multiprocessors * kBlocksPerMultiprocessor;
+  const Cost cost = cost_of(card, kBlocksPerMultiprocessor);
+  double longest = 0, all = 0;
   Plan plan;
   plan.launch = {};
   int words = kGradientRows;
@@ -317,7 +331,7 @@ Plan plan_gradient_launch(const std::vector<LayerPlan>& layers, int first_index,
     if (layer.dense) {
       layer.forward = dense_gradient_tiling(layer);
     } else {
-      const std::vector<Candidate> candidates = gradient_candidates(layer, budget_words(card), cost_of(card));
+      const std::vector<Candidate> candidates = gradient_candidates(layer, budget_words(card), cost);
       if (candidates.empty()) refuse("a layer's window or kernel is larger than the shared memory of this GPU");
       // An item's own time counts, and its share of the card's.
       const auto price = [&](const Candidate& c) { return c.cycles * (1 + c.tiling.items / blocks_at_once); };
@@ -325,7 +339,7 @@ Plan plan_gradient_launch(const std::vector<LayerPlan>& layers, int first_index,
                                                [&](const auto& a, const auto& b) { return price(a) < price(b); });
       layer.forward = lay_out(best, 0, best.fixed_words);
       words = std::max(words, best.fixed_words + best.window_words);
-      plan.cycles += best.cycles * best.tiling.items / blocks_at_once;
+      longest = std::max(longest, best.cycles), all += best.cycles * best.tiling.items;
     }
     layer.first_block = plan.blocks, layer.blocks = layer.forward.items;
     plan.blocks += layer.blocks;
@@ -333,6 +347,7 @@ Plan plan_gradient_launch(const std::vector<LayerPlan>& layers, int first_index,
     plan.launch.layer[plan.launch.layers++] = layer;
   }
   plan.shared_bytes = kReservedBytes + 4 * words;
+  plan.microseconds = cost.microseconds(std::max(longest, all / blocks_at_once) + 2 * Cost::kTrip);
   return plan;
 }
 
@@ -347,6 +362,21 @@ void for_each_run(const std::vector<LinearLayer>& layers, const Function& functi
 }
 
 }  // namespace
+
+LayerPlan plan_layer(const LinearLayer& layer) {
+  LayerPlan plan{};
+  plan.type = plan_type(layer.weight.element);
+  plan.dense = layer.dense;
+  plan.groups = narrow(layer.groups);
+  plan.group_outputs = narrow(layer.group_outputs());
+  plan.group_inputs = narrow(layer.group_inputs());
+  plan.height = plan_axis(layer.height);
+  plan.width = plan_axis(layer.width);
+  narrow(layer.input_size());
+  narrow(layer.output_size());
+  narrow(layer.outputs * layer.group_inputs() * layer.taps());
+  return plan;
+}
 
 Card share_of(Card card, int64_t multiprocessors) {
   if (multiprocessors > 0 && multiprocessors < card.multiprocessors)
@@ -363,11 +393,24 @@ std::vector<Plan> plan_power_iteration(const std::vector<LinearLayer>& layers, c
 int enough_multiprocessors(const std::vector<LinearLayer>& layers, const Card& card) {
   int most = 1;
   for_each_run(layers, [&](const auto& run, int) {
-    Fastest fastest = find_fastest(run, card);
-    const int blocks = divide(fastest.choices, kEnough * fastest.cycles).total;
-    most = std::max(most, (blocks + card.blocks_per_multiprocessor - 1) / card.blocks_per_multiprocessor);
+    std::vector<Fastest> all = find_all(run, card);
+    const double enough = kEnough * (fastest_of(all).cycles + Cost::kLaunch) - Cost::kLaunch;
+    int needed = card.multiprocessors;
+    for (Fastest& way : all) needed = std::min(needed, (divide(way.choices, enough).total - 1) / way.cost.sharing + 1);
+    most = std::max(most, needed);
   });
   return std::min(most, card.multiprocessors);
+}
+
+double predict_microseconds(const std::vector<LayerPlan>& layers, int blocks, int iterations, const Card& card,
+                            const KernelShape& kernel) {
+  Cost cost = cost_of(card, blocks > card.multiprocessors ? kBlocksPerMultiprocessor : 1);
+  cost.kernel = kernel;
+  std::map<int, double> cycles;  // of blocks that go through the same layers
+  for (const LayerPlan& layer : layers) cycles[layer.first_block] += layer_cycles(layer, iterations, cost);
+  double most = 0;
+  for (const auto& [block, sum] : cycles) most = std::max(most, sum);
+  return cost.microseconds(most + Cost::kLaunch);
 }
 
 std::vector<Plan> plan_gradient(const std::vector<LinearLayer>& layers, const Card& card) {
@@ -377,13 +420,11 @@ std::vector<Plan> plan_gradient(const std::vector<LinearLayer>& layers, const Ca
 }
 
 void place_workspace(Plan& plan, char* workspace) {
-  plan.launch.arrivals = reinterpret_cast<unsigned*>(workspace);
   for (size_t i = 0; i < plan.workplaces.size(); ++i) {  // a gradient has none
     const Workplace& place = plan.workplaces[i];
     LayerPlan& layer = plan.launch.layer[i];
-    layer.arrivals = reinterpret_cast<unsigned*>(workspace + place.arrivals);
-    layer.squares_v = reinterpret_cast<double*>(workspace + place.squares_v);
-    layer.squares_u = reinterpret_cast<double*>(workspace + place.squares_u);
+    layer.squares_v = reinterpret_cast<uint64_t*>(workspace + place.squares_v);
+    layer.squares_u = reinterpret_cast<uint64_t*>(workspace + place.squares_u);
     layer.spare = reinterpret_cast<float*>(workspace + place.spare);
   }
 }

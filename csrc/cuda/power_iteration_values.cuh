@@ -31,33 +31,38 @@ GLORO_FAST_DEVICE float operator*(float value, Scale scale) {
   return value * scale.coarse * scale.fine;
 }
 
-GLORO_FAST_DEVICE bool usable(double norm) {
-  return norm > 0 && norm < 1e300;
+GLORO_FAST_DEVICE bool usable(double squares) {
+  return squares > 0 && squares < 1e300;
 }
 
-GLORO_FAST_DEVICE Scale unit_scale(double norm) {
-  if (!usable(norm)) return {};
-  const float coarse = norm < 0x1p-64 ? 0x1p64f : norm > 0x1p64 ? 0x1p-64f : 1.0f;
-  return {coarse, static_cast<float>(1 / (norm * coarse))};
+// From the sum of the squares. One reciprocal square root, since every product waits for it.
+GLORO_FAST_DEVICE Scale unit_scale(double squares) {
+  if (!usable(squares)) return {};
+  const float coarse = squares < 0x1p-128 ? 0x1p64f : squares > 0x1p128 ? 0x1p-64f : 1.0f;
+  return {coarse, static_cast<float>(rsqrt(squares * coarse * coarse))};
 }
 
 // The sum of squares of a few values, as a double, with one multiplication a value in float: double arithmetic runs
 // at a 64th of its speed on most cards. The values are scaled by a power of two, which rounds nothing.
 template <int kCount>
 GLORO_FAST_DEVICE double sum_of_squares(const float (&values)[kCount]) {
-  float largest = 0;
+  constexpr int kChains = kCount < 4 ? kCount : 4;  // so that an addition seldom waits for the one before
+  float largest[kChains] = {}, sums[kChains] = {};
 #pragma unroll
-  for (int i = 0; i < kCount; ++i) largest = fmaxf(largest, fabsf(values[i]));
-  const int exponent = min(max(__float_as_int(largest) >> 23, 1), 252);
+  for (int i = 0; i < kCount; ++i) largest[i % kChains] = fmaxf(largest[i % kChains], fabsf(values[i]));
+#pragma unroll
+  for (int i = 1; i < kChains; ++i) largest[0] = fmaxf(largest[0], largest[i]);
+  const int exponent = min(max(__float_as_int(largest[0]) >> 23, 1), 252);
   const float down = __int_as_float((254 - exponent) << 23);
-  float sum = 0;
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
     const float scaled = values[i] * down;
-    sum += scaled * scaled;
+    sums[i % kChains] += scaled * scaled;
   }
+#pragma unroll
+  for (int i = 1; i < kChains; ++i) sums[0] += sums[i];
   const double up = __int_as_float(exponent << 23);
-  return static_cast<double>(sum) * up * up;
+  return static_cast<double>(sums[0]) * up * up;
 }
 
 GLORO_FAST_DEVICE double sum_over_warp(double value) {
@@ -70,7 +75,6 @@ struct Step {
   const float* in;
   Scale scale;  // of `in`: a vector is divided by its norm when it is read, since that is known only after a barrier
   float* out;
-  double* squares;
   bool transposed;
   bool stage;  // bring weights to shared memory that stay there afterwards
 };
@@ -81,32 +85,12 @@ struct Board {
   double warp[kWarps];
   double norm;
   Step step;
-  ConvItem item;
+  ConvItem item;  // of a convolution: which its block works on
   // The iterate is right * right_scale; the next one goes to `next`.
   const float* right;
   float* next;
   Scale right_scale;
 };
 static_assert(sizeof(Board) <= kReservedBytes, "the board does not fit before the layouts");
-
-// Writes the sum over the block to memory; the order of the additions is fixed.
-GLORO_FAST_DEVICE void write_sum_over_block(double value, Board& board, double* to) {
-  value = sum_over_warp(value);
-  if (threadIdx.x % 32 == 0) board.warp[threadIdx.x / 32] = value;
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    double sum = 0;
-    for (int warp = 0; warp < kWarps; ++warp) sum += board.warp[warp];
-    *to = sum;
-  }
-  __syncthreads();
-}
-
-// The norm of a vector from the sums that write_sum_over_block left, added in a fixed order; for the first warp.
-GLORO_FAST_DEVICE double read_norm(const double* squares, int count) {
-  double sum = 0;
-  for (int i = static_cast<int>(threadIdx.x); i < count; i += 32) sum += squares[i];
-  return sqrt(sum_over_warp(sum));
-}
 
 }  // namespace gloro_fast::cuda

@@ -132,6 +132,7 @@ def _print(work: Reproduction) -> None:
 
 
 def _list() -> None:
+    from gloro_fast.losses import LOSSES
     from gloro_fast.recipes import RECIPES
     from gloro_fast.recipes.paper import ROWS, TIGHTNESS
 
@@ -139,7 +140,8 @@ def _list() -> None:
     for name, recipe in RECIPES.items():
         paper = ROWS.get(name)
         figures = [paper.figure] if paper is not None else []
-        certifies = recipe.loss not in ("standard", "lmt")
+        loss = LOSSES[recipe.loss]
+        certifies = loss.with_bottom and loss.margins == "rows"
         figures += ["Figure 4b"] if (recipe.data, recipe.architecture) == ("cifar10", "6C2F") and certifies else []
         figures += ["Figure 4c"] if recipe.data in TIGHTNESS and certifies else []
         cells = (None, None, None) if paper is None else (paper.clean, paper.pgd, paper.vra)

@@ -20,6 +20,7 @@ from gloro_fast.cli.options import (
 )
 from gloro_fast.cli.reporting import console, facts, percent
 from gloro_fast.errors import ConfigError
+from gloro_fast.losses import LOSSES
 from gloro_fast.recipes import Recipe
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ _HELP = {
     "epsilon": (_TRAINING, "The certified l2 radius, such as 0.3 or 36/255."),
     "epsilon_train": (_TRAINING, "The radius trained with; keeps its ratio to --epsilon."),
     "epsilon_schedule": (_TRAINING, "single, log or x,y,e; --epochs does not stretch what is given here."),
-    "loss": (_TRAINING, "ce, trades-kl, trades-ce, emma, lmt or standard."),
+    "loss": (_TRAINING, f"{', '.join(LOSSES)}."),
     "lam": (_TRAINING, "The TRADES weight: x or x,y,e; --epochs does not stretch what is given here."),
     "learning_rate": (_TRAINING, "Adam's, for the first half."),
     "learning_rate_end": (_TRAINING, "What it decays to in the second half."),

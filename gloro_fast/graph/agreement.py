@@ -16,7 +16,7 @@ from gloro_fast.graph.node import Layer, Node
 from gloro_fast.graph.operations import Within
 from gloro_fast.graph.restoring import restored
 from gloro_fast.graph.undisturbed import undisturbed
-from gloro_fast.rules.registry import LinearMap, known_type
+from gloro_fast.rules.registry import LinearMap, known_type, traits_of
 
 SIZES = (1, 2, 3, 8)
 """The numbers of images that are tried."""
@@ -83,6 +83,7 @@ def check_agreement(
             _check_each_image(module, execute, x, got)
             for node in nodes:
                 _check_linear(node, image, numbers)
+                _check_fused(node, image, numbers)
 
 
 def run_once(module: nn.Module, image: Tensor) -> None:
@@ -184,11 +185,15 @@ def _refuse_hooks(module: nn.Module) -> None:
 
 
 def _check_linear(node: Node, image: Tensor, numbers: torch.Generator) -> None:
-    """Refuse a layer of PyTorch whose settings were edited so that it is another linear map than its rule says."""
+    """Refuse a layer that is another linear map than its rule says, as one of PyTorch's whose settings were edited.
+
+    Of other packages' layers the rule may give a map that only has the same norm, unless their traits say otherwise.
+    """
     layer = node.transfer
     if not isinstance(layer, Layer) or layer.module is not node.operation:
         return
-    if not known_type(layer.module).__module__.startswith(("torch.nn.", "gloro_fast.")):
+    traits = traits_of(layer.module)
+    if not (_is_of_a_library(layer.module) or traits.is_its_map or traits.rounding == "sums"):
         return
     rule = layer.rule()
     if not isinstance(rule, LinearMap) or rule.factor != 1.0:
@@ -212,6 +217,33 @@ def _check_linear(node: Node, image: Tensor, numbers: torch.Generator) -> None:
             f"{node.name or 'the module'} ({type(layer.module).__name__}) computes something else than its settings "
             "and weight say; were they edited after it was made? Make a new layer with these settings"
         )
+
+
+def _check_fused(node: Node, image: Tensor, numbers: torch.Generator) -> None:
+    """Refuse a layer of others whose traits let the next one write over memory that is not free, or lie of the bias."""
+    layer = node.transfer
+    if not isinstance(layer, Layer) or layer.module is not node.operation or _is_of_a_library(layer.module):
+        return
+    module, traits = layer.module, traits_of(layer.module)
+    if traits.without_bias is None and not traits.spares_output:
+        return
+    x = torch.rand(2, *layer.input_shape, generator=numbers).to(image)
+    wanted = module.forward(x)
+    taken = {tensor.untyped_storage()._cdata for tensor in (x, *module.parameters(), *module.buffers())}
+    bare = wanted if traits.without_bias is None else traits.without_bias(module, x)
+    whole = bare
+    if traits.without_bias is not None and isinstance(module.bias, Tensor):
+        whole = bare + module.bias.reshape(-1, *[1] * (wanted.ndim - 2))
+    is_new = all(result.untyped_storage()._cdata not in taken for result in (wanted, bare))
+    if not (is_new and _agree(whole, wanted)):
+        raise ArchitectureError(
+            f"{node.name or 'the module'} ({type(module).__name__}) has traits that do not hold: its output is no new "
+            "memory, or what it computes without its bias is something else; correct them"
+        )
+
+
+def _is_of_a_library(module: nn.Module) -> bool:
+    return known_type(module).__module__.startswith(("torch.nn.", "gloro_fast."))
 
 
 def _fits(moved: Tensor, still: Tensor, told: Tensor) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,20 +15,16 @@ from gloro_fast.graph.flattening import FlattenedLinear
 from gloro_fast.graph.node import Joining, Layer, Node
 from gloro_fast.graph.operations import Function, Within
 from gloro_fast.graph.strictly import Strictly, strictly
-from gloro_fast.nn.conv import Conv2d
 from gloro_fast.nn.minmax import MinMax
 from gloro_fast.nn.pairwise_minmax import PairwiseMinMax
-from gloro_fast.nn.residual import ResidualConv2d
-from gloro_fast.ops.dense_op import dense
 from gloro_fast.ops.minmax_inplace import minmax_
-from gloro_fast.rules.registry import is_dense, known_type
+from gloro_fast.rules.registry import is_dense, traits_of
 
 # A step on the values of earlier ones, in numbered slots: (what, slots read, slot written, slots emptied afterwards).
 Step = tuple[Callable[..., Any], tuple[int, ...], int, tuple[int, ...]]
 
 # Operations that give new memory, and whose gradient needs none of their results.
 _NEW = (torch.ops.aten.add.Tensor, torch.ops.aten.sub.Tensor, torch.ops.aten.cat.default)
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 @dataclass(frozen=True)
@@ -36,24 +33,29 @@ class BiasedMinMax:
 
     The bias gradient then comes from MinMax's backward pass as well. In real arithmetic it is the same function;
     parameters stay where they are.
+
+    Attributes:
+        linear: the first layer, a module or a ``FlattenedLinear``, which has a ``bias``.
+        product: applies it without its bias.
     """
 
-    linear: nn.Conv2d | nn.Linear | FlattenedLinear
+    linear: Any
+    product: Callable[[Tensor], Tensor] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        linear = self.linear
+        if isinstance(linear, FlattenedLinear):
+            product: Callable[[Tensor], Tensor] = linear.without_bias
+        else:
+            without_bias = traits_of(linear).without_bias
+            assert without_bias is not None
+            product = partial(without_bias, linear)
+        object.__setattr__(self, "product", product)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Apply both layers to a batch."""
         # Nobody else has the product, and neither it nor a convolution needs its own result for its gradient.
         return minmax_(self.product(x), self.linear.bias)
-
-    def product(self, x: Tensor) -> Tensor:
-        """Apply the first layer without its bias."""
-        linear = self.linear
-        if isinstance(linear, nn.Linear):
-            return dense(x, linear.weight)
-        if isinstance(linear, Conv2d | FlattenedLinear):
-            return linear.without_bias(x)
-        y: Tensor = linear._conv_forward(x, linear.weight, None)
-        return y
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,6 @@ def _fuse(nodes: Sequence[Node], output: int, fuse: bool) -> dict[int, tuple[Cal
             before = nodes[inputs[0]]
             if has_channel_bias(before) and may_wait(inputs[0], index):
                 linear, inputs = operations.pop(inputs[0])
-                assert isinstance(linear, nn.Conv2d | nn.Linear | FlattenedLinear)
                 operation = BiasedMinMax(linear)
             elif _needs_not_its_output(before):
                 operation = minmax_
@@ -227,17 +228,13 @@ def _flattens_images(nodes: Sequence[Node], index: int, users: Mapping[int, int]
 
 
 def has_channel_bias(node: Node) -> bool:
-    """Whether the layer adds a bias along dimension 1, where MinMax finds its channels.
-
-    Exactly these types: a subclass with a rule of its own may do more than convolve.
-    """
+    """Whether the layer adds a bias along dimension 1, where MinMax finds its channels."""
     module = node.operation
     if not isinstance(node.transfer, Layer) or not isinstance(module, nn.Module):
         return False
-    kind = known_type(module)
-    if kind in (nn.Conv2d, Conv2d, ResidualConv2d):
-        return module.bias is not None
-    return kind is nn.Linear and module.bias is not None and len(node.shape) == 1
+    if traits_of(module).without_bias is None or module.bias is None:
+        return False
+    return len(node.shape) == 1 or not is_dense(module)
 
 
 def _needs_not_its_output(node: Node) -> bool:
@@ -246,6 +243,4 @@ def _needs_not_its_output(node: Node) -> bool:
         return False
     if isinstance(node.operation, Function):
         return isinstance(node.transfer, Joining) and node.operation.function in _NEW
-    return isinstance(node.operation, nn.Module) and known_type(node.operation) in (
-        nn.Linear, nn.Conv1d, nn.Conv2d, Conv2d, ResidualConv2d, *_BATCH_NORMS,
-    )  # fmt: skip
+    return isinstance(node.operation, nn.Module) and traits_of(node.operation).spares_output

@@ -7,21 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gloro_fast import ops
 from gloro_fast.bounds.head_differences import scaled_difference_bounds
 from gloro_fast.errors import ArchitectureError
 from gloro_fast.graph.node import Joining, Layer, Mapping, Node, Times, Weighted
 from gloro_fast.graph.operations import is_order_preserving
-from gloro_fast.nn.normalize import Scale
 from gloro_fast.ops.head_difference_bounds_op import head_difference_bounds
-from gloro_fast.rules.registry import KINDS, Diagonal, LinearMap, LipschitzConstant, is_dense, known_type
-
-# Layers that multiply all logits by one number in evaluation.
-_SCALINGS = (
-    Scale, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout
-)  # fmt: skip
+from gloro_fast.rules.registry import KINDS, Diagonal, LinearMap, LipschitzConstant, is_dense, traits_of
 
 
 @dataclass(frozen=True)
@@ -168,7 +162,7 @@ def _follows(transfer: Mapping | Joining) -> Mapping | None:
 
 
 def _scales(mapping: Mapping) -> bool:
-    if isinstance(mapping, Layer) and known_type(mapping.module) in _SCALINGS:
+    if isinstance(mapping, Layer) and traits_of(mapping.module).scales:
         return True
     return isinstance(mapping, Times) or isinstance(mapping.rule(), Diagonal)
 

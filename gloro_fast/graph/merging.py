@@ -12,16 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gloro_fast.graph.kernels import Convert, Kernel
 from gloro_fast.graph.node import Joining, Layer, Mapping, Node, Times, Weighted
-from gloro_fast.nn.conv import Conv2d
-from gloro_fast.nn.residual import ResidualConv2d
 from gloro_fast.rounding import SMALLEST
-from gloro_fast.rules.registry import Diagonal, Knowledge, LinearMap, known_type
-
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, Conv2d, ResidualConv2d)
+from gloro_fast.rules.registry import Diagonal, Knowledge, LinearMap, traits_of
 
 
 @dataclass(frozen=True)
@@ -152,8 +148,8 @@ def _fits(parts: Sequence[Part], shape: tuple[int, ...]) -> bool:
 def _is_plain(transfer: Mapping) -> bool:
     """Whether the map is the very convolution or product that its weight and geometry describe."""
     if isinstance(transfer, Layer):
-        kind = known_type(transfer.module)
-        return kind is nn.Linear or (kind in _CONVOLUTIONS and transfer.module.padding_mode == "zeros")
+        module = transfer.module
+        return traits_of(module).is_its_map and getattr(module, "padding_mode", "zeros") == "zeros"
     return isinstance(transfer, Weighted) and not transfer.transposed
 
 

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from gloro_fast.errors import ArchitectureError
 from gloro_fast.graph.operations import Attribute, Function, Literal, Reshape, Within
 from gloro_fast.ops.strict import FLOAT32, WEIGHTS, is_replaced
-from gloro_fast.rules.registry import known_type, registered_rule
+from gloro_fast.rules.registry import traits_of
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,7 @@ def _multiplies(operation: Any, is_constant: bool) -> bool | None:
         module = module.linear
     if not isinstance(module, nn.Module) or parametrize.is_parametrized(module):
         return None
-    kind = known_type(module)
-    rule = registered_rule(kind)
-    if rule is None or not rule.__module__.startswith("gloro_fast."):
-        return None
-    return issubclass(kind, nn.Linear | nn.modules.conv._ConvNd)
+    return traits_of(module).multiplies
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -19,7 +19,7 @@ from gloro_fast.bounds import general_difference_bounds
 from gloro_fast.errors import ConfigError
 from gloro_fast.graph.plan import Margins, device_of, floating_dtype, make_plan
 from gloro_fast.graph.training_rules import TrainingRules
-from gloro_fast.losses import AllMarginsLoss, CrossEntropyLoss, EmmaLoss, LmtLoss, MarginCriterion, TradesLoss
+from gloro_fast.losses import AllMarginsLoss, MarginCriterion, is_registered
 from gloro_fast.net.bounded_net import BoundedNet
 from gloro_fast.net.iterates import Iterates
 from gloro_fast.ops.capturing import is_capturing
@@ -151,13 +151,12 @@ class GloRoNet(BoundedNet):
         """
         soft = not isinstance(criterion, AllMarginsLoss)
         # What they call asserts the range on the device, in a launch that it makes anyway.
-        apart = not (self.training and type(criterion) in (CrossEntropyLoss, TradesLoss))
+        apart = not (self.training and is_registered(criterion) and criterion.is_margin_loss)
         check_labels(labels, rows, self.num_classes, getattr(criterion, "ignore_index", None), soft, apart)
 
     def unchecked_loss(self, x: Tensor, labels: Tensor, criterion: Criterion) -> Tensor:
         """Give the loss of a batch as :meth:`forward` does, for images and labels that were checked before."""
-        if self.training and type(criterion) in (CrossEntropyLoss, TradesLoss, EmmaLoss, LmtLoss):
-            assert isinstance(criterion, MarginCriterion)
+        if self.training and is_registered(criterion):
             return self._fused_loss(x, labels, criterion)
         logits = self._training_logits(x) if self.training else self._evaluation_logits(x)
         self._count(labels, logits.prediction, logits.certified, logits.lipschitz)

@@ -12,8 +12,10 @@ from gloro_fast.nn.pairwise_minmax import PairwiseMinMax
 from gloro_fast.nn.residual import ResidualConv2d
 from gloro_fast.rules.functions import register_lipschitz_function
 from gloro_fast.rules.registry import Diagonal, LinearMap, LipschitzConstant, register_lipschitz_rule
+from gloro_fast.rules.traits import Affine, Traits
 
 __all__ = [
+    "Affine",
     "Conv2d",
     "Diagonal",
     "GroupSort",
@@ -25,6 +27,7 @@ __all__ = [
     "PairwiseMinMax",
     "ResidualConv2d",
     "Scale",
+    "Traits",
     "register_lipschitz_function",
     "register_lipschitz_rule",
 ]

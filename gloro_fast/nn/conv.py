@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gloro_fast.errors import ArchitectureError
-from gloro_fast.rules.linear import convolution_by
+from gloro_fast.rules.linear import LINEAR, convolution_by
 from gloro_fast.rules.registry import LinearMap, register_lipschitz_rule, require_spatial
 from gloro_fast.rules.settings import each
 
@@ -99,7 +100,7 @@ def _same_padding(
     return before_after[0], before_after[1]
 
 
-@register_lipschitz_rule(Conv2d)
+@register_lipschitz_rule(Conv2d, traits=dataclasses.replace(LINEAR, without_bias=Conv2d.without_bias))
 def _convolution(module: nn.Module, input_shape: tuple[int, ...]) -> LinearMap:
     assert isinstance(module, Conv2d)
     if not module.same:

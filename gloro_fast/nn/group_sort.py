@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from gloro_fast.errors import ArchitectureError, ConfigError
 from gloro_fast.rules.registry import LipschitzConstant, register_lipschitz_rule
+from gloro_fast.rules.traits import SELECTION
 
 
 class GroupSort(nn.Module):
@@ -47,7 +48,7 @@ class GroupSort(nn.Module):
         return f"group_size={self.group_size}"
 
 
-@register_lipschitz_rule(GroupSort)
+@register_lipschitz_rule(GroupSort, traits=SELECTION)
 def _group_sort(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     # It permutes, differently from cell to cell.
     return LipschitzConstant(1.0)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from gloro_fast.errors import ArchitectureError, ConfigError
 from gloro_fast.rules.registry import LipschitzConstant, register_lipschitz_rule
+from gloro_fast.rules.traits import ELEMENTWISE
 
 
 class Householder(nn.Module):
@@ -52,7 +53,7 @@ class Householder(nn.Module):
         return f"{self.channels}"
 
 
-@register_lipschitz_rule(Householder)
+@register_lipschitz_rule(Householder, traits=ELEMENTWISE)
 def _householder(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     # It reflects.
     return LipschitzConstant(1.0)

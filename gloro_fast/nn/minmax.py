@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from gloro_fast.ops.minmax_inplace import minmax_
 from gloro_fast.ops.minmax_op import minmax
 from gloro_fast.rules.registry import LipschitzConstant, register_lipschitz_rule
+from gloro_fast.rules.traits import SELECTION
 
 
 class MinMax(nn.Module):
@@ -34,7 +35,7 @@ class MinMax(nn.Module):
         return "inplace=True" if self.inplace else ""
 
 
-@register_lipschitz_rule(MinMax)
+@register_lipschitz_rule(MinMax, traits=SELECTION)
 def _minmax(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     # It permutes, differently from cell to cell.
     return LipschitzConstant(1.0)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from gloro_fast.errors import ArchitectureError, ConfigError
 from gloro_fast.rules.real import require_floating
 from gloro_fast.rules.registry import Diagonal, LipschitzConstant, register_lipschitz_rule
+from gloro_fast.rules.traits import Affine, Traits
 
 
 class Normalize(nn.Module):
@@ -74,7 +75,11 @@ class Scale(nn.Module):
         return f"{self.factor:g}"
 
 
-@register_lipschitz_rule(Normalize)
+def _affine(module: Normalize) -> Affine:
+    return Affine(module.mean, module.std.double().square())
+
+
+@register_lipschitz_rule(Normalize, traits=Traits(multiplies=False, rounding=_affine))
 def _normalize(module: nn.Module, input_shape: tuple[int, ...]) -> Diagonal:
     assert isinstance(module, Normalize)
     if len(module.std) not in (1, *input_shape[:1]):
@@ -82,7 +87,7 @@ def _normalize(module: nn.Module, input_shape: tuple[int, ...]) -> Diagonal:
     return Diagonal((1 / require_floating("std", module.std).double()).reshape(-1, *[1] * (len(input_shape) - 1)))
 
 
-@register_lipschitz_rule(Scale)
+@register_lipschitz_rule(Scale, traits=Traits(multiplies=False, scales=True, rounding="product"))
 def _scale(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     assert isinstance(module, Scale)
     return LipschitzConstant(abs(module.factor), per_element=True)

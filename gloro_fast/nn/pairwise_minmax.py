@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from gloro_fast.ops.minmax_op import minmax
 from gloro_fast.rules.functions import register_lipschitz_function
 from gloro_fast.rules.registry import LipschitzConstant, register_lipschitz_rule
+from gloro_fast.rules.traits import SELECTION
 
 
 class PairwiseMinMax(nn.Module):
@@ -45,7 +46,7 @@ def pairwise_minmax_(x: Tensor) -> Tensor:
     return x.copy_(_LAYER.forward(x))
 
 
-@register_lipschitz_rule(PairwiseMinMax)
+@register_lipschitz_rule(PairwiseMinMax, traits=SELECTION)
 def _pairwise_minmax(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     # It permutes its input.
     return LipschitzConstant(1.0)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor, nn
 
 from gloro_fast.errors import ConfigError
 from gloro_fast.nn.conv import Conv2d
-from gloro_fast.rules.linear import convolution_by
+from gloro_fast.rules.linear import LINEAR, convolution_by
 from gloro_fast.rules.registry import LinearMap, register_lipschitz_rule
 
 
@@ -43,7 +45,7 @@ class ResidualConv2d(Conv2d):
         return result
 
 
-@register_lipschitz_rule(ResidualConv2d)
+@register_lipschitz_rule(ResidualConv2d, traits=dataclasses.replace(LINEAR, without_bias=Conv2d.without_bias))
 def _residual_convolution(module: nn.Module, input_shape: tuple[int, ...]) -> LinearMap:
     assert isinstance(module, ResidualConv2d)
     # It pads as its settings say, whatever its ``same``.

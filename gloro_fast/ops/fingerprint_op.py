@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gloro_fast.native import dispatch, extension
 from gloro_fast.ops.capturing import is_capturing
+from gloro_fast.ops.registration import register
 
 # Words at a time: enough to keep an accelerator busy, few enough for the working set to stay in a CPU's cache.
 _CHUNK = 1 << 16
@@ -150,6 +151,4 @@ def _fake_fingerprint_shares(tensors: Sequence[Tensor]) -> Tensor:
 
 if extension.available():
     torch.library.register_fake("gloro_fast::fingerprint", _fake_fingerprint)
-    torch.library.define("gloro_fast::fingerprint_shares", "(Tensor[] tensors) -> Tensor")
-    torch.library.register_fake("gloro_fast::fingerprint_shares", _fake_fingerprint_shares)
-    dispatch.implement("fingerprint_shares", "fingerprint")
+register("fingerprint_shares", _fake_fingerprint_shares, "fingerprint", "(Tensor[] tensors) -> Tensor")

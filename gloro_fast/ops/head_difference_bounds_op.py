@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gloro_fast.native import dispatch, extension
+from gloro_fast.native import dispatch
+from gloro_fast.ops.registration import register
 from gloro_fast.rounding import UNIT_ROUNDOFF, positive_up
 
 # Below this a distance may have lost squares to underflow (smallest normal float64: 2.2e-308).
@@ -79,7 +80,4 @@ def _fake_head_difference_bounds(weight: Tensor) -> Tensor:
     return weight.new_empty([weight.shape[0], weight.shape[0]], dtype=torch.float64)
 
 
-if extension.available():
-    torch.library.define("gloro_fast::head_difference_bounds", "(Tensor weight) -> Tensor")
-    torch.library.register_fake("gloro_fast::head_difference_bounds", _fake_head_difference_bounds)
-    dispatch.implement("head_difference_bounds", "head_difference_bounds")
+register("head_difference_bounds", _fake_head_difference_bounds, "head_difference_bounds", "(Tensor weight) -> Tensor")

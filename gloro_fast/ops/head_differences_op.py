@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gloro_fast.native import dispatch, extension
-from gloro_fast.ops.eager_function import EagerFunction
+from gloro_fast.ops.registration import register
 
 
 def head_differences_reference(weight: Tensor) -> Tensor:
@@ -39,9 +39,7 @@ def head_differences(weight: Tensor) -> Tensor:
     if weight.itemsize < 4 and not (compiled and weight.is_cuda):  # the kernels for GPUs widen what they load
         weight = weight.float()
     if compiled:
-        run: Callable[..., Any] = (
-            torch.ops.gloro_fast.head_differences if torch.compiler.is_compiling() else _Eager.apply
-        )
+        run: Callable[..., Any] = torch.ops.gloro_fast.head_differences if torch.compiler.is_compiling() else _apply
         differences: Tensor = run(weight)
         return differences
     return torch.cdist(weight, weight, compute_mode="donot_use_mm_for_euclid_dist")
@@ -84,28 +82,11 @@ def _backward(ctx: Any, grad: Tensor) -> Tensor:
         value = head_differences_reference(weight)
         (grad_weight,) = torch.autograd.grad(value, weight, grad, create_graph=True)
     else:
-        grad_weight = _gradient(grad, weight, differences)
+        grad_weight = gradient(grad, weight, differences)
     return grad_weight
 
 
-class _Eager(EagerFunction):
-    """The op without torch.library's autograd, which costs more than the kernels; see ``_Eager`` of margin_loss.py."""
-
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor) -> Tensor:
-        differences: Tensor = _forward(weight)
-        _save(ctx, (weight,), differences)
-        return differences
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return _backward(ctx, grad)
-
-
-if extension.available():
-    dispatch.implement("head_differences", "head_differences")
-    dispatch.implement("head_differences_backward", "head_differences")
-    _forward, _gradient = dispatch.eager("head_differences"), dispatch.eager("head_differences_backward")
-    torch.library.register_fake("gloro_fast::head_differences", _fake_head_differences)
-    torch.library.register_fake("gloro_fast::head_differences_backward", _fake_head_differences_backward)
-    torch.library.register_autograd("gloro_fast::head_differences", _backward, setup_context=_save)
+forward, _apply = register(
+    "head_differences", _fake_head_differences, "head_differences", save=_save, backward=_backward, outputs=1
+)
+gradient, _ = register("head_differences_backward", _fake_head_differences_backward, "head_differences")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gloro_fast.native import dispatch, extension
+from gloro_fast.native import dispatch
+from gloro_fast.ops.registration import register
 
 OUTSIDE = 1
 """A pixel is outside [0, 1]."""
@@ -40,7 +41,4 @@ def _fake_image_codes(images: Tensor) -> Tensor:
     return codes
 
 
-if extension.available():
-    torch.library.define("gloro_fast::image_codes", "(Tensor images) -> Tensor")
-    torch.library.register_fake("gloro_fast::image_codes", _fake_image_codes)
-    dispatch.implement("image_codes", "image_codes")
+register("image_codes", _fake_image_codes, "image_codes", "(Tensor images) -> Tensor")

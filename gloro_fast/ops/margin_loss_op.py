@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 from gloro_fast.errors import ConfigError
-from gloro_fast.native import dispatch, extension
 from gloro_fast.ops.cross_entropy_op import cross_entropy_reference
-from gloro_fast.ops.eager_function import EagerFunction
 from gloro_fast.ops.labels import assert_classes, is_on_host
 from gloro_fast.ops.margin_op import (
     fake_backward,
@@ -20,6 +18,7 @@ from gloro_fast.ops.margin_op import (
     margin_reference,
     runs_compiled,
 )
+from gloro_fast.ops.registration import register
 from gloro_fast.ops.scalar import as_scalar, constant
 from gloro_fast.ops.trades_op import trades_reference
 
@@ -46,7 +45,7 @@ def margin_loss(
     """
     _check(criterion)
     if runs_compiled("margin_loss", logits, differences, lipschitz):
-        run: Callable[..., Any] = torch.ops.gloro_fast.margin_loss if torch.compiler.is_compiling() else _Eager.apply
+        run: Callable[..., Any] = torch.ops.gloro_fast.margin_loss if torch.compiler.is_compiling() else _apply
         arguments = *in_one_dtype(logits, differences, lipschitz), as_scalar(epsilon, logits.device)
         loss, prediction, certified, *_ = run(
             *arguments, labels, CRITERIA.index(criterion), as_scalar(lam, logits.device)
@@ -115,11 +114,6 @@ def _fake_margin_loss(logits: Tensor, differences: Tensor, *_: Any) -> tuple[Ten
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.mark_non_differentiable(*output[1:])
-    _save_shares(ctx, inputs, output)
-
-
-def _save_shares(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     logits, differences, lipschitz, epsilon, labels, ctx.criterion, lam = inputs
     _, prediction, _, share_of_logits, share_of_bottom, runner_up = output
     ctx.save_for_backward(
@@ -134,37 +128,12 @@ def _backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Tensor | None, ...]
         found = gradients_to_differentiate(margin_loss_reference, arguments, grad_loss, ctx, *rest)
         return *found, None, None, None, None
     with_differences = ctx.needs_input_grad[1]
-    grad_logits, grad_differences, grad_lipschitz = _gradients(
+    grad_logits, grad_differences, grad_lipschitz = gradients(
         grad_loss, logits, *shares, differences, lipschitz, epsilon, with_differences
     )
     grad_differences = grad_differences if with_differences else None
     return grad_logits, grad_differences, grad_lipschitz, None, None, None, None
 
 
-class _Eager(EagerFunction):
-    """The op for eager mode: torch.library's autograd, which tracing needs, costs more than the kernels.
-
-    Head and loss of 512 images of 10 classes, with all gradients, take 0.8 times as long by this and its likes.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-        output: tuple[Tensor, ...] = _forward(*inputs)
-        loss, prediction, certified, *_ = output
-        ctx.set_materialize_grads(False)  # none of zeros for the outputs that have no gradient
-        ctx.mark_non_differentiable(prediction, certified)
-        _save_shares(ctx, inputs, output)
-        return loss, prediction, certified
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        return (None,) * len(ctx.needs_input_grad) if grads[0] is None else _backward(ctx, grads[0])
-
-
-if extension.available():
-    dispatch.implement("margin_loss", "margin_loss")
-    dispatch.implement("margin_loss_backward", "margin_loss")
-    _forward, _gradients = dispatch.eager("margin_loss"), dispatch.eager("margin_loss_backward")
-    torch.library.register_fake("gloro_fast::margin_loss", _fake_margin_loss)
-    torch.library.register_fake("gloro_fast::margin_loss_backward", fake_backward)
-    torch.library.register_autograd("gloro_fast::margin_loss", _backward, setup_context=_save)
+forward, _apply = register("margin_loss", _fake_margin_loss, "margin_loss", save=_save, backward=_backward, outputs=3)
+gradients, _ = register("margin_loss_backward", fake_backward, "margin_loss")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gloro_fast.native import dispatch, extension
-from gloro_fast.ops.eager_function import EagerFunction
+from gloro_fast.ops.registration import register
 from gloro_fast.ops.scalar import as_scalar, constant
 
 _MOST_CLASSES_ON_GPU = 4096
@@ -72,7 +72,7 @@ def margin(
     within torch.func's transforms, as the reference. Same bits at every number of threads and in every run.
     """
     if runs_compiled("margin", logits, differences, lipschitz):
-        run: Callable[..., Any] = torch.ops.gloro_fast.margin if torch.compiler.is_compiling() else _Eager.apply
+        run: Callable[..., Any] = torch.ops.gloro_fast.margin if torch.compiler.is_compiling() else _apply
         bottom, prediction, radius, *_ = run(
             *in_one_dtype(logits, differences, lipschitz), as_scalar(epsilon, logits.device)
         )
@@ -135,11 +135,6 @@ def fake_backward(grad: Tensor, logits: Tensor, *saved: Any) -> tuple[Tensor, Te
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.mark_non_differentiable(*output[1:])
-    _save_runner_up(ctx, inputs, output)
-
-
-def _save_runner_up(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     _, prediction, _, runner_up = output
     ctx.save_for_backward(*inputs, prediction, runner_up)
 
@@ -154,23 +149,6 @@ def _backward(ctx: Any, grad_bottom: Tensor, *_: Any) -> tuple[Tensor | None, ..
         grad_bottom, logits, prediction, runner_up, differences, lipschitz, epsilon, with_differences
     )
     return grad_logits, grad_differences if with_differences else None, grad_lipschitz, None
-
-
-class _Eager(EagerFunction):
-    """The op without torch.library's autograd; see ``_Eager`` of margin_loss.py."""
-
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-        output: tuple[Tensor, ...] = _forward(*inputs)
-        bottom, prediction, radius, _ = output
-        ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(prediction, radius)
-        _save_runner_up(ctx, inputs, output)
-        return bottom, prediction, radius
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        return (None,) * len(ctx.needs_input_grad) if grads[0] is None else _backward(ctx, grads[0])
 
 
 def gradients_to_differentiate(
@@ -189,10 +167,5 @@ def gradients_to_differentiate(
     return gradients
 
 
-if extension.available():
-    dispatch.implement("margin", "margin")
-    dispatch.implement("margin_backward", "margin")
-    _forward, _gradients = dispatch.eager("margin"), dispatch.eager("margin_backward")
-    torch.library.register_fake("gloro_fast::margin", _fake_margin)
-    torch.library.register_fake("gloro_fast::margin_backward", fake_backward)
-    torch.library.register_autograd("gloro_fast::margin", _backward, setup_context=_save)
+_, _apply = register("margin", _fake_margin, "margin", save=_save, backward=_backward, outputs=3)
+_gradients, _ = register("margin_backward", fake_backward, "margin")

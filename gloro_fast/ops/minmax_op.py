@@ -15,8 +15,8 @@ from torch import Tensor
 
 from gloro_fast.errors import ArchitectureError
 from gloro_fast.native import dispatch, extension
-from gloro_fast.ops.eager_function import EagerFunction
 from gloro_fast.ops.exporting import is_exporting
+from gloro_fast.ops.registration import register
 
 _CPU_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _GPU_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -50,7 +50,7 @@ def minmax(x: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
     if torch.compiler.is_compiling():
         result = torch.ops.gloro_fast.minmax(x, bias)
     elif needs_gradient(x, bias):
-        result = _MinMax.apply(x, bias)
+        result = _apply(x, bias)
     else:
         result = _forward(x, bias)
     return result
@@ -165,26 +165,6 @@ def _backward(ctx: Any, grad_y: Tensor, _: Any = None) -> tuple[Tensor | None, T
     return grad_x, grad_bias if ctx.with_bias else None
 
 
-class _MinMax(EagerFunction):
-    """The op for eager mode.
-
-    The autograd that torch.library writes around an op from Python costs 20 us a step more than this (measured),
-    more than the kernels on a dense layer's batch. Tracing needs that one, so both stand, with the same backward.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-        y, mask = _forward(x, bias)
-        ctx.set_materialize_grads(False)  # there is no gradient of the mask, and none to be made of zeros
-        ctx.mark_non_differentiable(mask)
-        _save_mask(ctx, (x, bias), (y, mask))
-        return y, mask
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        return (None, None) if grads[0] is None else _backward(ctx, grads[0])
-
-
 def _save_mask_of_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     _, mask, ctx.with_bias = inputs
     ctx.save_for_backward(mask)
@@ -198,13 +178,7 @@ def _backward_of_backward(ctx: Any, grad_grad_x: Tensor, grad_grad_bias: Tensor)
     return torch.ops.gloro_fast.minmax_backward(grad_grad_x, mask, False)[0], None, None
 
 
-if extension.available():
-    dispatch.implement("minmax", "minmax")
-    dispatch.implement("minmax_backward", "minmax")
-    _forward, _route = dispatch.eager("minmax"), dispatch.eager("minmax_backward")
-    torch.library.register_fake("gloro_fast::minmax", _fake_minmax)
-    torch.library.register_fake("gloro_fast::minmax_backward", _fake_minmax_backward)
-    torch.library.register_autograd("gloro_fast::minmax", _backward, setup_context=_save_mask)
-    torch.library.register_autograd(
-        "gloro_fast::minmax_backward", _backward_of_backward, setup_context=_save_mask_of_backward
-    )
+_forward, _apply = register("minmax", _fake_minmax, "minmax", save=_save_mask, backward=_backward, outputs=2)
+_route, _ = register(
+    "minmax_backward", _fake_minmax_backward, "minmax", save=_save_mask_of_backward, backward=_backward_of_backward
+)

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gloro_fast.native import dispatch, extension
+from gloro_fast.native import dispatch
 from gloro_fast.ops.eager_function import EagerFunction
+from gloro_fast.ops.registration import register
 
 
 def product_reference(values: Tensor) -> Tensor:
@@ -69,8 +70,6 @@ class _Product(EagerFunction):
         return gradient(grad, values, result)
 
 
-if extension.available():
-    torch.library.define("gloro_fast::product_backward", "(Tensor grad, Tensor values) -> Tensor")
-    torch.library.register_fake("gloro_fast::product_backward", _fake_product_backward)
-    dispatch.implement("product_backward", "product")
-    _gradient_on_gpu = dispatch.eager("product_backward")
+_gradient_on_gpu, _ = register(
+    "product_backward", _fake_product_backward, "product", schema="(Tensor grad, Tensor values) -> Tensor"
+)

@@ -12,13 +12,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gloro_fast.native import dispatch, extension
+from gloro_fast.native import extension
 from gloro_fast.ops import product as _product
 from gloro_fast.ops.eager_function import EagerFunction
 from gloro_fast.ops.geometry import Geometry
+from gloro_fast.ops.head_differences_op import forward as _differences
+from gloro_fast.ops.head_differences_op import gradient as _gradient_of_differences
 from gloro_fast.ops.head_differences_op import head_differences_reference
 from gloro_fast.ops.head_differences_op import runs_compiled as runs_head
 from gloro_fast.ops.margin_loss_op import CRITERIA, margin_loss_reference
+from gloro_fast.ops.margin_loss_op import forward as _losses
+from gloro_fast.ops.margin_loss_op import gradients as _gradients_of_losses
 from gloro_fast.ops.margin_op import runs_compiled as runs_margin
 from gloro_fast.ops.power_iteration_op import describe, enough, power_iteration_reference
 
@@ -196,11 +200,3 @@ def _gradients_to_differentiate(ctx: Any, grad: Tensor, saved: Sequence[Tensor])
         )
     )
     return tuple(next(found) if need else None for need in needed)
-
-
-if extension.available():
-    _differences, _gradient_of_differences = (
-        dispatch.eager("head_differences"),
-        dispatch.eager("head_differences_backward"),
-    )
-    _losses, _gradients_of_losses = dispatch.eager("margin_loss"), dispatch.eager("margin_loss_backward")

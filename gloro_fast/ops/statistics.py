@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gloro_fast.native import dispatch, extension
+from gloro_fast.native import dispatch
+from gloro_fast.ops.registration import register
 
 
 def count_reference(labels: Tensor, prediction: Tensor, certified: Tensor) -> tuple[Tensor, Tensor]:
@@ -81,14 +82,12 @@ def _fake_record_(
     pass
 
 
-if extension.available():
-    torch.library.define("gloro_fast::count", "(Tensor labels, Tensor prediction, Tensor certified) -> Tensor")
-    torch.library.define(
-        "gloro_fast::record_",
-        "(Tensor(a!) table, Tensor(b!) cursor, Tensor loss, Tensor correct, Tensor verified, Tensor lipschitz) -> ()",
-    )
-    torch.library.register_fake("gloro_fast::count", _fake_count)
-    torch.library.register_fake("gloro_fast::record_", _fake_record_)
-    dispatch.implement("count", "statistics")
-    dispatch.implement("record_", "statistics")
-    _count = dispatch.eager("count")
+_count, _ = register(
+    "count", _fake_count, "statistics", "(Tensor labels, Tensor prediction, Tensor certified) -> Tensor"
+)
+register(
+    "record_",
+    _fake_record_,
+    "statistics",
+    "(Tensor(a!) table, Tensor(b!) cursor, Tensor loss, Tensor correct, Tensor verified, Tensor lipschitz) -> ()",
+)

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gloro_fast.native import dispatch, extension
 from gloro_fast.ops.certify import certify_logits_reference, runs_on_gpu
 from gloro_fast.ops.image_codes import NOT_FINITE
+from gloro_fast.ops.registration import register
 
 LOGITS_NOT_FINITE = 2
 CHANGED = 8
@@ -90,11 +90,10 @@ def _fake_verdict(logits: Tensor, *_: Any) -> tuple[Tensor, ...]:
     return tuple(logits.new_empty([logits.shape[0]], dtype=dtype) for dtype in types)
 
 
-if extension.available():
-    torch.library.define(
-        "gloro_fast::verdict",
-        "(Tensor logits, Tensor differences, float lipschitz, float epsilon, Tensor? images, Tensor? shares, "
-        "Tensor? signed) -> (Tensor prediction, Tensor radius, Tensor bottom, Tensor certified, Tensor codes)",
-    )
-    torch.library.register_fake("gloro_fast::verdict", _fake_verdict)
-    dispatch.implement("verdict", "verdict")
+register(
+    "verdict",
+    _fake_verdict,
+    "verdict",
+    "(Tensor logits, Tensor differences, float lipschitz, float epsilon, Tensor? images, Tensor? shares, "
+    "Tensor? signed) -> (Tensor prediction, Tensor radius, Tensor bottom, Tensor certified, Tensor codes)",
+)

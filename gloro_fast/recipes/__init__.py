@@ -1,6 +1,6 @@
 """What decides a training run but for seed and place of the data: recipes by name, schedules, the paper's figures.
 
-Stands on errors alone. ``train`` runs a recipe, ``reproduce`` and ``evaluate`` compare with the paper, the command line
+Stands on ``losses``. ``train`` runs a recipe, ``reproduce`` and ``evaluate`` compare with the paper, the command line
 lists and overrides.
 """
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gloro_fast.errors import ConfigError, nearest
+from gloro_fast.losses import LOSSES
 from gloro_fast.recipes import schedules
 
 
@@ -28,8 +29,7 @@ class Recipe:
         epsilon: the certified l2 radius, in units of pixels scaled to [0, 1].
         epsilon_train: the epsilon trained with, often a little larger.
         epsilon_schedule: ``"single"``, ``"log"`` or ``"x,y,e"``.
-        loss: ``"ce"``, ``"trades-kl"``, ``"trades-ce"``, ``"emma"``, ``"lmt"`` (Lipschitz margin training), or
-            ``"standard"``: cross entropy without bottom.
+        loss: a name among ``gloro_fast.losses.LOSSES``; ``"standard"`` is cross entropy without bottom.
         lam: the TRADES weight lambda: ``"x"`` or ``"x,y,e"``; unused with the others.
         learning_rate: Adam's learning rate for the first half of the epochs.
         learning_rate_end: what it decays to, exponentially, in the second half.
@@ -73,7 +73,7 @@ class Recipe:
         _choice("activation", self.activation, ("minmax", "relu"))
         _choice("initialization", self.initialization, ("orthogonal", "glorot_uniform"))
         _choice("augmentation", self.augmentation, ("none", "default", "light", "tfds"))
-        _choice("loss", self.loss, ("ce", "trades-kl", "trades-ce", "emma", "lmt", "standard"))
+        _choice("loss", self.loss, tuple(LOSSES))
         _choice("precision", self.precision, ("float32", "bfloat16"))
         _require("noise", self.noise, math.isfinite(self.noise) and self.noise >= 0, "it must be a number >= 0")
         schedules.parse_lambda(self.lam)
@@ -82,7 +82,7 @@ class Recipe:
     @property
     def has_lambda(self) -> bool:
         """Whether the loss has a weight lambda."""
-        return self.loss.startswith("trades")
+        return LOSSES[self.loss].has_lambda
 
     def override(self, **fields: Any) -> Recipe:
         """Give a copy with other values.

@@ -11,74 +11,13 @@ from torch.nn.utils import parametrize
 
 from gloro_fast.bounds.absolute import absolute_norm
 from gloro_fast.errors import ArchitectureError
-from gloro_fast.nn.conv import Conv2d
-from gloro_fast.nn.group_sort import GroupSort
-from gloro_fast.nn.minmax import MinMax
-from gloro_fast.nn.normalize import Normalize, Scale
-from gloro_fast.nn.pairwise_minmax import PairwiseMinMax
 from gloro_fast.nn.residual import ResidualConv2d
 from gloro_fast.rounding import product_up
 from gloro_fast.rounding_error.arithmetic import Arithmetic, norms
 from gloro_fast.rounding_error.scaling import Scaling
 from gloro_fast.rounding_error.state import Step
 from gloro_fast.rounding_error.steps import Addition, Selection, Sums
-from gloro_fast.rules.registry import Knowledge, LinearMap, known_type
-
-_LINEAR = (
-    nn.Linear,
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-    Conv2d,
-    ResidualConv2d,
-)
-# The largest or smallest of some inputs, copies in other places, and nothing in evaluation.
-_SELECTIONS = (
-    MinMax,
-    PairwiseMinMax,
-    GroupSort,
-    nn.ReLU,
-    nn.MaxPool1d,
-    nn.MaxPool2d,
-    nn.MaxPool3d,
-    nn.AdaptiveMaxPool1d,
-    nn.AdaptiveMaxPool2d,
-    nn.AdaptiveMaxPool3d,
-    nn.Identity,
-    nn.Flatten,
-    nn.Unflatten,
-    nn.PixelShuffle,
-    nn.PixelUnshuffle,
-    nn.ChannelShuffle,
-    nn.ZeroPad1d,
-    nn.ZeroPad2d,
-    nn.ZeroPad3d,
-    nn.ReflectionPad1d,
-    nn.ReflectionPad2d,
-    nn.ReflectionPad3d,
-    nn.ReplicationPad1d,
-    nn.ReplicationPad2d,
-    nn.ReplicationPad3d,
-    nn.CircularPad1d,
-    nn.CircularPad2d,
-    nn.CircularPad3d,
-    nn.Dropout,
-    nn.Dropout1d,
-    nn.Dropout2d,
-    nn.Dropout3d,
-)
-_AVERAGES = (
-    nn.AvgPool1d,
-    nn.AvgPool2d,
-    nn.AvgPool3d,
-    nn.AdaptiveAvgPool1d,
-    nn.AdaptiveAvgPool2d,
-    nn.AdaptiveAvgPool3d,
-)
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+from gloro_fast.rules.registry import Knowledge, LinearMap, known_type, traits_of
 
 
 def make_step(
@@ -102,23 +41,22 @@ def make_step(
     Raises:
         ArchitectureError: it is not known how its kind rounds.
     """
-    kind = known_type(module)
-    if kind in _LINEAR and isinstance(rule, LinearMap):
-        return _sums(name, float64_copy(module, rule), input_shape, rule, constant, arithmetic)
+    rounding = traits_of(module).rounding
+    if rounding == "sums" and isinstance(rule, LinearMap):
+        return _sums(name, _float64_copy(name, module, rule), input_shape, rule, constant, arithmetic)
+    if callable(rounding):
+        return scaling(*rounding(module), input_shape, constant, arithmetic)
     # Copies stay in evaluation mode when the net is trained on.
-    if kind in _AVERAGES:
-        return _averages(name, copy.deepcopy(module).eval(), input_shape, constant, arithmetic)
-    if kind in _SELECTIONS:
-        return Selection(copy.deepcopy(module).eval(), (constant,), arithmetic)
-    if kind in _BATCH_NORMS:
-        return _batch_norm(module, input_shape, constant, arithmetic)
-    if kind is Normalize:
-        assert isinstance(module, Normalize)
-        return scaling(module.mean, module.std.double().square(), None, None, input_shape, constant, arithmetic)
-    if kind is Scale:
-        return Addition(copy.deepcopy(module), (constant,), 0.0, 7, math.prod(input_shape), arithmetic)
+    copied = copy.deepcopy(module).eval()
+    if rounding == "averages":
+        return _averages(name, copied, input_shape, constant, arithmetic)
+    if rounding == "selection":
+        return Selection(copied, (constant,), arithmetic)
+    if rounding == "product":
+        return Addition(copied, (constant,), 0.0, 7, math.prod(input_shape), arithmetic)
+    kind = known_type(module).__name__
     raise ArchitectureError(
-        f"{name or 'the module'} is a {kind.__name__}, whose rounding is not bounded; certify without executed"
+        f"{name or 'the module'} is a {kind}, whose rounding is not bounded; certify without executed"
     )
 
 
@@ -148,14 +86,6 @@ def scaling(
     # Copies, which do not follow when the net is trained on.
     m, d, g, b = (tensor.detach().double().clone().reshape(shape) for tensor in (shift, square, gain, bias))
     return Scaling(m, d, g, b, constant, arithmetic)
-
-
-def _batch_norm(module: nn.Module, input_shape: tuple[int, ...], constant: float, arithmetic: Arithmetic) -> Scaling:
-    assert isinstance(module, nn.modules.batchnorm._BatchNorm)
-    assert module.running_mean is not None
-    assert module.running_var is not None
-    square = module.running_var.double() + module.eps
-    return scaling(module.running_mean, square, module.weight, module.bias, input_shape, constant, arithmetic)
 
 
 def _sums(
@@ -210,8 +140,8 @@ def number_of_terms(rule: LinearMap) -> int:
     return round(float(counts.max()))
 
 
-def float64_copy(module: nn.Module, rule: LinearMap) -> nn.Module:
-    """Give a copy of a linear layer that computes in float64 with the very weights that its rule names."""
+def _float64_copy(name: str, module: nn.Module, rule: LinearMap) -> nn.Module:
+    """Return a copy of a linear layer that computes in float64 with the very weight that its rule names."""
     copied = copy.deepcopy(module)
     if parametrize.is_parametrized(module):
         # remove_parametrizations would take the weight from the class, which copy and original share.
@@ -223,6 +153,9 @@ def float64_copy(module: nn.Module, rule: LinearMap) -> nn.Module:
         # The sums of the merged kernel are what is rounded.
         copied.weight = nn.Parameter(rule.weight.detach().clone())
         copied.identity = torch.zeros_like(copied.identity)
-    assert isinstance(copied.weight, Tensor)
-    assert torch.equal(copied.weight, rule.weight)
+    if not (isinstance(copied.weight, Tensor) and torch.equal(copied.weight, rule.weight)):
+        raise ArchitectureError(
+            f"{name or 'the module'} has another weight than its rule, so that its rounding is not bounded; certify "
+            "without executed"
+        )
     return copied.double().eval().requires_grad_(False)

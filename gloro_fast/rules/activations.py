@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gloro_fast.errors import ArchitectureError
 from gloro_fast.rules.registry import LipschitzConstant, known_type, register_by_name, register_lipschitz_rule
+from gloro_fast.rules.traits import ELEMENTWISE, SELECTION, Traits
 
 _ONE = LipschitzConstant(1.0, per_element=True)
 
@@ -29,28 +30,7 @@ MISH = 1.088498161251728
 SELU = 1.758099340847377
 """Slope scale * alpha below 0, towards it: 1.05070... * 1.67326..."""
 
-_OVERFLOW = 88.0
-"""exp of it is still a float32 number, the type in which half types are computed as well; exp(89) is infinite."""
-
-
-# Identity copies; the slopes of the others lie in [0, 1] and come as close to 1 as one likes.
-@register_lipschitz_rule(
-    nn.Identity,
-    nn.ReLU,
-    nn.ReLU6,
-    nn.Hardtanh,
-    nn.Tanh,
-    nn.Softsign,
-    nn.Tanhshrink,
-    nn.Softshrink,
-    nn.LogSigmoid,
-)
-def one(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
-    """Give 1."""
-    return _ONE
-
-
-_SLOPES: dict[type[nn.Module], float] = {
+_SLOPES = {
     nn.Sigmoid: SIGMOID,
     nn.Hardsigmoid: HARDSIGMOID,
     nn.Hardswish: HARDSWISH,
@@ -58,21 +38,40 @@ _SLOPES: dict[type[nn.Module], float] = {
     nn.Mish: MISH,
     nn.SELU: SELU,
 }
+_OVERFLOW = 88.0
+"""exp of it is still a float32 number, the type in which half types are computed as well; exp(89) is infinite."""
 
 
-@register_lipschitz_rule(*_SLOPES)
-def largest_slope(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
-    """Give the largest slope."""
+# Identity copies; the slopes of the others lie in [0, 1] and come as close to 1 as one likes.
+@register_lipschitz_rule(nn.Identity, nn.ReLU, traits=SELECTION)
+@register_lipschitz_rule(
+    nn.ReLU6,
+    nn.Hardtanh,
+    nn.Tanh,
+    nn.Softsign,
+    nn.Tanhshrink,
+    nn.Softshrink,
+    nn.LogSigmoid,
+    traits=ELEMENTWISE,
+)
+def one(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
+    """Give 1."""
+    return _ONE
+
+
+@register_lipschitz_rule(*_SLOPES, traits=ELEMENTWISE)
+def slope(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
+    """Return the largest slope."""
     return LipschitzConstant(_SLOPES[known_type(module)], per_element=True)
 
 
-@register_lipschitz_rule(nn.GELU)
+@register_lipschitz_rule(nn.GELU, traits=ELEMENTWISE)
 def gelu(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     """Give the largest slope of the approximation in use."""
     return LipschitzConstant(GELU_TANH if module.approximate == "tanh" else GELU_ERF, per_element=True)
 
 
-@register_lipschitz_rule(nn.LeakyReLU)
+@register_lipschitz_rule(nn.LeakyReLU, traits=ELEMENTWISE)
 def leaky_relu(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     """Give max(1, |negative slope|).
 
@@ -83,14 +82,14 @@ def leaky_relu(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzCons
     return LipschitzConstant(max(1.0, abs(slope)), per_element=True)
 
 
-@register_lipschitz_rule(nn.PReLU)
+@register_lipschitz_rule(nn.PReLU, traits=ELEMENTWISE)
 def prelu(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     """Give max(1, |a|) over all learned slopes a; training differentiates it."""
     slopes: Tensor = module.weight  # type: ignore[assignment]
     return LipschitzConstant(slopes.abs().amax().clamp_min(1.0), per_element=True)
 
 
-@register_lipschitz_rule(nn.ELU)
+@register_lipschitz_rule(nn.ELU, traits=ELEMENTWISE)
 def elu(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     """Give max(1, |alpha|): below 0 the slope is alpha exp(x).
 
@@ -101,7 +100,7 @@ def elu(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     return LipschitzConstant(max(1.0, abs(alpha)), per_element=True)
 
 
-@register_lipschitz_rule(nn.CELU)
+@register_lipschitz_rule(nn.CELU, traits=ELEMENTWISE)
 def celu(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     """Give 1: below 0 the slope is exp(x / alpha).
 
@@ -112,7 +111,7 @@ def celu(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     return _ONE
 
 
-@register_lipschitz_rule(nn.Softplus)
+@register_lipschitz_rule(nn.Softplus, traits=ELEMENTWISE)
 def softplus(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     """Give 1: the slope is sigmoid(beta x). Inputs of float64 need a larger threshold; see ``check_dtype``.
 
@@ -170,7 +169,7 @@ def _positive(name: str, value: Any) -> float:
     return _finite(name, value)
 
 
-@register_lipschitz_rule(nn.Softmax)
+@register_lipschitz_rule(nn.Softmax, traits=ELEMENTWISE)
 def softmax(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     """Give 1/2: the Jacobian diag(p) - p p^T has absolute row sums 2 p_i (1 - p_i), so that Gershgorin gives 1/2.
 
@@ -183,8 +182,15 @@ def softmax(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstan
     return LipschitzConstant(0.5, kind="upper bound")
 
 
-@register_by_name("timm.layers.drop.DropPath", "torchvision.ops.stochastic_depth.StochasticDepth")
-@register_lipschitz_rule(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+@register_by_name("timm.layers.drop.DropPath", "torchvision.ops.stochastic_depth.StochasticDepth", traits=ELEMENTWISE)
+@register_lipschitz_rule(nn.AlphaDropout, nn.FeatureAlphaDropout, traits=Traits(multiplies=False, scales=True))
+@register_lipschitz_rule(
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.Dropout3d,
+    traits=Traits(multiplies=False, scales=True, rounding="selection"),
+)
 def dropout(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     """Give 1, exact in evaluation; in training an estimate that stands for the net to be evaluated."""
     return LipschitzConstant(1.0, kind="estimate", per_element=True) if module.training else _ONE

@@ -9,9 +9,22 @@ from gloro_fast.errors import ArchitectureError
 from gloro_fast.ops.kept import kept
 from gloro_fast.rules.real import require_floating
 from gloro_fast.rules.registry import Diagonal, register_lipschitz_rule
+from gloro_fast.rules.traits import Affine, Traits
 
 
-@register_lipschitz_rule(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+def _affine(module: nn.modules.batchnorm._BatchNorm) -> Affine:
+    assert module.running_mean is not None
+    assert module.running_var is not None
+    return Affine(module.running_mean, module.running_var.double() + module.eps, module.weight, module.bias)
+
+
+@register_lipschitz_rule(nn.SyncBatchNorm, traits=Traits(multiplies=False, rounding=_affine))
+@register_lipschitz_rule(
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.BatchNorm3d,
+    traits=Traits(multiplies=False, rounding=_affine, spares_output=True),
+)
 def _batch_norm(module: nn.Module, input_shape: tuple[int, ...]) -> Diagonal:
     """Give gamma / sqrt(running variance + eps) a channel: in evaluation the layer is just that and a shift.
 

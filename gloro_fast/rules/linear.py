@@ -2,30 +2,48 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from gloro_fast.errors import ArchitectureError
+from gloro_fast.ops.dense_op import dense
 from gloro_fast.ops.geometry import Geometry
 from gloro_fast.rules.registry import LinearMap, register_lipschitz_rule, require_spatial
 from gloro_fast.rules.settings import each
 from gloro_fast.rules.shapes import padding_norm
+from gloro_fast.rules.traits import Traits
 
 _Padding = tuple[tuple[int, int], ...]
 _DIMENSIONS: dict[type[nn.Module], int] = {
-    getattr(nn, f"{kind}{dimensions}d"): dimensions for kind in ("Conv", "ConvTranspose") for dimensions in (1, 2, 3)
+    getattr(nn, f"{name}{count}d"): count for name in ("Conv", "ConvTranspose") for count in (1, 2, 3)
 }
 
 
-@register_lipschitz_rule(nn.Linear)
+def _dense(module: nn.Linear, x: Tensor) -> Tensor:
+    return dense(x, module.weight)
+
+
+def _convolved(module: nn.Conv2d, x: Tensor) -> Tensor:
+    y: Tensor = module._conv_forward(x, module.weight, None)
+    return y
+
+
+LINEAR = Traits(is_its_map=True, multiplies=True, rounding="sums", spares_output=True)
+"""Of a layer that computes what its rule says, with its ``weight``."""
+
+
+@register_lipschitz_rule(nn.Linear, traits=dataclasses.replace(LINEAR, without_bias=_dense))
 def linear(module: nn.Module, input_shape: tuple[int, ...]) -> LinearMap:
     """Give the weight; on an input with leading dimensions it acts block by block, with the norm of one block."""
     weight: Tensor = module.weight  # type: ignore[assignment]
     return LinearMap(weight, Geometry(input_shape[-1:]))
 
 
-@register_lipschitz_rule(nn.Conv1d, nn.Conv2d, nn.Conv3d)
+@register_lipschitz_rule(nn.Conv2d, traits=dataclasses.replace(LINEAR, without_bias=_convolved))
+@register_lipschitz_rule(nn.Conv1d, traits=LINEAR)
+@register_lipschitz_rule(nn.Conv3d, traits=dataclasses.replace(LINEAR, spares_output=False))
 def convolution(module: nn.Module, input_shape: tuple[int, ...]) -> LinearMap:
     """Give the weight and how it acts.
 
@@ -106,7 +124,9 @@ def _copies(module: nn.Conv1d | nn.Conv2d | nn.Conv3d, spatial: int) -> _Padding
     return tuple(reversed(tuple(zip(amounts[::2], amounts[1::2], strict=True))))
 
 
-@register_lipschitz_rule(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+@register_lipschitz_rule(
+    nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, traits=Traits(multiplies=True, rounding="sums")
+)
 def transposed_convolution(module: nn.Module, input_shape: tuple[int, ...]) -> LinearMap:
     """Give the convolution whose adjoint the layer is: same weight, from the layer's output to its input.
 

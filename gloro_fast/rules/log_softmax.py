@@ -8,10 +8,11 @@ from torch import nn
 
 from gloro_fast.errors import ArchitectureError
 from gloro_fast.rules.registry import LipschitzConstant, register_lipschitz_rule
+from gloro_fast.rules.traits import ELEMENTWISE
 from gloro_fast.rules.windows import root_up
 
 
-@register_lipschitz_rule(nn.LogSoftmax)
+@register_lipschitz_rule(nn.LogSoftmax, traits=ELEMENTWISE)
 def log_softmax(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     """Return sqrt(m), rounded up: the Jacobian is I - P with the projection P = 1 p^T, since p sums to 1.
 

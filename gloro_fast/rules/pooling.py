@@ -10,6 +10,7 @@ from torch import nn
 from gloro_fast.errors import ArchitectureError
 from gloro_fast.rules.registry import LipschitzConstant, known_type, register_lipschitz_rule
 from gloro_fast.rules.settings import each
+from gloro_fast.rules.traits import AVERAGES, SELECTION
 from gloro_fast.rules.windows import (
     Window,
     adaptive_windows,
@@ -21,14 +22,14 @@ from gloro_fast.rules.windows import (
 )
 
 _DIMENSIONS: dict[type[nn.Module], int] = {
-    getattr(nn, f"{kind}Pool{dimensions}d"): dimensions
-    for kind in ("Avg", "Max", "AdaptiveAvg", "AdaptiveMax")
-    for dimensions in (1, 2, 3)
+    getattr(nn, f"{name}Pool{count}d"): count
+    for name in ("Avg", "Max", "AdaptiveAvg", "AdaptiveMax")
+    for count in (1, 2, 3)
 }
 Sizes = tuple[int, ...]
 
 
-@register_lipschitz_rule(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
+@register_lipschitz_rule(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, traits=AVERAGES)
 def average_pool(module: nn.Module, input_shape: Sizes) -> LipschitzConstant:
     """Give the norm of the averaging: 1 / k for a kernel of k x k pixels with stride k."""
     assert isinstance(module, nn.AvgPool1d | nn.AvgPool2d | nn.AvgPool3d)
@@ -40,14 +41,14 @@ def average_pool(module: nn.Module, input_shape: Sizes) -> LipschitzConstant:
     return LipschitzConstant(value)
 
 
-@register_lipschitz_rule(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
+@register_lipschitz_rule(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, traits=AVERAGES)
 def adaptive_average_pool(module: nn.Module, input_shape: Sizes) -> LipschitzConstant:
     """Give the norm of the averaging."""
     sizes = _spatial(module, input_shape)
     return LipschitzConstant(adaptive_average_norm(sizes, _outputs(module, sizes)))
 
 
-@register_lipschitz_rule(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
+@register_lipschitz_rule(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, traits=SELECTION)
 def max_pool(module: nn.Module, input_shape: Sizes) -> LipschitzConstant:
     """Give the root of the number of windows that the busiest pixel is part of: 1 if they do not overlap.
 
@@ -65,7 +66,7 @@ def max_pool(module: nn.Module, input_shape: Sizes) -> LipschitzConstant:
     return LipschitzConstant(max_norm(sizes, kernel, stride, padding, dilation, module.ceil_mode))
 
 
-@register_lipschitz_rule(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d)
+@register_lipschitz_rule(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d, traits=SELECTION)
 def adaptive_max_pool(module: nn.Module, input_shape: Sizes) -> LipschitzConstant:
     """Give the root of the number of windows that the busiest pixel is part of; see ``max_pool``."""
     _refuse_indices(module)

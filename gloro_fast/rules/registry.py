@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from inspect import getattr_static
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from gloro_fast.errors import ArchitectureError, ConfigError, UnknownLayerError,
 from gloro_fast.ops.geometry import Geometry
 from gloro_fast.rules.real import require_floating, require_real
 from gloro_fast.rules.remedies import REMEDIES
+from gloro_fast.rules.traits import Traits
 
 KINDS = ("exact", "upper bound", "estimate")
 
@@ -135,14 +136,24 @@ def _checked(value: float | Tensor) -> float:
 
 Knowledge = LinearMap | Diagonal | LipschitzConstant
 Rule = Callable[[nn.Module, tuple[int, ...]], Knowledge]
-_RULES: dict[type[nn.Module], Rule] = {}
+
+
+class Registered(NamedTuple):
+    """A rule, and what else is known of the layers that it is for."""
+
+    rule: Rule
+    traits: Traits
+
+
+_RULES: dict[type[nn.Module], Registered] = {}
 # Of classes of other packages, by their full names: those packages are not imported for it.
-_RULES_BY_NAME: dict[str, Rule] = {}
+_RULES_BY_NAME: dict[str, Registered] = {}
 _registrations = 0
+_NOTHING = Traits()
 _R = TypeVar("_R", bound=Rule)
 
 
-def register_lipschitz_rule(*types: type[nn.Module]) -> Callable[[_R], _R]:
+def register_lipschitz_rule(*types: type[nn.Module], traits: Traits = _NOTHING) -> Callable[[_R], _R]:
     """Register a rule for modules of exactly these types, not of subclasses: those may compute anything.
 
     The rule gets the module and the shape of its input without the batch, and returns a ``LinearMap``, a
@@ -151,23 +162,28 @@ def register_lipschitz_rule(*types: type[nn.Module]) -> Callable[[_R], _R]:
         @register_lipschitz_rule(MyLayer)
         def my_layer(module, input_shape):
             return LipschitzConstant(module.scale, kind="upper bound")
+
+    Args:
+        types: the types.
+        traits: what else is known of them; without it nothing is, so that a layer is neither merged nor fused with
+            others, and ``certify(executed=True)`` refuses it.
     """
 
     def register(rule: _R) -> _R:
         global _registrations
         for kind in types:
-            _RULES[kind] = rule
+            _RULES[kind] = Registered(rule, traits)
         _registrations += 1
         return rule
 
     return register
 
 
-def register_by_name(*names: str) -> Callable[[_R], _R]:
+def register_by_name(*names: str, traits: Traits = _NOTHING) -> Callable[[_R], _R]:
     """Register a rule for classes of other packages, such as ``timm.layers.drop.DropPath``."""
 
     def register(rule: _R) -> _R:
-        _RULES_BY_NAME.update(dict.fromkeys(names, rule))
+        _RULES_BY_NAME.update(dict.fromkeys(names, Registered(rule, traits)))
         return rule
 
     return register
@@ -181,11 +197,11 @@ def lipschitz_rule(name: str, module: nn.Module, input_shape: tuple[int, ...]) -
         ArchitectureError: the rule refuses the module's settings.
         ConfigError: the rule gives something else than it should.
     """
-    rule = _RULES.get(known_type(module))
-    if rule is None:
+    registered = _RULES.get(known_type(module))
+    if registered is None:
         raise unknown(name, module)
     try:
-        result = rule(module, input_shape)
+        result = registered.rule(module, input_shape)
     except (ArchitectureError, ConfigError) as error:
         raise type(error)(f"{name or 'the module'}: {error}") from None
     if not isinstance(result, LinearMap | Diagonal | LipschitzConstant):
@@ -194,8 +210,15 @@ def lipschitz_rule(name: str, module: nn.Module, input_shape: tuple[int, ...]) -
 
 
 def registered_rule(kind: type[nn.Module]) -> Rule | None:
-    """Give the rule that is registered for exactly this type; None if there is none."""
-    return _RULES.get(kind)
+    """Return the rule that is registered for exactly this type; None if there is none."""
+    registered = _RULES.get(kind)
+    return None if registered is None else registered.rule
+
+
+def traits_of(module: nn.Module) -> Traits:
+    """Return what is known of ``module`` beside its constant: nothing if it has no rule."""
+    registered = _RULES.get(known_type(module))
+    return _NOTHING if registered is None else registered.traits
 
 
 def registrations() -> int:

@@ -11,26 +11,26 @@ from torch import nn
 
 from gloro_fast.errors import ArchitectureError
 from gloro_fast.rules.registry import LipschitzConstant, known_type, register_lipschitz_rule
+from gloro_fast.rules.traits import ELEMENTWISE, SELECTION
 from gloro_fast.rules.windows import remembered, root_up
 
 _T = TypeVar("_T", int, float)
 _ONE = LipschitzConstant(1.0)
 _COUNTABLE = 2**24
 """The whole numbers up to it are float32 numbers."""
+_MODES = {
+    "Zero": "constant",
+    "Constant": "constant",
+    "Reflection": "reflect",
+    "Replication": "replicate",
+    "Circular": "circular",
+}
 _PADDED: dict[type[nn.Module], tuple[int, str]] = {
-    getattr(nn, f"{kind}Pad{dimensions}d"): (dimensions, mode)
-    for kind, mode in (
-        ("Zero", "constant"),
-        ("Constant", "constant"),
-        ("Reflection", "reflect"),
-        ("Replication", "replicate"),
-        ("Circular", "circular"),
-    )
-    for dimensions in (1, 2, 3)
+    getattr(nn, f"{name}Pad{count}d"): (count, mode) for name, mode in _MODES.items() for count in (1, 2, 3)
 }
 
 
-@register_lipschitz_rule(nn.Flatten, nn.Unflatten)
+@register_lipschitz_rule(nn.Flatten, nn.Unflatten, traits=SELECTION)
 def reshape(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     """Give 1.
 
@@ -44,7 +44,7 @@ def reshape(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstan
     return _ONE
 
 
-@register_lipschitz_rule(nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle)
+@register_lipschitz_rule(nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle, traits=SELECTION)
 def shuffle(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     """Give 1: pixels change places.
 
@@ -56,7 +56,8 @@ def shuffle(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstan
     return _ONE
 
 
-@register_lipschitz_rule(*_PADDED)
+@register_lipschitz_rule(nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d, traits=ELEMENTWISE)
+@register_lipschitz_rule(*(kind for kind in _PADDED if "Constant" not in kind.__name__), traits=SELECTION)
 def pad(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     """Give the root of how often the busiest pixel is repeated: 1 for constants, whatever their value.
 
@@ -75,7 +76,7 @@ def pad(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     return LipschitzConstant(padding_norm(input_shape[-dimensions:], tuple(amounts), mode))
 
 
-@register_lipschitz_rule(nn.Upsample, nn.UpsamplingNearest2d)
+@register_lipschitz_rule(nn.Upsample, nn.UpsamplingNearest2d, traits=ELEMENTWISE)
 def upsample(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
     """Give the root of how often the busiest pixel is repeated.
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from gloro_fast.errors import ConfigError
-from gloro_fast.graph.plan import Margins
-from gloro_fast.losses import CrossEntropyLoss, EmmaLoss, LmtLoss, MarginCriterion, TradesLoss
+from gloro_fast.losses import LOSSES, MarginCriterion
 from gloro_fast.models import architectures
 from gloro_fast.net.gloro_net import GloRoNet
 from gloro_fast.recipes import Recipe
@@ -41,8 +42,7 @@ def build_net(config: RunConfig, device: str = "cpu") -> GloRoNet:
             num_classes=config.num_classes,
             initialization=recipe.initialization,
         )
-    # LMT bounds the whole net by one constant.
-    margins: Margins = "whole" if recipe.loss == "lmt" else "rows"
+    margins = LOSSES[recipe.loss].margins
     return GloRoNet(module, recipe.epsilon, config.input_shape, recipe.power_iterations, margins).to(place)
 
 
@@ -60,17 +60,10 @@ def memory_format(net: nn.Module, device: torch.device) -> torch.memory_format:
 
 
 def build_criterion(recipe: Recipe) -> MarginCriterion:
-    """Give the criterion of the robust epochs; lambda is set epoch by epoch."""
-    if recipe.loss == "ce":
-        return CrossEntropyLoss()
-    if recipe.loss == "emma":
-        return EmmaLoss()
-    if recipe.loss == "lmt":
-        return LmtLoss()
-    if recipe.loss == "standard":
-        # For cross entropy on f no criterion of bottom is called.
-        return CrossEntropyLoss()
-    return TradesLoss(0.0, robust=recipe.loss.removeprefix("trades-"))
+    """Return the criterion of the robust epochs; lambda is set epoch by epoch."""
+    loss = LOSSES[recipe.loss]
+    criterion: Callable[..., MarginCriterion] = loss.criterion
+    return criterion(*loss.arguments)
 
 
 def build_optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Adam:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Literal
 
+from gloro_fast.losses import LOSSES
 from gloro_fast.recipes import Recipe, schedules
 from gloro_fast.train.running import Running
 
@@ -40,7 +41,7 @@ def epoch_settings(recipe: Recipe, epoch: int) -> EpochSettings:
     if t < 0:
         return EpochSettings("warmup", None, None, recipe.learning_rate)
     rate = schedules.exponential_after_half(recipe.learning_rate, recipe.learning_rate_end, recipe.epochs)
-    if recipe.loss == "standard":
+    if not LOSSES[recipe.loss].with_bottom:
         return EpochSettings("standard", None, None, rate(t))
     epsilon = schedules.parse_epsilon(recipe.epsilon_schedule, recipe.epsilon_train, recipe.epochs)
     lam = schedules.parse_lambda(recipe.lam) if recipe.has_lambda else None

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from gloro_fast.errors import ConfigError, DataError
 from gloro_fast.graph.plan import floating_dtype
 from gloro_fast.graph.reads import Reads
+from gloro_fast.losses import is_registered
 from gloro_fast.net.gloro_net import BatchStatistics, Criterion, GloRoNet
 from gloro_fast.pixels import check_batch
 from gloro_fast.train.replay import Recorder, Replayed, recorder_for
-from gloro_fast.train.setting import has_hooks, is_ours, setting
+from gloro_fast.train.setting import has_hooks, setting
 
 _MOST_SHAPES = 8
 # Calls in a row before each of which something was set: the first make gradients and the optimizer's state.
@@ -329,7 +330,7 @@ class _Captures:
             )
         self._captured.clear()
         self._setting = now
-        self._reads = None if is_ours(self._criterion) else Reads.of(_Holder(self._criterion))
+        self._reads = None if is_registered(self._criterion) else Reads.of(_Holder(self._criterion))
 
     def _warn(self, kind: str, message: str) -> None:
         if kind not in self._warned:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as every_module
 from torch.optim import optimizer as every_optimizer
 
-from gloro_fast.losses import CrossEntropyLoss, EmmaLoss, LmtLoss, TradesLoss
+from gloro_fast.losses import is_registered
 from gloro_fast.net.gloro_net import Criterion, GloRoNet
 
 # Rates are tensors that are filled; schedulers keep their own numbers in a group.
@@ -57,7 +57,7 @@ def setting(
         **_of_groups(optimizer),
         "the criterion": [
             id(criterion),
-            *([_plain(value) for value in vars(criterion).values()] if is_ours(criterion) else ()),
+            *([_plain(value) for value in vars(criterion).values()] if is_registered(criterion) else ()),
         ],
         "modes": [module.training for module in modules],
         "power_iterations": net.power_iterations,
@@ -67,11 +67,6 @@ def setting(
         # By their new names: the old ones raise where somebody has set the new.
         "precision": (torch.backends.cuda.matmul.fp32_precision, cudnn.conv.fp32_precision),
     }
-
-
-def is_ours(criterion: Criterion) -> bool:
-    """Whether a criterion reads nothing but its attributes, and its lambda on the device."""
-    return type(criterion) in (CrossEntropyLoss, TradesLoss, EmmaLoss, LmtLoss)
 
 
 def has_hooks(net: GloRoNet) -> bool:

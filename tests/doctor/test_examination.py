@@ -15,6 +15,7 @@ from torch import Tensor
 from gloro_fast import doctor
 from gloro_fast.doctor import examination
 from gloro_fast.native import dispatch, extension
+from gloro_fast.ops.registration import eager_function
 
 compiled = pytest.mark.skipif(not extension.available(), reason=f"compiled ops: {extension.why_not()}")
 
@@ -61,7 +62,13 @@ class TestBrokenKernels:
     ) -> None:
         module: Any = sys.modules["gloro_fast.ops.minmax_op"]
         right = module._forward
-        monkeypatch.setattr(module, "_forward", lambda x, bias: break_it(*right(x, bias)))
+
+        def broken(x: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+            return break_it(*right(x, bias))
+
+        function = eager_function("minmax", broken, module._save_mask, module._backward, outputs=2)
+        monkeypatch.setattr(module, "_forward", broken)
+        monkeypatch.setattr(module, "_apply", function.apply)
         finding = examine_alone("minmax", monkeypatch)
         assert finding.failure is not None
         with pytest.raises(AssertionError, match=message):

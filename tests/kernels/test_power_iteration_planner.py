@@ -69,8 +69,8 @@ def test_blocks_go_to_the_layers_with_the_most_work() -> None:
 
 
 def test_more_blocks_are_never_slower() -> None:
-    cycles = [planner.plan_power_iteration(numbers_of("6C2F"), Card(count))[0].cycles for count in (1, 4, 16, 64)]
-    assert cycles == sorted(cycles, reverse=True)
+    times = [planner.plan_power_iteration(numbers_of("6C2F"), Card(count))[0].microseconds for count in (1, 4, 16, 64)]
+    assert times == sorted(times, reverse=True)
 
 
 def test_more_layers_than_fit_take_several_launches() -> None:
@@ -166,10 +166,10 @@ class TestAShareOfTheMultiprocessors:
             numbers_of("8C2F"), self.CARD._replace(multiprocessors=multiprocessors)
         )
         assert plan.blocks <= 2 * multiprocessors
-        assert (plan.layers(), plan.shared_bytes, plan.cycles) == (
+        assert (plan.layers(), plan.shared_bytes, plan.microseconds) == (
             of_small.layers(),
             of_small.shared_bytes,
-            of_small.cycles,
+            of_small.microseconds,
         )
 
     @pytest.mark.parametrize("multiprocessors", [0, 132, 1000])
@@ -186,16 +186,16 @@ class TestAShareOfTheMultiprocessors:
         def slower(multiprocessors: int) -> float:
             (plan,) = planner.plan_power_iteration(numbers, card._replace(multiprocessors=multiprocessors))
             (of_all,) = planner.plan_power_iteration(numbers, card)
-            return plan.cycles / of_all.cycles
+            return plan.microseconds / of_all.microseconds
 
         rounding = 2e-3  # of the planner's search
         assert slower(enough) <= 1.1 * (1 + rounding)
         assert slower(enough - 1) > 1.1 * (1 - rounding)
 
     def test_what_waits_leaves_room_and_what_computes_takes_the_card(self) -> None:
-        """On an H100, 2C2F takes the same time in 16 multiprocessors as in all and 6C2F in 48, but not in 16."""
+        """Predicted for an H100 of 132 multiprocessors, none of whose blocks shares one where they are few."""
         enough = {name: planner.enough_multiprocessors(numbers_of(name), self.CARD) for name in NETWORKS}
-        assert enough == {"2C2F": 8, "4C3F": 27, "6C2F": 49, "8C2F": 109}
+        assert enough == {"2C2F": 21, "4C3F": 78, "6C2F": 100, "8C2F": 103}
 
     def test_the_largest_of_several_launches_counts(self) -> None:
         numbers = numbers_of("6C2F")

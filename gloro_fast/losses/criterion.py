@@ -1,23 +1,17 @@
-"""Training criteria of a GloRo net: over its m + 1 logits (Leino et al. 2021, Section 4.1), and EMMA."""
+"""What training criteria of a GloRo net share: reduction, weights, ignored labels, and lambda on the device."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gloro_fast.errors import ConfigError, DataError
-from gloro_fast.ops.cross_entropy_op import cross_entropy
-from gloro_fast.ops.emma_op import emma
-from gloro_fast.ops.labels import check_labels as check_labels
-from gloro_fast.ops.lmt_op import lmt
+from gloro_fast.errors import ConfigError
+from gloro_fast.ops.labels import check_labels
 from gloro_fast.ops.margin_loss_op import CRITERIA, margin_loss
 from gloro_fast.ops.margin_op import margin
 from gloro_fast.ops.scalar import Scalar
-from gloro_fast.ops.trades_op import trades
 
 
 class MarginCriterion(nn.Module):
@@ -31,7 +25,7 @@ class MarginCriterion(nn.Module):
             class.
 
     Attributes:
-        name: what ``gloro_fast.ops.margin_loss`` calls it.
+        name: what ``gloro_fast.ops.margin_loss`` calls it, if it is one of ``CRITERIA``, so that it runs compiled.
         reduction, weight, ignore_index: as given; the weight is a buffer.
 
     Raises:
@@ -43,9 +37,7 @@ class MarginCriterion(nn.Module):
     weight: Tensor | None
     ignore_index: int | None
 
-    def __init__(
-        self, reduction: str = "mean", *, weight: Tensor | None = None, ignore_index: int | None = None
-    ) -> None:
+    def __init__(self, reduction: str = "mean", weight: Tensor | None = None, ignore_index: int | None = None) -> None:
         super().__init__()
         if reduction not in ("mean", "sum", "none"):
             raise ConfigError(f"reduction is {reduction!r}; choose 'mean', 'sum' or 'none'")
@@ -71,9 +63,14 @@ class MarginCriterion(nn.Module):
         """Return lambda as kernels read it: a 0-dim float64 tensor on ``device``."""
         return self._lam.read(device)
 
+    @property
+    def is_margin_loss(self) -> bool:
+        """Whether ``gloro_fast.ops.margin_loss`` computes it, and asserts the range of labels on their device."""
+        return self.name in CRITERIA
+
     def is_mean_of_margin_loss(self, labels: Tensor) -> bool:
         """Whether the loss of ``labels`` is the mean of what ``gloro_fast.ops.margin_loss`` gives for each row."""
-        if self.name not in CRITERIA:
+        if not self.is_margin_loss:
             return False
         weighed = self.weight is not None or self.ignore_index is not None
         return not weighed and self.reduction == "mean" and not labels.is_floating_point()
@@ -86,10 +83,10 @@ class MarginCriterion(nn.Module):
         Labels are class indices (B,), or probabilities (B, m); epsilon is a number or a 0-dim float64 tensor.
         """
         self._check_weight(logits.shape[-1])
-        if labels.is_floating_point():
+        if labels.is_floating_point() or not self.is_margin_loss:
             bottom, prediction, radius = margin(logits, differences, lipschitz, epsilon)
             output = torch.cat([logits.to(bottom.dtype), bottom[:, None]], dim=1)
-            return self.rows(output, self._weighed_probabilities(labels)), prediction, radius > epsilon
+            return self._of_rows(output, labels), prediction, radius > epsilon
         known = self._known(labels)
         lam = self._lam.read(logits.device)
         loss, prediction, certified = margin_loss(logits, differences, lipschitz, epsilon, known, self.name, lam)
@@ -114,9 +111,7 @@ class MarginCriterion(nn.Module):
         classes = logits.shape[-1] - 1
         self._check_weight(classes)
         check_labels(labels, len(logits), classes, self.ignore_index, probabilities=True)
-        if labels.is_floating_point():
-            return self.reduce(self.rows(logits, self._weighed_probabilities(labels)))
-        return self.reduce(self._weighed(self.rows(logits, self._known(labels)), labels))
+        return self.reduce(self._of_rows(logits, labels))
 
     def reduce(self, losses: Tensor) -> Tensor:
         """Reduce the losses (B,) of a batch as ``reduction`` says."""
@@ -141,8 +136,11 @@ class MarginCriterion(nn.Module):
         """Give the labels with a class in place of the ignored ones."""
         return labels if self.ignore_index is None else labels.masked_fill(labels == self.ignore_index, 0)
 
-    def _weighed_probabilities(self, labels: Tensor) -> Tensor:
-        return labels if self.weight is None else labels * self.weight
+    def _of_rows(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the losses (B,) of m + 1 logits, weighed."""
+        if labels.is_floating_point():
+            return self.rows(logits, labels if self.weight is None else labels * self.weight)
+        return self._weighed(self.rows(logits, self._known(labels)), labels)
 
     def _weighed(self, losses: Tensor, labels: Tensor) -> Tensor:
         """Weigh the losses of class indices so that their plain mean is the weighted one."""
@@ -155,115 +153,3 @@ class MarginCriterion(nn.Module):
         if self.reduction == "mean":
             shares = shares * (len(labels) / shares.sum())
         return losses * shares
-
-
-class CrossEntropyLoss(MarginCriterion):
-    """Cross entropy over m + 1 logits with bottom never the label.
-
-    It penalizes every point unless it is both classified correctly and certified at the net's epsilon. Labels may be
-    probabilities; arguments are those of :class:`MarginCriterion`.
-    """
-
-    name = "ce"
-
-    def rows(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Give the cross entropy of each row; see ``gloro_fast.ops.cross_entropy``."""
-        return cross_entropy(logits, labels)
-
-
-class TradesLoss(MarginCriterion):
-    """TRADES for GloRo nets (Definition 3): cross entropy of f plus ``lam`` times a robust term.
-
-    Labels may be probabilities.
-
-    Args:
-        lam: weight of the robust term, >= 0; may be set between steps.
-        robust: ``"kl"`` for KL(softmax f || softmax f_bar), ``"ce"`` for the cross entropy of softmax f_bar
-            under softmax f, gradient through both (the authors' ReLU rows).
-        reduction: as for :class:`MarginCriterion`.
-        weight: likewise; it multiplies both terms.
-        ignore_index: likewise.
-    """
-
-    def __init__(
-        self,
-        lam: float,
-        robust: str = "kl",
-        reduction: str = "mean",
-        *,
-        weight: Tensor | None = None,
-        ignore_index: int | None = None,
-    ) -> None:
-        super().__init__(reduction, weight=weight, ignore_index=ignore_index)
-        if not (isinstance(lam, int | float) and math.isfinite(lam) and lam >= 0):
-            raise ConfigError(f"lam is {lam!r}; the weight of the robust term must be a number >= 0")
-        if robust not in ("kl", "ce"):
-            raise ConfigError(f"robust is {robust!r}; choose 'kl' or 'ce'")
-        self.lam = lam
-        self.robust = robust
-        self.name = f"trades-{robust}"
-
-    def rows(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Give the TRADES loss of each row; see ``gloro_fast.ops.trades``."""
-        return trades(logits, labels, self._lam.read(logits.device), self.robust)
-
-    def extra_repr(self) -> str:
-        """Show lambda, the robust term and the rest."""
-        return f"lam={self.lam:g}, robust={self.robust!r}, {super().extra_repr()}"
-
-
-class AllMarginsLoss(MarginCriterion):
-    """A criterion of the margins K D_yi of all classes, which the m + 1 logits do not have.
-
-    Call ``net(x, labels, criterion)`` with class indices; arguments are those of :class:`MarginCriterion`.
-    """
-
-    op: Callable[[Tensor, Tensor, Tensor, float | Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
-    """Gives loss, prediction and certified or not per row from the class logits, D, K, epsilon and labels."""
-
-    def with_margin(
-        self, logits: Tensor, differences: Tensor, lipschitz: Tensor, epsilon: float | Tensor, labels: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Give (loss, prediction, certified) per row.
-
-        Raises:
-            DataError: labels are probabilities: the margins are those of one class.
-        """
-        self._check_weight(logits.shape[-1])
-        if labels.is_floating_point():
-            raise DataError(
-                f"labels are probabilities, and {type(self).__name__} needs class indices; give labels (B,)"
-            )
-        found = type(self).op(logits, differences, lipschitz, epsilon, self._known(labels))
-        return self._weighed(found[0], labels), *found[1:]
-
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Refuse: logits do not tell the margins.
-
-        Raises:
-            ConfigError: always.
-        """
-        raise ConfigError(f"{type(self).__name__} needs the margins of all classes; call net(x, labels, criterion)")
-
-
-class EmmaLoss(AllMarginsLoss):
-    """EMMA (Hu et al. 2023): cross entropy with every class raised by what the ball allows it, up to a tie.
-
-    Arguments and use are those of :class:`AllMarginsLoss`; the loss per row is
-    ``gloro_fast.ops.emma``.
-    """
-
-    name = "emma"
-    op = staticmethod(emma)
-
-
-class LmtLoss(AllMarginsLoss):
-    """LMT: cross entropy with every wrong logit raised by epsilon times the Lipschitz constant of its margin.
-
-    As published (Tsuzuku et al. 2018; the paper compares with it) that is sqrt(2) K epsilon with K of the whole net: so
-    it is for ``GloRoNet(..., margins="whole")``. With a dense head it is epsilon K ||w_y - w_i||, which is less.
-    Arguments and use are those of :class:`AllMarginsLoss`; the loss per row is ``gloro_fast.ops.lmt``.
-    """
-
-    name = "lmt"
-    op = staticmethod(lmt)

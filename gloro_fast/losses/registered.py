@@ -1,0 +1,53 @@
+"""The losses that recipes name, and what training needs to know of each beside its criterion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeGuard
+
+from gloro_fast.errors import ConfigError
+from gloro_fast.losses.criterion import MarginCriterion
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss as a recipe names it.
+
+    Attributes:
+        criterion: the type of the criterion.
+        arguments: what it is made with.
+        has_lambda: whether the weight lambda of a recipe is its ``lam``, to be set epoch by epoch.
+        margins: as for ``GloRoNet``: ``"whole"`` where the net is bounded by one constant.
+        with_bottom: whether it is a loss of the margins; False for cross entropy on f alone.
+    """
+
+    criterion: type[MarginCriterion]
+    arguments: tuple[float | str, ...] = ()
+    has_lambda: bool = False
+    margins: Literal["rows", "whole"] = "rows"
+    with_bottom: bool = True
+
+
+LOSSES: dict[str, Loss] = {}
+"""The losses by the names that recipes have for them."""
+_criteria: set[type[MarginCriterion]] = set()
+
+
+def register(name: str, loss: Loss) -> None:
+    """Let recipes train with ``loss`` by ``name``.
+
+    A criterion of exactly its type must read nothing but its arguments and its attributes, and lambda by ``lam_on``: a
+    net computes it together with the margin, and captures of a step replay it. Others are called with the logits.
+
+    Raises:
+        ConfigError: the name is taken.
+    """
+    if name in LOSSES:
+        raise ConfigError(f"there is a loss {name!r} already; choose another name")
+    LOSSES[name] = loss
+    _criteria.add(loss.criterion)
+
+
+def is_registered(criterion: object) -> TypeGuard[MarginCriterion]:
+    """Whether ``criterion`` is exactly of a registered type: a subclass may compute anything."""
+    return type(criterion) in _criteria
