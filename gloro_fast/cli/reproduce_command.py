@@ -72,7 +72,9 @@ def reproduce(
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from gloro_fast.bounds import check_method
+    from gloro_fast.cli.overrides import recipe_fields
     from gloro_fast.cli.reproduced import Reproduction
+    from gloro_fast.cli.runs import RunRequest
     from gloro_fast.reproduce.effort import QUICK, Effort
     from gloro_fast.train import Interrupted, keep_freed_memory
 
@@ -80,20 +82,25 @@ def reproduce(
         check_method(method)
     given = {"method": method, "attack_images": attack_images, "pairs": pairs, "auto_attack": auto_attack}
     chosen: dict[str, Any] = {setting: value for setting, value in given.items() if value is not None}
+    request = RunRequest(
+        recipe=name,
+        fields=recipe_fields({"epochs": epochs, "data": data}, settings or []),
+        data_dir=data_dir,
+        seed=seed,
+        device=device,
+        threads=threads,
+        download=download,
+    )
     work = Reproduction(
         name=name,
         label=name if label is None else label,
-        fields=_fields(epochs, data, settings or []),
+        request=request,
         command=_command(context.params),
         effort=dataclasses.replace(QUICK if quick else Effort(), **chosen),
         quick=quick,
         reports=out,
         runs=runs,
         seed=seed,
-        data_dir=data_dir,
-        device=device,
-        threads=threads,
-        download=download,
         resume=resume,
         overwrite=overwrite,
     )
@@ -103,12 +110,6 @@ def reproduce(
     except Interrupted as stop:
         typer.echo(str(stop), err=True)
         raise typer.Exit(128 + stop.signal) from stop
-
-
-def _fields(epochs: int | None, data: str | None, settings: list[str]) -> dict[str, Any]:
-    from gloro_fast.cli.overrides import recipe_fields
-
-    return recipe_fields({"epochs": epochs, "data": data}, settings)
 
 
 def _command(given: Mapping[str, Any]) -> str:

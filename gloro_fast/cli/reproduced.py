@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,34 +40,26 @@ class Reproduction:
     Attributes:
         name: the recipe.
         label: name of the report.
-        fields: fields of the recipe to change.
+        request: what its runs have in common.
         command: what the report says it was made by.
         effort: how much to measure.
         quick: whether that is cut short.
         reports: the folder of reports.
         runs: the folder of runs.
         seed: of everything.
-        data_dir: where the data are.
-        device: as torch names it.
-        threads: CPU threads.
-        download: whether torchvision may fetch the data.
         resume: go on with what is there.
         overwrite: replace what is there.
     """
 
     name: str
     label: str
-    fields: Mapping[str, Any]
+    request: RunRequest
     command: str
     effort: Effort
     quick: bool
     reports: Path
     runs: Path
     seed: int
-    data_dir: Path | None
-    device: str | None
-    threads: int | None
-    download: bool
     resume: bool
     overwrite: bool
 
@@ -79,9 +70,9 @@ class Reproduction:
             GloroFastError: recipe, data or folders cannot be used, or a certificate or bound turned out wrong.
             Interrupted: a signal came while training; all is saved.
         """
-        recipe = get(self.name).override(**self.fields)
-        use_threads(self.threads)
-        data, _ = self._request(self.runs, {}).load_data(recipe.data, "")
+        recipe = get(self.name).override(**self.request.fields)
+        use_threads(self.request.threads)
+        data, _ = self.request.load_data(recipe.data, "")
         run, smoothing = self._trained_by_sampling(recipe, data) if recipe.noise else (self._trained(), None)
         stages = self._stages(run, data)
         result = json.loads(RunFolder(run).result.read_text(encoding="utf-8"))
@@ -149,7 +140,7 @@ class Reproduction:
     def _trained(self, folder: str = "", **fields: Any) -> Path:
         """Train a run to its end, or go on with it, unless that is done."""
         run = self.runs.expanduser() / self.label / folder
-        request = self._request(run, {**self.fields, **fields})
+        request = replace(self.request, out=run, fields={**self.request.fields, **fields})
         there = RunFolder(run)
         if self.resume and there.finished:
             recipe = get(self.name).override(**request.fields)
@@ -165,7 +156,11 @@ class Reproduction:
     def _trained_by_sampling(self, recipe: Recipe, data: DataSet) -> tuple[Path, dict[str, Any]]:
         """Train with each noise, choose by VRA on images held out, and certify the test images with the best."""
         size = max(1, int(_HELD_OUT * len(data.train)))
-        noises = [recipe.noise] if "noise" in self.fields else [round(share * recipe.epsilon, 3) for share in _NOISES]
+        noises = (
+            [recipe.noise]
+            if "noise" in self.request.fields
+            else [round(share * recipe.epsilon, 3) for share in _NOISES]
+        )
         _, held_out = split_validation(data.train, size, self.seed)
         tried: list[tuple[dict[str, Any], Path]] = []
         for noise in noises:
@@ -183,20 +178,7 @@ class Reproduction:
         return run, {"test": test, "tried": [found for found, _ in tried], "chosen": best["noise"]}
 
     def _stages(self, run: Path, data: DataSet) -> Stages:
-        return Stages(run, data, self.effort, self.seed, usable_device(self.device), _tell)
-
-    def _request(self, run: Path, fields: Mapping[str, Any]) -> RunRequest:
-        return RunRequest(
-            recipe=self.name,
-            fields=fields,
-            data_dir=self.data_dir,
-            out=run,
-            seed=self.seed,
-            device=self.device,
-            threads=self.threads,
-            download=self.download,
-            tensorboard=False,
-        )
+        return Stages(run, data, self.effort, self.seed, usable_device(self.request.device), _tell)
 
 
 def _tell(stage: str) -> None:

@@ -52,12 +52,12 @@ class RunRequest:
     recipe: str | None
     fields: Mapping[str, Any]
     data_dir: Path | None
-    out: Path | None
     seed: int | None
     device: str | None
     threads: int | None
     download: bool
-    tensorboard: bool
+    out: Path | None = None
+    tensorboard: bool = False
     graphs: bool = True
     deterministic: bool | None = None
     test_share: float | None = None

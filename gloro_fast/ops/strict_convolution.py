@@ -73,19 +73,13 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, *settings: Any) ->
     return strict
 
 
-@torch.library.custom_op("gloro_fast::strict_convolution", mutates_args=())
-def _in_graphs(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    transposed: bool,
-    output_padding: Sequence[int],
-    groups: int,
-) -> Tensor:
-    return _convolve(x, weight, bias, stride, padding, dilation, transposed, output_padding, groups)
+_in_graphs = torch.library.custom_op(
+    "gloro_fast::strict_convolution",
+    _convolve,
+    mutates_args=(),
+    schema="(Tensor x, Tensor weight, Tensor? bias, SymInt[] stride, SymInt[] padding, SymInt[] dilation, "
+    "bool transposed, SymInt[] output_padding, SymInt groups) -> Tensor",
+)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
