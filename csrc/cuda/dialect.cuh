@@ -54,6 +54,52 @@ GLORO_FAST_DEVICE uint16_t narrow_float16(float value) {
   return bits;
 }
 
+// threadIdx.x, read anew wherever it is called, so that nothing made of it takes a register in between.
+GLORO_FAST_DEVICE int thread_anew() {
+  int thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  return thread;
+}
+
+// What was read of memory is read anew afterwards, and takes no register in between.
+GLORO_FAST_DEVICE void read_anew() {
+  asm volatile("" ::: "memory");
+}
+
+// Copies 16 (or 4) bytes of global memory to shared memory behind the thread's back, or zeros where `present` is false;
+// nothing is read then. They are there after wait_for_copies, for other threads after a barrier on top of that.
+GLORO_FAST_DEVICE void copy_16_bytes(float* to, const float* from, bool present) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
+                   static_cast<unsigned>(__cvta_generic_to_shared(to))),
+               "l"(from), "r"(present ? 16 : 0));
+}
+GLORO_FAST_DEVICE void copy_4_bytes(float* to, const float* from, bool present) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(
+                   static_cast<unsigned>(__cvta_generic_to_shared(to))),
+               "l"(from), "r"(present ? 4 : 0));
+}
+// Closes a group of copies, which may be empty.
+GLORO_FAST_DEVICE void commit_copies() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+// Waits for all groups of this thread but the last `kLeft`.
+template <int kLeft>
+GLORO_FAST_DEVICE void wait_for_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kLeft) : "memory");
+}
+
+// Adds a product of matrices, 16 x 8 by 8 x 8, to what the 32 lanes hold; of every factor the hardware takes 10 bits
+// after the point. Lane 4 g + t gives a at (g, t), (g + 8, t), (g, t + 4), (g + 8, t + 4), b at (t, g), (t + 4, g), and
+// holds sums at (g, 2 t), (g, 2 t + 1), (g + 8, 2 t), (g + 8, 2 t + 1).
+GLORO_FAST_DEVICE void multiply_tf32(float (&sums)[4], float a0, float a1, float a2, float a3, float b0, float b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+      : "r"(__float_as_uint(a0)), "r"(__float_as_uint(a1)), "r"(__float_as_uint(a2)), "r"(__float_as_uint(a3)),
+        "r"(__float_as_uint(b0)), "r"(__float_as_uint(b1)));
+}
+
 }  // namespace gloro_fast::cuda
 
 #else

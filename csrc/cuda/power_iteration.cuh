@@ -4,7 +4,9 @@
 #include "dialect.cuh"
 #include "power_iteration_conv.cuh"
 #include "power_iteration_dense.cuh"
+#include "power_iteration_gemm.cuh"
 #include "power_iteration_gradient.cuh"
+#include "power_iteration_pack.cuh"
 #include "power_iteration_plan.h"
 #include "power_iteration_values.cuh"
 
@@ -29,6 +31,21 @@ struct Group {
   }
 };
 
+// What the products read and write: the caller's vectors, or packed ones.
+struct Vectors {
+  const float* start;
+  float *v, *other, *u;
+
+  GLORO_FAST_DEVICE explicit Vectors(const LayerPlan& layer)
+      : start(layer.start), v(layer.v), other(layer.spare), u(layer.u) {
+    if (!layer.wide) return;
+    const Packed packed(layer);
+    start = other = packed.v[1];
+    v = packed.v[0];
+    u = packed.u;
+  }
+};
+
 // Norms of what the product before gave, and what the next one reads and writes; for the first warp.
 GLORO_FAST_DEVICE void prepare_step(const LayerPlan& layer, int step, Board& board) {
   const bool transposed = step % 2 != 0;
@@ -36,19 +53,20 @@ GLORO_FAST_DEVICE void prepare_step(const LayerPlan& layer, int step, Board& boa
                       : transposed ? read_norm(layer.squares_u, layer.forward.items)
                                    : read_norm(layer.squares_v, layer.transposed.items);
   if (threadIdx.x != 0) return;
+  const Vectors vectors(layer);
   if (step == 0) {
-    board.right = layer.start;
+    board.right = vectors.start;
     board.right_scale = {};
-    board.next = layer.v;
+    board.next = vectors.v;
   } else if (!transposed && usable(norm)) {  // otherwise the iterate is kept
     board.right = board.next;
     board.right_scale = unit_scale(norm);
-    board.next = board.next == layer.v ? layer.spare : layer.v;
+    board.next = board.next == vectors.v ? vectors.other : vectors.v;
   }
   const Tiling& tiling = transposed ? layer.transposed : layer.forward;
-  board.step.in = transposed ? layer.u : board.right;
+  board.step.in = transposed ? vectors.u : board.right;
   board.step.scale = transposed ? unit_scale(norm) : board.right_scale;
-  board.step.out = transposed ? board.next : layer.u;
+  board.step.out = transposed ? board.next : vectors.u;
   board.step.squares = transposed ? layer.squares_v : layer.squares_u;
   board.step.transposed = transposed;
   board.step.stage = !tiling.resident || step < 2;
@@ -70,6 +88,13 @@ GLORO_FAST_DEVICE void finish_layer(const LayerPlan& layer, Board& board) {
   const int outputs = layer.groups * layer.group_outputs * height.output * width.output;
   const int first = block * kThreads + static_cast<int>(threadIdx.x), step = layer.blocks * kThreads;
   const Scale left_scale = unit_scale(board.norm);
+  if (layer.wide) {
+    unpack_vector(layer.v, board.right, layer.group_inputs, layer.groups, height.input * width.input,
+                  board.right_scale, first, step);
+    unpack_vector(layer.u, Packed(layer).u, layer.group_outputs, layer.groups, height.output * width.output,
+                  left_scale, first, step);
+    return;
+  }
   for (int i = first; i < inputs; i += step) layer.v[i] = board.right[i] * board.right_scale;
   for (int i = first; i < outputs; i += step) layer.u[i] = layer.u[i] * left_scale;
 }
@@ -87,11 +112,18 @@ GLORO_FAST_KERNEL(kBlocksPerMultiprocessor) power_iteration_kernel(GLORO_FAST_PA
     const int block = static_cast<int>(blockIdx.x) - layer.first_block;
     if (block < 0 || block >= layer.blocks) continue;
     if (group.arrivals != layer.arrivals) group = Group{layer.arrivals, static_cast<unsigned>(layer.blocks)};
+    if (layer.wide) {
+      pack_layer(layer);
+      group.barrier();
+    }
     for (int step = 0; step <= 2 * launch.iterations; ++step) {
       if (threadIdx.x < 32) prepare_step(layer, step, board);
       __syncthreads();
       if (layer.dense)
         apply_dense(layer, board, memory);
+      else if (layer.wide)
+        apply_gemm(layer, step % 2 != 0 ? layer.transposed : layer.forward, board, memory,
+                   step == 2 * launch.iterations);
       else
         apply_conv(layer, step % 2 != 0 ? layer.transposed : layer.forward, board, memory);
       group.barrier();

@@ -16,6 +16,13 @@ inline constexpr int kBlocksPerMultiprocessor = 2;
 inline constexpr int kThreadChannels = 8;
 inline constexpr int kThreadPixels = 4;
 inline constexpr int kThreadSums = kThreadChannels * kThreadPixels;
+// A convolution on tensor cores ("wide"): what one warp computes, input channels that lie together in memory and are
+// staged together, and stages of weights, of which all but one are under way.
+inline constexpr int kWarpPixels = 32;
+inline constexpr int kWarpChannels = 64;
+inline constexpr int kSlice = 16;
+inline constexpr int kStages = 3;
+inline constexpr int kGemmItemWords = 24;
 // Shared memory in front of every layout: what the warps of a block tell each other.
 inline constexpr int kReservedBytes = 384;
 // Rows of a dense layer that a warp takes at once, and bytes of a row that its columns are cut into.
@@ -47,6 +54,9 @@ struct Tiling {
   int32_t entry_tiles;        // gradient: tiles of (input channel, tap)
   int32_t resident;           // the weights stay in shared memory from one product to the next
   int32_t tables, weights, window;
+  // Wide: taps whose weights are staged at once, and windows (of a slice of channels for each warp that shares a sum);
+  // the tile has kThreadChannels << log_channel_lanes channels here too.
+  int32_t step_taps, windows;
 };
 
 struct LayerPlan {
@@ -55,7 +65,7 @@ struct LayerPlan {
   const float* start;
   float* v;
   float* u;
-  float* spare;       // as long as v
+  float* spare;       // as long as v; wide: packed weights, two packed iterates and u, see power_iteration_pack.cuh
   double* squares_v;  // one sum of squares an item of the product that gives v
   double* squares_u;
   unsigned* arrivals;         // shared by the layers of a group of blocks
@@ -63,6 +73,7 @@ struct LayerPlan {
   int32_t weight_strides[4];  // output, input, height, width, in elements
   WeightType type;
   int32_t dense;
+  int32_t wide;  // on tensor cores, vectors and weights packed in `spare`
   int32_t groups, group_outputs, group_inputs;
   int32_t first_block, blocks;  // backward: the items of all layers in a row
   AxisPlan height, width;

@@ -2,7 +2,9 @@
 // them all. Every switch is announced to AddressSanitizer and ThreadSanitizer.
 #pragma once
 
+#include <deque>
 #include <string>
+#include <vector>
 
 #include "fibers.h"
 
@@ -29,6 +31,9 @@ struct Fiber {
   State state = State::ready;
   Site site{};
   uint64_t value = 0;
+  float operands[6] = {}, sums[4] = {};  // of a product of matrices
+  std::deque<std::vector<Copy>> copies;  // under way, by group
+  std::vector<Copy> open;                // the group that is not committed yet
   void* stack_pointer = nullptr;
   char* stack = nullptr;
 #if !defined(__x86_64__)

@@ -49,6 +49,9 @@ std::vector<std::unique_ptr<Block>>* blocks_alive;
 void first_steps() {
   begin_steps();
   (*kernel)();
+  Copy forgotten;
+  commit_copies();
+  if (next_landed(0, forgotten)) fail(describe(*running) + " has left with copies under way, for which it never waited");
   running->state = State::finished;
   ++running->block->finished;
   progress = true;
@@ -160,30 +163,100 @@ void grid_barrier(Site site) {
   });
 }
 
-uint64_t exchange(uint64_t value, unsigned lanes, Site site) {
+namespace {
+
+// Calls `together` with the number of the warp's first lane once all 32 are there. No token: what lanes exchange orders no
+// memory. Values come and go by way of the fibers.
+template <typename Together>
+void meet_lanes(Site site, const char* what, const Together& together) {
   Fiber& mine = *running;
   Block& block = *mine.block;
   const unsigned first = mine.position.thread.x / 32 * 32;
-  mine.value = value;
   Meeting& meeting = block.warps[first / 32];
-  // No token: a shuffle orders no memory. Values go back by way of the fibers, two phases apart.
   mine.site = site;
   if (meeting.waiting == 0) meeting.site = site;
-  if (meeting.site.line != site.line) fail("divergent shuffle: " + describe(mine));
+  if (meeting.site.line != site.line) fail(std::string("divergent ") + what + ": " + describe(mine));
   if (++meeting.waiting == 32) {
-    uint64_t values[32];
-    for (unsigned i = 0; i < 32; ++i) values[i] = block.fibers[first + i].value;
-    for (unsigned i = 0; i < 32; ++i) {
-      block.fibers[first + i].value = values[i ^ lanes];
-      wake(block.fibers[first + i]);
-    }
+    together(first);
+    for (unsigned i = 0; i < 32; ++i) wake(block.fibers[first + i]);
     meeting.waiting = 0;
     progress = true;
   } else {
     mine.state = State::waits;
     leave();
   }
-  return mine.value;
+}
+
+// The ten bits after the point that the hardware takes.
+double truncated(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  bits &= 0xffffe000u;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+}  // namespace
+
+uint64_t exchange(uint64_t value, unsigned lanes, Site site) {
+  running->value = value;
+  meet_lanes(site, "shuffle", [&](unsigned first) {
+    std::vector<Fiber>& fibers = running->block->fibers;
+    uint64_t values[32];
+    for (unsigned i = 0; i < 32; ++i) values[i] = fibers[first + i].value;
+    for (unsigned i = 0; i < 32; ++i) fibers[first + i].value = values[i ^ lanes];
+  });
+  return running->value;
+}
+
+void multiply_tf32(float (&sums)[4], const float (&operands)[6], Site site) {
+  std::copy(operands, operands + 6, running->operands);
+  std::copy(sums, sums + 4, running->sums);
+  meet_lanes(site, "product of matrices", [&](unsigned first) {
+    Fiber* const lanes = &running->block->fibers[first];
+    double a[16][8], b[8][8];
+    for (int lane = 0; lane < 32; ++lane) {
+      const int g = lane / 4, t = lane % 4;
+      const float* const of_lane = lanes[lane].operands;
+      a[g][t] = truncated(of_lane[0]), a[g + 8][t] = truncated(of_lane[1]);
+      a[g][t + 4] = truncated(of_lane[2]), a[g + 8][t + 4] = truncated(of_lane[3]);
+      b[t][g] = truncated(of_lane[4]), b[t + 4][g] = truncated(of_lane[5]);
+    }
+    for (int lane = 0; lane < 32; ++lane)
+      for (int i = 0; i < 4; ++i) {
+        const int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
+        double sum = static_cast<double>(lanes[lane].sums[i]);
+        for (int k = 0; k < 8; ++k) sum += a[row][k] * b[k][column];
+        lanes[lane].sums[i] = static_cast<float>(sum);
+      }
+  });
+  std::copy(running->sums, running->sums + 4, sums);
+}
+
+void start_copy(const Copy& copy) {
+  const auto misaligned = [&](const float* address) {
+    return reinterpret_cast<uintptr_t>(address) % (copy.words * sizeof(float)) != 0;
+  };
+  if (misaligned(copy.to) || misaligned(copy.from)) fail(describe(*running) + ": a misaligned copy after this place");
+  running->open.push_back(copy);
+}
+
+void commit_copies() {
+  running->copies.emplace_back(std::move(running->open));
+  running->open.clear();
+}
+
+bool next_landed(unsigned left, Copy& copy) {
+  std::deque<std::vector<Copy>>& groups = running->copies;
+  while (groups.size() > left) {
+    if (!groups.front().empty()) {
+      copy = groups.front().back();
+      groups.front().pop_back();
+      return true;
+    }
+    groups.pop_front();
+  }
+  return false;
 }
 
 void changed() {

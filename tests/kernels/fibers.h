@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <limits>
 
 #include "half.h"
 
@@ -34,6 +35,18 @@ void block_barrier(Site site);
 void grid_barrier(Site site);
 // Gives the value of the lane whose number differs in the bits `lanes`; all 32 lanes take part.
 uint64_t exchange(uint64_t value, unsigned lanes, Site site);
+// Copies to shared memory that land when their thread waits for them; until then NaN lies there. A thread that ends with
+// copies under way is an error. The words themselves are moved by those who call, for the sanitizers to see.
+struct Copy {
+  float* to;
+  const float* from;  // null for zeros
+  unsigned words;
+};
+void start_copy(const Copy& copy);
+void commit_copies();
+bool next_landed(unsigned left, Copy& copy);  // of all groups but the last `left`
+// What mma.m16n8k8 adds to a lane's four sums; operands are a (4) and b (2). All 32 lanes take part.
+void multiply_tf32(float (&sums)[4], const float (&operands)[6], Site site);
 // Tells that something has changed on which others may wait, and lets others run.
 void changed();
 void wait_a_turn();
@@ -128,6 +141,35 @@ inline uint16_t narrow_bfloat16(float value) {
 }
 inline uint16_t narrow_float16(float value) {
   return cpu::narrow<cpu::Half>(value).bits;
+}
+
+inline int thread_anew() {
+  return static_cast<int>(threadIdx.x);
+}
+
+inline void read_anew() {}
+
+inline void start_copy(float* to, const float* from, unsigned words, bool present) {
+  std::fill(to, to + words, std::numeric_limits<float>::quiet_NaN());
+  fibers::start_copy({to, present ? from : nullptr, words});
+}
+inline void copy_16_bytes(float* to, const float* from, bool present) {
+  start_copy(to, from, 4, present);
+}
+inline void copy_4_bytes(float* to, const float* from, bool present) {
+  start_copy(to, from, 1, present);
+}
+inline void commit_copies() {
+  fibers::commit_copies();
+}
+template <int kLeft>
+void wait_for_copies() {
+  fibers::Copy copy;
+  while (fibers::next_landed(kLeft, copy))
+    for (unsigned i = 0; i < copy.words; ++i) copy.to[i] = copy.from == nullptr ? 0.0f : copy.from[i];
+}
+inline void multiply_tf32(float (&sums)[4], float a0, float a1, float a2, float a3, float b0, float b1, FIBERS_SITE) {
+  fibers::multiply_tf32(sums, {a0, a1, a2, a3, b0, b1}, site);
 }
 
 }  // namespace gloro_fast::cuda
