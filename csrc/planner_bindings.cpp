@@ -53,6 +53,7 @@ py::list describe_layers(const Plan& plan) {
     const cuda::LayerPlan& layer = plan.launch.layer[i];
     layers.append(py::dict("layer"_a = plan.order[static_cast<size_t>(i)], "first_block"_a = layer.first_block,
                            "blocks"_a = layer.blocks, "dense"_a = layer.dense != 0,
+                           "wide"_a = layer.wide != 0,
                            "forward"_a = describe(layer.forward), "transposed"_a = describe(layer.transposed)));
   }
   return layers;
@@ -87,6 +88,8 @@ void bind_planner(py::module_& module) {
   py::class_<Plan>(module, "Plan", "A launch of the batched power iteration, or of its gradient.")
       .def_readonly("blocks", &Plan::blocks)
       .def_readonly("shared_bytes", &Plan::shared_bytes)
+      .def_readonly("wide", &Plan::wide)
+      .def_readonly("blocks_per_multiprocessor", &Plan::blocks_per_multiprocessor)
       .def_readonly("workspace_bytes", &Plan::workspace_bytes)
       .def_readonly("cycles", &Plan::cycles)
       .def_readonly("order", &Plan::order)
@@ -115,7 +118,8 @@ void bind_planner(py::module_& module) {
         cuda::Card card = read_card(properties);
         card.cooperative = cooperative;
         return cuda::fit_power_iteration(read(numbers), cuda::share_of(card, multiprocessors),
-                                         {resident_blocks, try_launch});
+                                         {[&](const Plan& plan) { return resident_blocks(plan.shared_bytes); },
+                                          [&](const Plan& plan) { return try_launch(plan.blocks, plan.shared_bytes); }});
       },
       py::arg("numbers"), py::arg("card"), py::arg("resident_blocks"), py::arg("try_launch"),
       py::arg("cooperative") = true, py::arg("multiprocessors") = 0);

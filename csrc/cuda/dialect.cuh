@@ -23,16 +23,16 @@ GLORO_FAST_DEVICE void grid_barrier() {
   cooperative_groups::this_grid().sync();
 }
 
-// Adds one, after everything that this thread has seen happen.
-GLORO_FAST_DEVICE void arrive(unsigned* counter) {
-  asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory");
+// Writes a word for other blocks, after everything that this thread has seen happen.
+GLORO_FAST_DEVICE void publish(uint64_t* to, uint64_t word) {
+  asm volatile("st.release.gpu.global.u64 [%0], %1;" ::"l"(to), "l"(word) : "memory");
 }
 
-// Reads the counter, before everything that this thread does next.
-GLORO_FAST_DEVICE unsigned arrived(const unsigned* counter) {
-  unsigned count;
-  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(count) : "l"(counter) : "memory");
-  return count;
+// Reads such a word, before everything that this thread does next.
+GLORO_FAST_DEVICE uint64_t published(const uint64_t* from) {
+  uint64_t word;
+  asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(word) : "l"(from) : "memory");
+  return word;
 }
 
 GLORO_FAST_DEVICE float widen_bfloat16(uint16_t bits) {

@@ -31,14 +31,25 @@ GLORO_FAST_DEVICE void stage_weights(float* weights, int log_width, const int* o
                         static_cast<int64_t>(first_channel) * item.in_stride +
                         static_cast<int64_t>(item.channel) * item.out_stride;
   const int total = (terms + 7) / 8 * 8 << log_width;
-#pragma unroll 2
-  for (int i = static_cast<int>(threadIdx.x); i < total; i += kThreads) {
-    const int channel = i >> 3 & ((1 << log_width) - 1);
-    const int k = i >> (log_width + 3) << 3 | (i & 7);
-    if (k >= terms) continue;
-    const int64_t element = first + offsets[k] + static_cast<int64_t>(channel) * item.out_stride;
-    weights[(k << log_width) + channel] =
-        channel < item.channels ? load_weight(layer.weight, layer.type, element) : 0.0f;
+  for (int start = static_cast<int>(threadIdx.x); start < total; start += kWeightLoads * kThreads) {
+    float values[kWeightLoads];
+#pragma unroll
+    for (int load = 0; load < kWeightLoads; ++load) {
+      const int i = start + load * kThreads;
+      const int channel = i >> 3 & ((1 << log_width) - 1);
+      const int k = i >> (log_width + 3) << 3 | (i & 7);
+      values[load] = 0;
+      if (k < terms && channel < item.channels)
+        values[load] = load_weight(layer.weight, layer.type,
+                                   first + offsets[k] + static_cast<int64_t>(channel) * item.out_stride);
+    }
+#pragma unroll
+    for (int load = 0; load < kWeightLoads; ++load) {
+      const int i = start + load * kThreads;
+      const int channel = i >> 3 & ((1 << log_width) - 1);
+      const int k = i >> (log_width + 3) << 3 | (i & 7);
+      if (k < terms) weights[(k << log_width) + channel] = values[load];
+    }
   }
 }
 
@@ -64,8 +75,9 @@ GLORO_FAST_DEVICE void write_sums(Sums& sums, const Place& place, const ConvItem
   }
 }
 
-// Writes out = A (in * scale), or A^T of it, and a sum of squares for each item.
-GLORO_FAST_DEVICE void apply_conv(const LayerPlan& layer, const Tiling& tiling, Board& board, float* memory) {
+// Writes out = A (in * scale), or A^T of it; returns this thread's part of the sum of its squares. The block's first
+// item has been found.
+GLORO_FAST_DEVICE double apply_conv(const LayerPlan& layer, const Tiling& tiling, Board& board, float* memory) {
   const Step& step = board.step;
   const ConvItem& item = board.item;
   const int log_width = 3 + tiling.log_channel_lanes;
@@ -74,9 +86,13 @@ GLORO_FAST_DEVICE void apply_conv(const LayerPlan& layer, const Tiling& tiling, 
   float* const weights = memory + tiling.weights;
   float* const window = memory + tiling.window;
 
-  for (int index = static_cast<int>(blockIdx.x) - layer.first_block; index < tiling.items; index += layer.blocks) {
-    if (threadIdx.x == 0) board.item = find_item(layer, tiling, step.transposed, index);
-    __syncthreads();
+  double square = 0;
+  for (int index = first_item(layer); index < tiling.items; index += layer.blocks) {
+    if (index != first_item(layer)) {
+      __syncthreads();
+      if (threadIdx.x == 0) board.item = find_item(layer, tiling, step.transposed, index);
+      __syncthreads();
+    }
     const int taps = item.y.taps * item.x.taps, pixels = item.y.outputs * item.x.outputs;
     const WindowLayout layout{item.y.step, item.x.step, tiling.rows, tiling.pitch};
     int* const offsets = shifts + tiling.chunk * taps;
@@ -96,7 +112,7 @@ GLORO_FAST_DEVICE void apply_conv(const LayerPlan& layer, const Tiling& tiling, 
       const int terms = staged * taps;
       if (step.stage) stage_weights(weights, log_width, offsets, terms, layer, item, first);
       stage_window(
-          window, layout, item.y, item.x,
+          window, layout, tiling.log_window_lanes, item.y, item.x,
           step.in + static_cast<int64_t>(item.group * item.in_channels + first) * item.in_height * item.in_width,
           item.in_height, item.in_width, staged, step.scale);
       __syncthreads();
@@ -106,13 +122,12 @@ GLORO_FAST_DEVICE void apply_conv(const LayerPlan& layer, const Tiling& tiling, 
       __syncthreads();
     }
     join_splits(sums, place, window);
-    double square = 0;
     if (place.split == 0) {
       write_sums(sums, place, item, step.out);
-      square = sum_of_squares(reinterpret_cast<const float (&)[kThreadSums]>(sums));
+      square += sum_of_squares(reinterpret_cast<const float (&)[kThreadSums]>(sums));
     }
-    write_sum_over_block(square, board, step.squares + index);
   }
+  return square;
 }
 
 }  // namespace gloro_fast::cuda

@@ -3,70 +3,85 @@
 #pragma once
 
 #include "dialect.cuh"
+#include "power_iteration_item.cuh"
 #include "power_iteration_plan.h"
 #include "power_iteration_values.cuh"
 
 namespace gloro_fast::cuda {
 
-// Reads up to 16 bytes of weights as floats; beyond `count` there are zeros.
+// What a lane reads of the weights at once, kept as it lies in memory until it is used. Columns of a strip that an item
+// of the transposed product takes: kDenseStripBytes of them.
 struct FloatPack {
   static constexpr int kCount = 4;
-  GLORO_FAST_DEVICE static void load(float (&to)[kCount], const LayerPlan& layer, int64_t index, int count,
-                                     bool aligned) {
-    const float* from = static_cast<const float*>(layer.weight) + index;
-    if (aligned) {
-      const float4 four = *reinterpret_cast<const float4*>(from);
-      to[0] = four.x, to[1] = four.y, to[2] = four.z, to[3] = four.w;
-    } else {
-#pragma unroll
-      for (int i = 0; i < kCount; ++i) to[i] = i < count ? from[i] : 0.0f;
-    }
+  float4 four;
+  GLORO_FAST_DEVICE static int strip(const LayerPlan&) { return kDenseStripBytes / 4; }
+  GLORO_FAST_DEVICE void load(const LayerPlan& layer, int64_t index) {
+    four = *reinterpret_cast<const float4*>(static_cast<const float*>(layer.weight) + index);
+  }
+  GLORO_FAST_DEVICE float value(const LayerPlan&, int i) const {
+    return i == 0 ? four.x : i == 1 ? four.y : i == 2 ? four.z : four.w;
   }
 };
 
-// The two half types share their code, to keep the kernel small.
+template <WeightType kType>
 struct HalfPack {
   static constexpr int kCount = 8;
-  GLORO_FAST_DEVICE static float widen(const LayerPlan& layer, unsigned bits) {
-    const auto half = static_cast<uint16_t>(bits);
-    return layer.type == WeightType::bfloat16 ? widen_bfloat16(half) : widen_float16(half);
+  uint4 words;
+  GLORO_FAST_DEVICE static int strip(const LayerPlan&) { return kDenseStripBytes / 2; }
+  GLORO_FAST_DEVICE void load(const LayerPlan& layer, int64_t index) {
+    words = *reinterpret_cast<const uint4*>(static_cast<const uint16_t*>(layer.weight) + index);
   }
-  GLORO_FAST_DEVICE static void load(float (&to)[kCount], const LayerPlan& layer, int64_t index, int count,
-                                     bool aligned) {
-    const uint16_t* from = static_cast<const uint16_t*>(layer.weight) + index;
-    if (aligned) {
-      const uint4 words = *reinterpret_cast<const uint4*>(from);
-      const unsigned pairs[4] = {words.x, words.y, words.z, words.w};
-#pragma unroll
-      for (int i = 0; i < 4; ++i)
-        to[2 * i] = widen(layer, pairs[i] & 0xffffu), to[2 * i + 1] = widen(layer, pairs[i] >> 16);
-    } else {
-#pragma unroll
-      for (int i = 0; i < kCount; ++i) to[i] = i < count ? widen(layer, from[i]) : 0.0f;
-    }
+  GLORO_FAST_DEVICE float value(const LayerPlan&, int i) const {
+    const unsigned pair = i < 2 ? words.x : i < 4 ? words.y : i < 6 ? words.z : words.w;
+    const auto bits = static_cast<uint16_t>(pair >> 16 * (i % 2));
+    return kType == WeightType::bfloat16 ? widen_bfloat16(bits) : widen_float16(bits);
   }
+};
+
+// Rows that do not begin at multiples of 16 bytes.
+struct Single {
+  static constexpr int kCount = 1;
+  float weight;
+  GLORO_FAST_DEVICE static int strip(const LayerPlan& layer) {
+    return kDenseStripBytes / (layer.type == WeightType::float32 ? 4 : 2);
+  }
+  GLORO_FAST_DEVICE void load(const LayerPlan& layer, int64_t index) {
+    weight = load_weight(layer.weight, layer.type, index);
+  }
+  GLORO_FAST_DEVICE float value(const LayerPlan&, int) const { return weight; }
 };
 
 // Stages in[first .. first + count) times scale, and zeros up to the next multiple of 8.
 GLORO_FAST_DEVICE void stage_vector(float* staged, const float* in, int first, int count, Scale scale) {
-  for (int i = static_cast<int>(threadIdx.x); i < (count + 7) / 8 * 8; i += kThreads)
-    staged[i] = i < count ? in[first + i] * scale : 0.0f;
+  const int padded = (count + 7) / 8 * 8;
+  for (int start = static_cast<int>(threadIdx.x); start < padded; start += kVectorLoads * kThreads) {
+    float values[kVectorLoads];
+#pragma unroll
+    for (int load = 0; load < kVectorLoads; ++load) {
+      const int i = start + load * kThreads;
+      values[load] = i < count ? in[first + i] : 0.0f;
+    }
+#pragma unroll
+    for (int load = 0; load < kVectorLoads; ++load) {
+      const int i = start + load * kThreads;
+      if (i < padded) staged[i] = values[load] * scale;
+    }
+  }
 }
 
 // u = W v: a warp takes two rows, an item the rows of the block's warps. A vector that fits is staged only once.
 template <typename Unit>
-GLORO_FAST_DEVICE void multiply_rows(const LayerPlan& layer, const Tiling& tiling, Board& board, float* staged) {
-  const Step& step = board.step;
+GLORO_FAST_DEVICE double multiply_rows(const LayerPlan& layer, const Tiling& tiling, const Step& step, float* staged) {
+  constexpr int kSteps = kDenseLoads / kDenseRows, kStep = 32 * Unit::kCount;
   const int rows = layer.group_outputs, columns = layer.group_inputs;
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
-  const int first_item = static_cast<int>(blockIdx.x) - layer.first_block;
   const bool whole = tiling.chunk >= columns;
-  const bool aligned = columns % Unit::kCount == 0 && reinterpret_cast<uintptr_t>(layer.weight) % 16 == 0;
-  if (whole && first_item < tiling.items) {
+  if (whole && first_item(layer) < tiling.items) {
     stage_vector(staged, step.in, 0, columns, step.scale);
     __syncthreads();
   }
-  for (int item = first_item; item < tiling.items; item += layer.blocks) {
+  double square = 0;
+  for (int item = first_item(layer); item < tiling.items; item += layer.blocks) {
     const int first_row = (item * kWarps + warp) * kDenseRows;
     float sums[kDenseRows] = {};
     for (int first = 0; first < columns; first += tiling.chunk) {
@@ -76,16 +91,25 @@ GLORO_FAST_DEVICE void multiply_rows(const LayerPlan& layer, const Tiling& tilin
         stage_vector(staged, step.in, first, count, step.scale);
         __syncthreads();
       }
-#pragma unroll 2
-      for (int column = lane * Unit::kCount; column < count; column += 32 * Unit::kCount) {
+      for (int start = lane * Unit::kCount; start < count; start += kSteps * kStep) {
+        Unit weights[kSteps][kDenseRows] = {};  // what is not set lives on in a register from loop to loop
 #pragma unroll
-        for (int r = 0; r < kDenseRows; ++r) {
-          if (first_row + r >= rows) continue;
-          float weights[Unit::kCount];
-          Unit::load(weights, layer, static_cast<int64_t>(first_row + r) * columns + first + column, count - column,
-                     aligned);
+        for (int s = 0; s < kSteps; ++s) {
+          const int column = start + s * kStep;
 #pragma unroll
-          for (int i = 0; i < Unit::kCount; ++i) sums[r] += weights[i] * staged[column + i];
+          for (int r = 0; r < kDenseRows; ++r)
+            if (column < count && first_row + r < rows)
+              weights[s][r].load(layer, static_cast<int64_t>(first_row + r) * columns + first + column);
+        }
+#pragma unroll
+        for (int s = 0; s < kSteps; ++s) {
+          const int column = start + s * kStep;
+#pragma unroll
+          for (int r = 0; r < kDenseRows; ++r) {
+            if (column >= count || first_row + r >= rows) continue;
+#pragma unroll
+            for (int i = 0; i < Unit::kCount; ++i) sums[r] += weights[s][r].value(layer, i) * staged[column + i];
+          }
         }
       }
     }
@@ -98,28 +122,26 @@ GLORO_FAST_DEVICE void multiply_rows(const LayerPlan& layer, const Tiling& tilin
       if (mine) step.out[first_row + r] = sum;
       result[r] = mine ? sum : 0.0f;
     }
-    write_sum_over_block(sum_of_squares(result), board, step.squares + item);
+    square += sum_of_squares(result);
   }
+  return square;
 }
 
-// v = W^T u: an item is a strip of columns 256 bytes wide; 16 threads lie along it, 16 along the rows.
+// v = W^T u: an item is a strip of columns; 16 threads lie along it, 16 along the rows (of Single, more and fewer).
 template <typename Unit>
-GLORO_FAST_DEVICE void multiply_columns(const LayerPlan& layer, const Tiling& tiling, Board& board, float* staged) {
-  const Step& step = board.step;
-  constexpr int kAlong = kDenseStripBytes / 16, kDown = kThreads / kAlong, kStrip = kAlong * Unit::kCount;
+GLORO_FAST_DEVICE double multiply_columns(const LayerPlan& layer, const Tiling& tiling, const Step& step,
+                                          float* staged) {
   const int rows = layer.group_outputs, columns = layer.group_inputs;
-  const int thread = static_cast<int>(threadIdx.x), along = thread % kAlong, down = thread / kAlong;
-  const int first_item = static_cast<int>(blockIdx.x) - layer.first_block;
+  const int strip = Unit::strip(layer), lanes = strip / Unit::kCount, row_step = kThreads / lanes;
+  const int thread = static_cast<int>(threadIdx.x), along = thread % lanes, down = thread / lanes;
   const bool whole = tiling.chunk >= rows;
-  const bool aligned = columns % Unit::kCount == 0 && reinterpret_cast<uintptr_t>(layer.weight) % 16 == 0;
   float* const joined = staged + tiling.window;  // [down][strip], behind the staged vector
-  if (whole && first_item < tiling.items) {
-    stage_vector(staged, step.in, 0, rows, step.scale);
-    __syncthreads();
-  }
-  for (int item = first_item; item < tiling.items; item += layer.blocks) {
-    const int column = item * kStrip + along * Unit::kCount;
+  if (whole && first_item(layer) < tiling.items) stage_vector(staged, step.in, 0, rows, step.scale);
+  double square = 0;
+  for (int item = first_item(layer); item < tiling.items; item += layer.blocks) {
+    const int column = item * strip + along * Unit::kCount;
     float sums[Unit::kCount] = {};
+    __syncthreads();  // the vector is staged; of the item before, all sums have been joined
     for (int first = 0; first < rows; first += tiling.chunk) {
       const int count = min(tiling.chunk, rows - first);
       if (!whole) {
@@ -127,42 +149,53 @@ GLORO_FAST_DEVICE void multiply_columns(const LayerPlan& layer, const Tiling& ti
         stage_vector(staged, step.in, first, count, step.scale);
         __syncthreads();
       }
-      if (column < columns) {
-#pragma unroll 2
-        for (int row = down; row < count; row += kDown) {
-          float weights[Unit::kCount];
-          Unit::load(weights, layer, static_cast<int64_t>(first + row) * columns + column, columns - column, aligned);
+      for (int start = down; start < count && column < columns; start += kDenseLoads * row_step) {
+        Unit weights[kDenseLoads] = {};
 #pragma unroll
-          for (int i = 0; i < Unit::kCount; ++i) sums[i] += weights[i] * staged[row];
+        for (int s = 0; s < kDenseLoads; ++s)
+          if (start + s * row_step < count)
+            weights[s].load(layer, static_cast<int64_t>(first + start + s * row_step) * columns + column);
+#pragma unroll
+        for (int s = 0; s < kDenseLoads; ++s) {
+          if (start + s * row_step >= count) continue;
+          const float factor = staged[start + s * row_step];
+#pragma unroll
+          for (int i = 0; i < Unit::kCount; ++i) sums[i] += weights[s].value(layer, i) * factor;
         }
       }
     }
 #pragma unroll
-    for (int i = 0; i < Unit::kCount; ++i) joined[down * kStrip + along * Unit::kCount + i] = sums[i];
+    for (int i = 0; i < Unit::kCount; ++i) joined[down * strip + along * Unit::kCount + i] = sums[i];
     __syncthreads();
     float result[1] = {};
-    if (thread < kStrip && item * kStrip + thread < columns) {
-      for (int d = 0; d < kDown; ++d) result[0] += joined[d * kStrip + thread];
-      step.out[item * kStrip + thread] = result[0];
+    if (thread < strip && item * strip + thread < columns) {
+      for (int d = 0; d < row_step; ++d) result[0] += joined[d * strip + thread];
+      step.out[item * strip + thread] = result[0];
     }
-    write_sum_over_block(sum_of_squares(result), board, step.squares + item);
+    square += sum_of_squares(result);
   }
+  return square;
 }
 
 template <typename Unit>
-GLORO_FAST_DEVICE void apply_dense_as(const LayerPlan& layer, Board& board, float* memory) {
-  if (board.step.transposed)
-    multiply_columns<Unit>(layer, layer.transposed, board, memory);
-  else
-    multiply_rows<Unit>(layer, layer.forward, board, memory);
+GLORO_FAST_DEVICE double apply_dense_as(const LayerPlan& layer, const Step& step, float* memory) {
+  return step.transposed ? multiply_columns<Unit>(layer, layer.transposed, step, memory)
+                         : multiply_rows<Unit>(layer, layer.forward, step, memory);
 }
 
-// Writes out = W (in * scale), or W^T of it, and a sum of squares for each item.
-GLORO_FAST_DEVICE void apply_dense(const LayerPlan& layer, Board& board, float* memory) {
-  if (layer.type == WeightType::float32)
-    apply_dense_as<FloatPack>(layer, board, memory);
-  else
-    apply_dense_as<HalfPack>(layer, board, memory);
+// Writes out = W (in * scale), or W^T of it; returns this thread's part of the sum of its squares.
+GLORO_FAST_DEVICE double apply_dense(const LayerPlan& layer, const Step& step, float* memory) {
+  const int unit = layer.type == WeightType::float32 ? FloatPack::kCount : 8;
+  if (layer.group_inputs % unit != 0 || reinterpret_cast<uintptr_t>(layer.weight) % 16 != 0)
+    return apply_dense_as<Single>(layer, step, memory);
+  switch (layer.type) {
+    case WeightType::bfloat16:
+      return apply_dense_as<HalfPack<WeightType::bfloat16>>(layer, step, memory);
+    case WeightType::float16:
+      return apply_dense_as<HalfPack<WeightType::float16>>(layer, step, memory);
+    default:
+      return apply_dense_as<FloatPack>(layer, step, memory);
+  }
 }
 
 }  // namespace gloro_fast::cuda

@@ -69,30 +69,33 @@ struct GemmItem {
   int weight_row;                 // from one output channel to the next
   int channel;                    // the tile's first
   int log_channels, log_split;
-  int positions, taps;
+  int pixels, positions, taps;
   int parts, steps;  // of the taps, and all
   int step_taps;
   int tap_words;  // of a staged tap
   int staged, window;  // where the stages lie
   int transposed, exact;
-  int index;
   float scale;  // of the input
 };
-static_assert(sizeof(GemmItem) <= 4 * kGemmItemWords);
+static_assert(sizeof(GemmItem) <= 4 * (kGemmItemWords - 2 * kWarps));
 
 struct alignas(8) GemmStep {
   int16_t chunk, window, first, taps;
 };
 
-// An item, its steps; of each staged position where it lies in the input, -1 for a zero; of each tap its shift among the
-// positions and where its weights lie.
+// An item; its steps; of each pixel of the tile where its window begins among the positions; of each staged position
+// where it lies in the input, -1 for a zero; of each tap its shift among the positions and where its weights lie.
 struct GemmTables {
   GemmItem& item;
+  double* squares;  // of each warp
   GemmStep* steps;
 
   GLORO_FAST_DEVICE explicit GemmTables(float* memory)
-      : item(*reinterpret_cast<GemmItem*>(memory)), steps(reinterpret_cast<GemmStep*>(memory + kGemmItemWords)) {}
-  GLORO_FAST_DEVICE int* origins() const { return reinterpret_cast<int*>(steps + item.steps); }
+      : item(*reinterpret_cast<GemmItem*>(memory)),
+        squares(reinterpret_cast<double*>(memory + kGemmItemWords - 2 * kWarps)),
+        steps(reinterpret_cast<GemmStep*>(memory + kGemmItemWords)) {}
+  GLORO_FAST_DEVICE int* pixels() const { return reinterpret_cast<int*>(steps + item.steps); }
+  GLORO_FAST_DEVICE int* origins() const { return pixels() + item.pixels; }
   GLORO_FAST_DEVICE int* shifts() const { return origins() + item.positions; }
   GLORO_FAST_DEVICE int* sources() const { return shifts() + item.taps; }
 };
@@ -145,10 +148,9 @@ GLORO_FAST_DEVICE void stage_step(float* memory, int number) {
 }
 
 GLORO_FAST_DEVICE GemmItem describe_item(const LayerPlan& layer, const Tiling& tiling, const Step& step,
-                                         const ConvItem& item, int index, bool exact) {
+                                         const ConvItem& item, bool exact) {
   const Packed packed(layer);
   GemmItem gemm;
-  gemm.index = index;
   gemm.exact = exact;
   gemm.transposed = step.transposed;
   gemm.in_channels = step.transposed ? packed.outputs : packed.inputs;
@@ -159,6 +161,7 @@ GLORO_FAST_DEVICE GemmItem describe_item(const LayerPlan& layer, const Tiling& t
                                       packed.inputs * packed.outputs;
   gemm.channel = item.channel;
   gemm.log_channels = 3 + tiling.log_channel_lanes, gemm.log_split = tiling.log_split;
+  gemm.pixels = kWarps * kWarpPixels >> (gemm.log_split + tiling.log_channel_lanes - 3);
   gemm.positions = item.y.step * item.x.step * tiling.rows * tiling.pitch;
   gemm.taps = item.y.taps * item.x.taps;
   gemm.step_taps = tiling.step_taps;
@@ -182,12 +185,18 @@ GLORO_FAST_DEVICE void write_gemm_tables(const GemmTables& tables, const LayerPl
     tables.steps[i] = {static_cast<int16_t>(chunk), static_cast<int16_t>(chunk % tiling.windows),
                        static_cast<int16_t>(first), static_cast<int16_t>(min(gemm.step_taps, gemm.taps - first))};
   }
+  for (int i = thread; i < gemm.pixels; i += kThreads) {
+    const bool inside = i < item.y.outputs * item.x.outputs;
+    tables.pixels()[i] = inside ? kSlice * (i / item.x.outputs * layout.pitch + i % item.x.outputs) : 0;
+  }
   const int plane = layout.rows * layout.pitch, pixel_words = layer.groups * gemm.in_channels;
   for (int i = thread; i < gemm.positions; i += kThreads) {
     const int of_plane = i % plane, phase = i / plane;
-    const int iy = item.y.origin + of_plane / layout.pitch * layout.step_y + phase / layout.step_x;
-    const int ix = item.x.origin + of_plane % layout.pitch * layout.step_x + phase % layout.step_x;
-    const bool inside = iy >= 0 && iy < item.in_height && ix >= 0 && ix < item.in_width;
+    const int row = of_plane / layout.pitch * layout.step_y + phase / layout.step_x;
+    const int column = of_plane % layout.pitch * layout.step_x + phase % layout.step_x;
+    const int iy = item.y.origin + row, ix = item.x.origin + column;
+    const bool inside = row < item.y.extent && column < item.x.extent && iy >= 0 && iy < item.in_height && ix >= 0 &&
+                        ix < item.in_width;
     tables.origins()[i] = inside ? (iy * item.in_width + ix) * pixel_words : -1;
   }
   for (int j = thread; j < gemm.taps; j += kThreads) {
@@ -200,29 +209,26 @@ GLORO_FAST_DEVICE void write_gemm_tables(const GemmTables& tables, const LayerPl
 }
 
 // Adds the warp's share of a step.
-GLORO_FAST_DEVICE void add_step(WarpSums& sums, const float* memory, const int (&pixels)[2 * kRowTiles], int number,
-                                const Tiling& tiling) {
-  const WarpPlace place(tiling);
+template <bool kTransposed, bool kExact>
+GLORO_FAST_DEVICE void add_step(WarpSums& sums, const float* memory, int number, const Tiling& tiling) {
   const GemmTables tables(const_cast<float*>(memory));
   const GemmItem& item = tables.item;
   const GemmStep step = tables.steps[number];
-  const float* const window =
-      memory + item.window + ((step.window << item.log_split) + place.split) * (item.positions * kSlice);
+  const WarpPlace place(tiling);
+  int pixels[2 * kRowTiles];
+#pragma unroll
+  for (int p = 0; p < 2 * kRowTiles; ++p) pixels[p] = tables.pixels()[place.row + 8 * p + place.g];
+  const float* const window = memory + item.window + 4 * place.t +
+                              ((step.window << item.log_split) + place.split) * (item.positions * kSlice);
   const float* weights = memory + item.staged + number % kStages * (item.step_taps * item.tap_words) +
-                         (place.split * kSlice << item.log_channels) + place.column * kSlice;
-  weights += item.transposed ? 4 * place.t * kWarpChannels + 4 * (place.g ^ (2 * place.t))
-                             : 4 * place.g * kSlice + 4 * place.t;
+                         (place.split * kSlice << item.log_channels) + place.column * kSlice +
+                         (kTransposed ? 4 * place.t * kWarpChannels + 4 * (place.g ^ (2 * place.t))
+                                      : 4 * place.g * kSlice + 4 * place.t);
   const int odd = (place.g & 1) * kSlice;
   const int* const shifts = tables.shifts() + step.first;
-  for (int tap = 0; tap < step.taps; ++tap, weights += item.tap_words) {
-    const float* const shifted = window + shifts[tap];
-    if (item.transposed)
-      add_slice<true, false>(sums, shifted, pixels, weights, 0, item.scale);
-    else if (item.exact)
-      add_slice<false, true>(sums, shifted, pixels, weights, odd, item.scale);
-    else
-      add_slice<false, false>(sums, shifted, pixels, weights, odd, item.scale);
-  }
+#pragma unroll 1
+  for (int tap = 0; tap < step.taps; ++tap, weights += item.tap_words)
+    add_slice<kTransposed, kExact>(sums, window + shifts[tap], pixels, weights, odd, item.scale);
 }
 
 // Writes the sums of pixels within the picture and clears the others; columns beyond the channels are zero.
@@ -252,32 +258,23 @@ GLORO_FAST_DEVICE void write_packed(WarpSums& sums, const WarpPlace& place, cons
   }
 }
 
-// Writes out = A (in * scale), or A^T of it, packed, and a sum of squares for each item.
-GLORO_FAST_DEVICE void apply_gemm(const LayerPlan& layer, const Tiling& tiling, Board& board, float* memory,
-                                  bool exact) {
-  const Step& step = board.step;
+// Writes out = A (in * scale), or A^T of it, packed; returns this thread's part of the sum of its squares. The block's
+// first item has been found.
+GLORO_FAST_DEVICE double apply_gemm(const LayerPlan& layer, const Tiling& tiling, Board& board, float* memory,
+                                    bool exact) {
   const ConvItem& item = board.item;
   const GemmTables tables(memory);
   const GemmItem& gemm = tables.item;
-  for (int index = static_cast<int>(blockIdx.x) - layer.first_block; index < tiling.items;
-       index += layer.blocks) {
+
+  for (int index = first_item(layer); index < tiling.items; index += layer.blocks) {
     if (threadIdx.x == 0) {
-      board.item = find_item(layer, tiling, step.transposed, index);
-      tables.item = describe_item(layer, tiling, step, item, index, exact);
+      if (index != first_item(layer)) board.item = find_item(layer, tiling, board.step.transposed, index);
+      tables.item = describe_item(layer, tiling, board.step, item, exact);
     }
     __syncthreads();
     WarpSums sums = {};
     if (gemm.steps > 0) {
       write_gemm_tables(tables, layer, tiling, item);
-      const WarpPlace place(tiling);
-      int pixels[2 * kRowTiles];
-#pragma unroll
-      for (int p = 0; p < 2 * kRowTiles; ++p) {
-        const int pixel = place.row + 8 * p + place.g;
-        const bool inside = pixel < item.y.outputs * item.x.outputs;
-        pixels[p] =
-            (inside ? kSlice * (pixel / item.x.outputs * tiling.pitch + pixel % item.x.outputs) : 0) + 4 * place.t;
-      }
       __syncthreads();
       for (int i = 0; i + 1 < kStages; ++i) {
         if (i < gemm.steps) stage_step(memory, i);
@@ -288,19 +285,26 @@ GLORO_FAST_DEVICE void apply_gemm(const LayerPlan& layer, const Tiling& tiling, 
         __syncthreads();  // for the copies of the others, and until they no longer read what the next copies overwrite
         if (i + kStages - 1 < gemm.steps) stage_step(memory, i + kStages - 1);
         commit_copies();
-        add_step(sums, memory, pixels, i, tiling);
+        if (gemm.transposed)
+          add_step<true, false>(sums, memory, i, tiling);
+        else if (gemm.exact)
+          add_step<false, true>(sums, memory, i, tiling);
+        else
+          add_step<false, false>(sums, memory, i, tiling);
       }
     }
     __syncthreads();
     const WarpPlace place(tiling);
     join_splits(sums, place, memory + tiling.weights);
-    double square = 0;
     if (place.split == 0) {
-      write_packed(sums, place, item, step.out, gemm.out_channels, layer.groups * gemm.out_channels);
-      square = sum_of_squares(reinterpret_cast<const float (&)[kWarpSums]>(sums));
-    }
-    write_sum_over_block(square, board, step.squares + gemm.index);
+      write_packed(sums, place, item, board.step.out, gemm.out_channels, layer.groups * gemm.out_channels);
+      const double square = sum_over_warp(sum_of_squares(reinterpret_cast<const float (&)[kWarpSums]>(sums)));
+      if (place.g + place.t == 0) tables.squares[place.warp] = index == first_item(layer) ? square : tables.squares[place.warp] + square;
+    } else if (place.g + place.t == 0) tables.squares[place.warp] = 0;
+    __syncthreads();  // until nobody reads the item
   }
+  const int thread = thread_anew();
+  return thread % 32 == 0 && first_item(layer) < tiling.items ? tables.squares[thread / 32] : 0.0;
 }
 
 }  // namespace gloro_fast::cuda

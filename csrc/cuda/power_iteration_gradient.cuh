@@ -95,14 +95,22 @@ GLORO_FAST_DEVICE void write_conv_gradient(const LayerPlan& layer, int index, fl
     // Outputs beyond the picture count with u = 0, and the window must hold numbers for them.
     y.extent += (tiling.tile_height - y.outputs) * layer.height.stride;
     x.extent += (tiling.tile_width - x.outputs) * layer.width.stride;
-    for (int i = static_cast<int>(threadIdx.x); i < pixels << log_width; i += kThreads) {
-      const int channel = i / pixels, pixel = i % pixels;
-      const int py = pixel / tiling.tile_width, px = pixel % tiling.tile_width;
-      const bool inside = channel < outputs && py < y.outputs && px < x.outputs;
-      staged[(pixel << log_width) + channel] =
-          inside ? u[channel * out_plane + (start_y + py) * layer.width.output + start_x + px] : 0.0f;
+    for (int start = static_cast<int>(threadIdx.x); start < pixels << log_width; start += kWeightLoads * kThreads) {
+      float values[kWeightLoads];
+      int to[kWeightLoads];
+#pragma unroll
+      for (int load = 0; load < kWeightLoads; ++load) {
+        const int i = start + load * kThreads, channel = i / pixels, pixel = i % pixels;
+        const int py = pixel / tiling.tile_width, px = pixel % tiling.tile_width;
+        const bool inside = channel < outputs && py < y.outputs && px < x.outputs;
+        to[load] = (pixel << log_width) + channel;
+        values[load] = inside ? u[channel * out_plane + (start_y + py) * layer.width.output + start_x + px] : 0.0f;
+      }
+#pragma unroll
+      for (int load = 0; load < kWeightLoads; ++load)
+        if (start + load * kThreads < pixels << log_width) staged[to[load]] = values[load];
     }
-    stage_window(window, layout, y, x, v, layer.height.input, layer.width.input, inputs, Scale{});
+    stage_window(window, layout, tiling.log_window_lanes, y, x, v, layer.height.input, layer.width.input, inputs, Scale{});
     __syncthreads();
     const int share = (pixels + place.splits - 1) / place.splits;
     add_terms(sums, staged + place.channel, 1 << log_width, shifts, window, bases, min(place.split * share, pixels),

@@ -92,4 +92,9 @@ GLORO_FAST_DEVICE ConvItem find_item(const LayerPlan& layer, const Tiling& tilin
   return found;
 }
 
+// A block's items are this one and every `layer.blocks`-th after it.
+GLORO_FAST_DEVICE int first_item(const LayerPlan& layer) {
+  return static_cast<int>(blockIdx.x) - layer.first_block;
+}
+
 }  // namespace gloro_fast::cuda

@@ -22,13 +22,20 @@ inline constexpr int kWarpPixels = 32;
 inline constexpr int kWarpChannels = 64;
 inline constexpr int kSlice = 16;
 inline constexpr int kStages = 3;
-inline constexpr int kGemmItemWords = 24;
+inline constexpr int kGemmItemWords = 40;
 // Shared memory in front of every layout: what the warps of a block tell each other.
 inline constexpr int kReservedBytes = 384;
 // Rows of a dense layer that a warp takes at once, and bytes of a row that its columns are cut into.
 inline constexpr int kDenseRows = 2;
 inline constexpr int kDenseStripBytes = 256;
 inline constexpr int kGradientRows = 32;
+
+// Loads of global memory that a thread has under way at once: of a window of the input, of weights of a convolution, of a
+// dense layer's vector, and of 16 bytes of its weights. What is staged waits for the L2 cache once for so many.
+inline constexpr int kWindowLoads = 16;
+inline constexpr int kWeightLoads = 8;
+inline constexpr int kVectorLoads = 8;
+inline constexpr int kDenseLoads = 8;
 
 enum class WeightType : int32_t { float32, bfloat16, float16 };
 
@@ -51,6 +58,7 @@ struct Tiling {
   int32_t log_split;          // warps that share a sum
   int32_t chunk;              // channels (dense: values) of the input that are staged at once
   int32_t rows, pitch;        // of a staged plane
+  int32_t log_window_lanes;   // threads side by side in the positions of a window; the others lie along channels
   int32_t entry_tiles;        // gradient: tiles of (input channel, tap)
   int32_t resident;           // the weights stay in shared memory from one product to the next
   int32_t tables, weights, window;
@@ -66,9 +74,8 @@ struct LayerPlan {
   float* v;
   float* u;
   float* spare;       // as long as v; wide: packed weights, two packed iterates and u, see power_iteration_pack.cuh
-  double* squares_v;  // one sum of squares an item of the product that gives v
-  double* squares_u;
-  unsigned* arrivals;         // shared by the layers of a group of blocks
+  uint64_t* squares_v;        // of each block, the sum of squares of what it gives of v, with its phase
+  uint64_t* squares_u;
   float* sigma;               // backward: the gradient with respect to sigma, read
   int32_t weight_strides[4];  // output, input, height, width, in elements
   WeightType type;
@@ -86,8 +93,6 @@ inline constexpr int kMostLayers = 96;
 struct Launch {
   int32_t layers;
   int32_t iterations;
-  int32_t groups;  // counters in `arrivals`
-  unsigned* arrivals;
   LayerPlan layer[kMostLayers];
 };
 static_assert(sizeof(Launch) <= 32764, "the parameters of a kernel are limited");

@@ -65,14 +65,15 @@ LayerPlan plan_layer(const LinearLayer& layer) {
   return plan;
 }
 
-int budget_words(const Card& card) {
-  const int shared = card.shared_bytes / kBlocksPerMultiprocessor - card.reserved_bytes_per_block;
+int budget_words(const Card& card, int blocks_per_multiprocessor = kBlocksPerMultiprocessor) {
+  const int shared = card.shared_bytes / blocks_per_multiprocessor - card.reserved_bytes_per_block;
   return (std::min(shared, card.shared_bytes_per_block) - kReservedBytes) / 16 * 4;
 }
 
 Cost cost_of(const Card& card) {
   Cost cost;
-  if (card.major == 8 && card.minor == 0) cost.fma_lanes = 64;
+  if (card.major == 8 && card.minor == 0) cost.fma_lanes = 64, cost.tensor_fmas = 512;
+  if (card.major == 9 || card.major == 10) cost.tensor_fmas = 1024;
   return cost;
 }
 
@@ -89,20 +90,25 @@ struct Choice {
   Tiling forward, transposed;
   int words = 0;
   double cycles = kNever;
+  bool wide = false;
 };
 
 // The ways to work on one layer, and the best of them for a number of blocks.
 class Choices {
  public:
-  Choices(const LayerPlan& layer, int budget, const Cost& cost, int most_blocks)
-      : dense_(layer.dense), budget_(budget) {
+  Choices(const LayerPlan& layer, int budget, const Cost& cost, int most_blocks, bool wide)
+      : dense_(layer.dense), budget_(budget), packed_bytes_(static_cast<double>(packed_bytes(layer))) {
     const auto candidates = dense_ ? dense_candidates : conv_candidates;
     forward_ = candidates(layer, false, budget, cost);
     transposed_ = candidates(layer, true, budget, cost);
     if (forward_.empty() || transposed_.empty())
       refuse("a layer's window or kernel is larger than the shared memory of this GPU");
+    if (wide && can_be_wide(layer)) {
+      wide_forward_ = gemm_candidates(layer, false, budget, cost);
+      wide_transposed_ = gemm_candidates(layer, true, budget, cost);
+    }
     int most_items = 0;
-    for (const auto* list : {&forward_, &transposed_})
+    for (const auto* list : {&forward_, &transposed_, &wide_forward_, &wide_transposed_})
       for (const Candidate& candidate : *list) most_items = std::max(most_items, candidate.tiling.items);
     cycles_.assign(static_cast<size_t>(std::min(most_blocks, most_items)), -1);
   }
@@ -122,7 +128,13 @@ class Choices {
   }
 
   Choice choose(int blocks) const {
-    Choice best = choose_apart(blocks);
+    Choice best = choose_apart(forward_, transposed_, blocks);
+    if (!wide_forward_.empty() && !wide_transposed_.empty()) {
+      Choice wide = choose_apart(wide_forward_, wide_transposed_, blocks);
+      wide.wide = true;
+      wide.cycles += Cost::kBarrier + 2 * packed_bytes_ / (blocks * Cost::kBytesPerCycle);  // to pack and to unpack
+      if (wide.cycles < best.cycles) best = wide;
+    }
     if (!dense_) {
       const Choice resident = choose_resident(blocks);
       if (resident.cycles < best.cycles) best = resident;
@@ -137,13 +149,14 @@ class Choices {
   }
 
   // Each product for itself, all of shared memory its own.
-  Choice choose_apart(int blocks) const {
+  Choice choose_apart(const std::vector<Candidate>& forwards, const std::vector<Candidate>& transposeds,
+                      int blocks) const {
     const auto best = [&](const std::vector<Candidate>& list) {
       return *std::min_element(list.begin(), list.end(), [&](const Candidate& a, const Candidate& b) {
         return rounds(a, blocks) * a.cycles < rounds(b, blocks) * b.cycles;
       });
     };
-    const Candidate forward = best(forward_), transposed = best(transposed_);
+    const Candidate forward = best(forwards), transposed = best(transposeds);
     Choice choice;
     choice.forward = dense_ ? forward.tiling : lay_out(forward, 0, forward.fixed_words);
     choice.transposed = dense_ ? transposed.tiling : lay_out(transposed, 0, transposed.fixed_words);
@@ -175,7 +188,8 @@ class Choices {
 
   bool dense_;
   int budget_;
-  std::vector<Candidate> forward_, transposed_;
+  double packed_bytes_;
+  std::vector<Candidate> forward_, transposed_, wide_forward_, wide_transposed_;
   std::vector<double> cycles_;  // by number of blocks, less one; negative where not yet known
 };
 
@@ -226,16 +240,16 @@ int64_t input_size(const LayerPlan& layer) {
 
 void measure_workspace(Plan& plan) {
   constexpr int64_t kAlignment = 256;
-  int64_t bytes = round_up(4 * int64_t{plan.launch.groups}, kAlignment);
+  int64_t bytes = 0;
   for (int i = 0; i < plan.launch.layers; ++i) {
     const LayerPlan& layer = plan.launch.layer[i];
     Workplace& place = plan.workplaces[static_cast<size_t>(i)];
     place.squares_v = bytes;
-    bytes += round_up(8 * int64_t{layer.transposed.items}, kAlignment);
+    bytes += round_up(8 * int64_t{layer.blocks}, kAlignment);
     place.squares_u = bytes;
-    bytes += round_up(8 * int64_t{layer.forward.items}, kAlignment);
+    bytes += round_up(8 * int64_t{layer.blocks}, kAlignment);
     place.spare = bytes;
-    bytes += round_up(4 * input_size(layer), kAlignment);
+    bytes += round_up(layer.wide ? packed_bytes(layer) : 4 * input_size(layer), kAlignment);
   }
   plan.workspace_bytes = bytes;
 }
@@ -244,14 +258,17 @@ void measure_workspace(Plan& plan) {
 struct Fastest {
   std::vector<Choices> choices;
   double cycles = 0;
+  int blocks_per_multiprocessor = 0;
 };
 
-Fastest find_fastest(const std::vector<LayerPlan>& layers, const Card& card) {
-  const int most_blocks = card.multiprocessors * card.blocks_per_multiprocessor, budget = budget_words(card);
+Fastest find_fastest(const std::vector<LayerPlan>& layers, const Card& card, bool wide) {
   Fastest fastest;
+  fastest.blocks_per_multiprocessor = wide ? 1 : card.blocks_per_multiprocessor;
+  const int most_blocks = card.multiprocessors * fastest.blocks_per_multiprocessor;
+  const int budget = wide ? budget_words(card, 1) : budget_words(card);
   double low = 0, high = 0;
   for (const LayerPlan& layer : layers) {
-    fastest.choices.emplace_back(layer, budget, cost_of(card), most_blocks);
+    fastest.choices.emplace_back(layer, budget, cost_of(card), most_blocks, wide);
     high += fastest.choices.back().cycles_of(1);
   }
   // One block for all takes `high`.
@@ -263,6 +280,14 @@ Fastest find_fastest(const std::vector<LayerPlan>& layers, const Card& card) {
   return fastest;
 }
 
+// With all layers on the old path, or with wide ones on tensor cores, where each block has a multiprocessor to itself.
+Fastest find_fastest(const std::vector<LayerPlan>& layers, const Card& card) {
+  Fastest narrow = find_fastest(layers, card, false);
+  if (card.major < 8 || std::none_of(layers.begin(), layers.end(), can_be_wide)) return narrow;
+  Fastest wide = find_fastest(layers, card, true);
+  return wide.cycles < narrow.cycles ? wide : narrow;
+}
+
 Plan plan_launch(const std::vector<LayerPlan>& layers, int first_index, const Card& card) {
   Fastest fastest = find_fastest(layers, card);
   std::vector<Choices>& choices = fastest.choices;
@@ -270,28 +295,28 @@ Plan plan_launch(const std::vector<LayerPlan>& layers, int first_index, const Ca
 
   Plan plan;
   plan.cycles = fastest.cycles;
+  plan.blocks_per_multiprocessor = fastest.blocks_per_multiprocessor;
   int words = 0;
-  const auto add = [&](int index, int blocks, int group) {
+  const auto add = [&](int index, int blocks) {
     LayerPlan layer = layers[static_cast<size_t>(index)];
     const Choice choice = choices[static_cast<size_t>(index)].choose(blocks);
     layer.forward = choice.forward, layer.transposed = choice.transposed;
+    layer.wide = choice.wide;
+    plan.wide = plan.wide || choice.wide;
     layer.first_block = plan.blocks, layer.blocks = blocks;
     words = std::max(words, choice.words);
-    Workplace place{};
-    place.arrivals = 4 * int64_t{group};
-    plan.workplaces.push_back(place);
+    plan.workplaces.push_back({});
     plan.order.push_back(first_index + index);
     plan.launch.layer[plan.launch.layers++] = layer;
   };
   plan.launch = {};
   for (size_t i = 0; i < layers.size(); ++i) {
     if (division.blocks[i] == 0) continue;
-    add(static_cast<int>(i), division.blocks[i], plan.launch.groups++);
+    add(static_cast<int>(i), division.blocks[i]);
     plan.blocks += division.blocks[i];
   }
   for (const std::vector<int>& bin : division.bins) {
-    for (const int layer : bin) add(layer, 1, plan.launch.groups);
-    ++plan.launch.groups;
+    for (const int layer : bin) add(layer, 1);
     ++plan.blocks;
   }
   plan.shared_bytes = kReservedBytes + 4 * words;
@@ -365,7 +390,7 @@ int enough_multiprocessors(const std::vector<LinearLayer>& layers, const Card& c
   for_each_run(layers, [&](const auto& run, int) {
     Fastest fastest = find_fastest(run, card);
     const int blocks = divide(fastest.choices, kEnough * fastest.cycles).total;
-    most = std::max(most, (blocks + card.blocks_per_multiprocessor - 1) / card.blocks_per_multiprocessor);
+    most = std::max(most, (blocks + fastest.blocks_per_multiprocessor - 1) / fastest.blocks_per_multiprocessor);
   });
   return std::min(most, card.multiprocessors);
 }
@@ -377,13 +402,11 @@ std::vector<Plan> plan_gradient(const std::vector<LinearLayer>& layers, const Ca
 }
 
 void place_workspace(Plan& plan, char* workspace) {
-  plan.launch.arrivals = reinterpret_cast<unsigned*>(workspace);
   for (size_t i = 0; i < plan.workplaces.size(); ++i) {  // a gradient has none
     const Workplace& place = plan.workplaces[i];
     LayerPlan& layer = plan.launch.layer[i];
-    layer.arrivals = reinterpret_cast<unsigned*>(workspace + place.arrivals);
-    layer.squares_v = reinterpret_cast<double*>(workspace + place.squares_v);
-    layer.squares_u = reinterpret_cast<double*>(workspace + place.squares_u);
+    layer.squares_v = reinterpret_cast<uint64_t*>(workspace + place.squares_v);
+    layer.squares_u = reinterpret_cast<uint64_t*>(workspace + place.squares_u);
     layer.spare = reinterpret_cast<float*>(workspace + place.spare);
   }
 }

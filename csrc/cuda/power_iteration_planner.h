@@ -23,13 +23,15 @@ struct Card {
 
 // Where a layer's working memory lies in the launch's workspace, in bytes.
 struct Workplace {
-  int64_t spare, squares_v, squares_u, arrivals;
+  int64_t spare, squares_v, squares_u;
 };
 
 struct Plan {
   Launch launch;  // without pointers
   int blocks = 0;
   int shared_bytes = 0;
+  bool wide = false;                  // with layers on tensor cores: a kernel of their own
+  int blocks_per_multiprocessor = 0;  // that the plan counts on
   int64_t workspace_bytes = 0;
   std::vector<Workplace> workplaces;  // of the layers in the order of `launch`
   std::vector<int> order;             // and which of the layers that were given they are

@@ -82,24 +82,30 @@ struct WindowLayout {
 };
 
 // Stages `channels` channels of a picture times `scale`, with zeros where the window reaches beyond it.
-GLORO_FAST_DEVICE void stage_window(float* window, const WindowLayout& layout, const AxisView& y, const AxisView& x,
+GLORO_FAST_DEVICE void stage_window(float* window, const WindowLayout& layout, int log_lanes, const AxisView& y, const AxisView& x,
                                     const float* picture, int height, int width, int channels, Scale scale) {
   const int positions = y.extent * x.extent;
-  const int lanes = min(kThreads, (positions + 31) / 32 * 32);
+  const int lanes = 1 << log_lanes;
   const int thread = static_cast<int>(threadIdx.x);
-  const int first_channel = thread / lanes, channel_step = kThreads / lanes;
-  if (first_channel >= channel_step) return;
-  const int channel_words = layout.channel(), channel_pixels = height * width;
-  for (int position = thread % lanes; position < positions; position += lanes) {
+  const int first_channel = thread >> log_lanes, channel_step = kThreads >> log_lanes;
+  const int word_step = channel_step * layout.channel(), pixel_step = channel_step * height * width;
+  for (int position = thread & (lanes - 1); position < positions; position += lanes) {
     const int row = position / x.extent, column = position % x.extent;
     const int iy = y.origin + row, ix = x.origin + column;
     const bool inside = iy >= 0 && iy < height && ix >= 0 && ix < width;
-    int to = layout.at(row, column) + first_channel * channel_words;
-    int from = (inside ? iy * width + ix : 0) + first_channel * channel_pixels;
-#pragma unroll 4
-    for (int channel = first_channel; channel < channels; channel += channel_step) {
-      window[to] = inside ? picture[from] * scale : 0.0f;
-      to += channel_step * channel_words, from += channel_step * channel_pixels;
+    int to = layout.at(row, column) + first_channel * layout.channel();
+    int from = (inside ? iy * width + ix : 0) + first_channel * height * width;
+    for (int first = first_channel; first < channels; first += kWindowLoads * channel_step) {
+      float values[kWindowLoads];
+#pragma unroll
+      for (int load = 0; load < kWindowLoads; ++load) {
+        values[load] = 0;
+        if (inside && first + load * channel_step < channels) values[load] = picture[from + load * pixel_step];
+      }
+#pragma unroll
+      for (int load = 0; load < kWindowLoads; ++load)
+        if (first + load * channel_step < channels) window[to + load * word_step] = values[load] * scale;
+      to += kWindowLoads * word_step, from += kWindowLoads * pixel_step;
     }
   }
 }

@@ -20,29 +20,22 @@ int ceil_div(int value, int divisor) {
   return (value + divisor - 1) / divisor;
 }
 
-// The picture that a product gives: one phase of it, and how many there are.
-int phase_size(const AxisPlan& axis, bool transposed) {
-  return transposed ? ceil_div(axis.input, axis.stride) : axis.output;
-}
-
 int steps(const AxisPlan& axis, bool transposed) {
   return transposed ? 1 : axis.stride;
 }
 
-void set_tiles(Tiling& tiling, int height, int width, int columns) {
-  const int capacity = pixels_of_a_tile(tiling);
-  tiling.tiles_x = ceil_div(width, std::min({width, capacity, columns}));
-  tiling.tile_width = ceil_div(width, tiling.tiles_x);
-  tiling.tiles_y = ceil_div(height, std::min(height, capacity / tiling.tile_width));
-  tiling.tile_height = ceil_div(height, tiling.tiles_y);
+int padded_positions(int positions, int log_lanes) {
+  return round_up(positions, 1 << log_lanes);
 }
 
-// A staged plane: as many rows and columns as the window has of one position mod step.
-int set_plane(Tiling& tiling, const LayerPlan& layer, bool transposed) {
-  const int step_y = steps(layer.height, transposed), step_x = steps(layer.width, transposed);
-  tiling.rows = ceil_div(window_extent(layer.height, transposed, tiling.tile_height), step_y);
-  tiling.pitch = ceil_div(window_extent(layer.width, transposed, tiling.tile_width), step_x);
-  return step_y * step_x * tiling.rows * tiling.pitch;
+// As many lanes along the positions as can be, so that a thread has many channels to load at once, unless fewer leave
+// less of them idle.
+int log_window_lanes(int positions) {
+  constexpr int kLogWarp = 5;
+  int best = kLogWarp + kLogWarps;
+  for (int lanes = best - 1; lanes >= kLogWarp; --lanes)
+    if (padded_positions(positions, lanes) < padded_positions(positions, best)) best = lanes;
+  return best;
 }
 
 // Cycles of the inner loop for `terms` terms of all warps of a block: 32 multiply-adds and 12 other instructions each.
@@ -56,6 +49,27 @@ double join_cycles(int log_split) {
 }
 
 }  // namespace
+
+int phase_size(const AxisPlan& axis, bool transposed) {
+  return transposed ? ceil_div(axis.input, axis.stride) : axis.output;
+}
+
+void set_tiles(Tiling& tiling, int height, int width, int columns, int capacity) {
+  tiling.tiles_x = ceil_div(width, std::min({width, capacity, columns}));
+  tiling.tile_width = ceil_div(width, tiling.tiles_x);
+  tiling.tiles_y = ceil_div(height, std::min(height, capacity / tiling.tile_width));
+  tiling.tile_height = ceil_div(height, tiling.tiles_y);
+}
+
+int set_plane(Tiling& tiling, const LayerPlan& layer, bool transposed) {
+  const int step_y = steps(layer.height, transposed), step_x = steps(layer.width, transposed);
+  const int height = window_extent(layer.height, transposed, tiling.tile_height);
+  const int width = window_extent(layer.width, transposed, tiling.tile_width);
+  tiling.rows = ceil_div(height, step_y);
+  tiling.pitch = ceil_div(width, step_x);
+  tiling.log_window_lanes = log_window_lanes(height * width);
+  return step_y * step_x * tiling.rows * tiling.pitch;
+}
 
 int pixels_of_a_tile(const Tiling& tiling) {
   return (32 >> tiling.log_channel_lanes) * kThreadPixels * (kWarps >> tiling.log_split);
@@ -91,7 +105,7 @@ std::vector<Candidate> conv_candidates(const LayerPlan& layer, bool transposed, 
         tiling = {};
         tiling.log_channel_lanes = lanes;
         tiling.log_split = split;
-        set_tiles(tiling, height, width, columns);
+        set_tiles(tiling, height, width, columns, pixels_of_a_tile(tiling));
         tiling.channel_tiles = ceil_div(out_channels, channels_of_a_tile(tiling));
         tiling.items = layer.groups * tiling.channel_tiles * phases * tiling.tiles_y * tiling.tiles_x;
         const int plane = set_plane(tiling, layer, transposed);

@@ -92,7 +92,7 @@ Traffic predict_traffic(const Plan& plan, int index, int iterations) {
     const Product product = count(layer, tiling, transposed);
     traffic.weights += product.weights * (tiling.resident ? std::min(products, 1) : products);
     traffic.vectors += products * (product.inputs + 4 * (transposed ? input_size(layer) : output_size(layer)));
-    traffic.norms += 8.0 * tiling.items * products * (1 + layer.blocks);
+    traffic.norms += 8.0 * layer.blocks * (1 + (layer.blocks > 1 ? products : 0));  // what is read while waiting apart
   }
   // At the end both iterates are read, divided by their norms and written.
   traffic.vectors += 8 * (input_size(layer) + output_size(layer));

@@ -31,14 +31,15 @@ GLORO_FAST_DEVICE float operator*(float value, Scale scale) {
   return value * scale.coarse * scale.fine;
 }
 
-GLORO_FAST_DEVICE bool usable(double norm) {
-  return norm > 0 && norm < 1e300;
+GLORO_FAST_DEVICE bool usable(double squares) {
+  return squares > 0 && squares < 1e300;
 }
 
-GLORO_FAST_DEVICE Scale unit_scale(double norm) {
-  if (!usable(norm)) return {};
-  const float coarse = norm < 0x1p-64 ? 0x1p64f : norm > 0x1p64 ? 0x1p-64f : 1.0f;
-  return {coarse, static_cast<float>(1 / (norm * coarse))};
+// From the sum of the squares. One reciprocal square root, since every product waits for it.
+GLORO_FAST_DEVICE Scale unit_scale(double squares) {
+  if (!usable(squares)) return {};
+  const float coarse = squares < 0x1p-128 ? 0x1p64f : squares > 0x1p128 ? 0x1p-64f : 1.0f;
+  return {coarse, static_cast<float>(rsqrt(squares * coarse * coarse))};
 }
 
 // The sum of squares of a few values, as a double, with one multiplication a value in float: double arithmetic runs
@@ -70,7 +71,6 @@ struct Step {
   const float* in;
   Scale scale;  // of `in`: a vector is divided by its norm when it is read, since that is known only after a barrier
   float* out;
-  double* squares;
   bool transposed;
   bool stage;  // bring weights to shared memory that stay there afterwards
 };
@@ -81,32 +81,12 @@ struct Board {
   double warp[kWarps];
   double norm;
   Step step;
-  ConvItem item;
+  ConvItem item;  // of a convolution: which its block works on
   // The iterate is right * right_scale; the next one goes to `next`.
   const float* right;
   float* next;
   Scale right_scale;
 };
 static_assert(sizeof(Board) <= kReservedBytes, "the board does not fit before the layouts");
-
-// Writes the sum over the block to memory; the order of the additions is fixed.
-GLORO_FAST_DEVICE void write_sum_over_block(double value, Board& board, double* to) {
-  value = sum_over_warp(value);
-  if (threadIdx.x % 32 == 0) board.warp[threadIdx.x / 32] = value;
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    double sum = 0;
-    for (int warp = 0; warp < kWarps; ++warp) sum += board.warp[warp];
-    *to = sum;
-  }
-  __syncthreads();
-}
-
-// The norm of a vector from the sums that write_sum_over_block left, added in a fixed order; for the first warp.
-GLORO_FAST_DEVICE double read_norm(const double* squares, int count) {
-  double sum = 0;
-  for (int i = static_cast<int>(threadIdx.x); i < count; i += 32) sum += squares[i];
-  return sqrt(sum_over_warp(sum));
-}
 
 }  // namespace gloro_fast::cuda

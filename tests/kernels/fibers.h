@@ -110,6 +110,19 @@ inline float __int_as_float(int bits) {
   std::memcpy(&value, &bits, sizeof value);
   return value;
 }
+inline long long __double_as_longlong(double value) {
+  long long bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+inline double __longlong_as_double(long long bits) {
+  double value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+inline double rsqrt(double value) {
+  return 1 / std::sqrt(value);
+}
 
 namespace gloro_fast::cuda {
 
@@ -120,14 +133,14 @@ inline void grid_barrier(FIBERS_SITE) {
   fibers::grid_barrier(site);
 }
 
-inline void arrive(unsigned* counter) {
-  __atomic_fetch_add(counter, 1u, __ATOMIC_RELEASE);
+inline void publish(uint64_t* to, uint64_t word) {
+  __atomic_store_n(to, word, __ATOMIC_RELEASE);
   fibers::changed();
 }
 
-inline unsigned arrived(const unsigned* counter) {
+inline uint64_t published(const uint64_t* from) {
   fibers::wait_a_turn();
-  return __atomic_load_n(counter, __ATOMIC_ACQUIRE);
+  return __atomic_load_n(from, __ATOMIC_ACQUIRE);
 }
 
 inline float widen_bfloat16(uint16_t bits) {

@@ -109,6 +109,17 @@ def _with_parameter() -> Any:
             if "param" in i.op:
                 i.op = [part for part in i.op if part != "param"]
             run = super().compile(i)
+            if "release" in i.op and i.op[0] == "st":
+                at = self.address(i.args[0], "global")
+
+                def publish(a: Any) -> None:
+                    # The simulator orders blocks by atomics, and takes a store for a race with those that wait for it.
+                    self.sync(i, a, at(a))
+                    self.race, races = False, self.race
+                    run(a)
+                    self.race = races
+
+                return publish
             if "acquire" not in i.op:
                 return run
 
