@@ -25,8 +25,11 @@ std::vector<cpu::LinearLayer> read(const std::vector<int64_t>& numbers) {
   return layers;
 }
 
-cuda::Card read_card(const std::array<int, 6>& numbers) {
+// Six properties, and where tests want it a seventh number for the cores.
+cuda::Card read_card(const std::vector<int>& numbers) {
+  if (numbers.size() != 6 && numbers.size() != 7) throw py::value_error("a card has 6 or 7 numbers");
   cuda::Card card;
+  if (numbers.size() == 7) card.cores = static_cast<cuda::Cores>(numbers[6]);
   card.multiprocessors = numbers[0];
   card.shared_bytes = numbers[1];
   card.shared_bytes_per_block = numbers[2];
@@ -102,17 +105,17 @@ void bind_planner(py::module_& module) {
   module.attr("THREADS") = cuda::kThreads;
   module.attr("BLOCKS_PER_MULTIPROCESSOR") = cuda::kBlocksPerMultiprocessor;
   module.attr("MOST_LAYERS") = cuda::kMostLayers;
-  module.def("plan_power_iteration", [](const std::vector<int64_t>& numbers, const std::array<int, 6>& card) {
+  module.def("plan_power_iteration", [](const std::vector<int64_t>& numbers, const std::vector<int>& card) {
     return cuda::plan_power_iteration(read(numbers), read_card(card));
   });
-  module.def("enough_multiprocessors", [](const std::vector<int64_t>& numbers, const std::array<int, 6>& card) {
+  module.def("enough_multiprocessors", [](const std::vector<int64_t>& numbers, const std::vector<int>& card) {
     return cuda::enough_multiprocessors(read(numbers), read_card(card));
   });
   // The driver's answers are functions: blocks a multiprocessor by shared bytes, and why blocks and shared bytes are
   // refused.
   module.def(
       "fit_power_iteration",
-      [](const std::vector<int64_t>& numbers, const std::array<int, 6>& properties,
+      [](const std::vector<int64_t>& numbers, const std::vector<int>& properties,
          const std::function<int(int)>& resident_blocks, const std::function<std::string(int, int)>& try_launch,
          bool cooperative, int64_t multiprocessors) {
         cuda::Card card = read_card(properties);
@@ -123,7 +126,7 @@ void bind_planner(py::module_& module) {
       },
       py::arg("numbers"), py::arg("card"), py::arg("resident_blocks"), py::arg("try_launch"),
       py::arg("cooperative") = true, py::arg("multiprocessors") = 0);
-  module.def("plan_gradient", [](const std::vector<int64_t>& numbers, const std::array<int, 6>& card) {
+  module.def("plan_gradient", [](const std::vector<int64_t>& numbers, const std::vector<int>& card) {
     return cuda::plan_gradient(read(numbers), read_card(card));
   });
 }

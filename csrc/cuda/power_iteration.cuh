@@ -5,6 +5,7 @@
 #include "power_iteration_conv.cuh"
 #include "power_iteration_dense.cuh"
 #include "power_iteration_gemm.cuh"
+#include "power_iteration_gemm_gradient.cuh"
 #include "power_iteration_gradient.cuh"
 #include "power_iteration_group.cuh"
 #include "power_iteration_pack.cuh"
@@ -137,6 +138,8 @@ GLORO_FAST_DEVICE void write_gradients(const Launch& launch) {
     const float factor = *layer.sigma;
     if (layer.dense)
       write_dense_gradient(layer, item, factor, memory);
+    else if (kWide && layer.wide)
+      write_gemm_gradient(layer, item, factor, memory);
     else
       write_conv_gradient(layer, item, factor, memory);
   }

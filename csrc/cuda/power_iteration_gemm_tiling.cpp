@@ -15,6 +15,7 @@ constexpr int kNarrowest = 16;  // channels of a group; a warp's tile has 64
 // Of a warp that adds a slice at one tap: products of 16 x 8 x 8, and loads of 16 bytes a lane, which take 4 cycles.
 constexpr double kSliceFmas = kWarpPixels * kWarpChannels * kSlice;
 constexpr double kSliceLoadCycles = 12 * 4;
+constexpr double kCopyCycles = 4;   // of a warp that starts copies of 4 bytes: addresses, and banks met twice
 constexpr double kStepCycles = 60;  // the barrier, and what is found anew
 constexpr double kTables = 900;     // of an item
 constexpr double kExactShare = 4.0 / 3;  // one application in six takes three products for one
@@ -105,6 +106,40 @@ std::vector<Candidate> gemm_candidates(const LayerPlan& layer, bool transposed, 
           found.push_back(candidate);
         }
       }
+    }
+  }
+  return found;
+}
+
+std::vector<Candidate> gemm_gradient_candidates(const LayerPlan& layer, int budget_words, const Cost& cost) {
+  const int entries = layer.group_inputs * layer.height.kernel * layer.width.kernel;
+  const int outputs = layer.height.output * layer.width.output;
+  std::vector<Candidate> found;
+  for (int log_columns = 0; log_columns <= kLogWarps; ++log_columns) {
+    if (log_columns > 0 && kWarpChannels << log_columns >= 2 * entries) break;
+    for (int split = 0; log_columns + split <= kLogWarps; ++split) {
+      Candidate candidate;
+      Tiling& tiling = candidate.tiling;
+      tiling = {};
+      tiling.log_channel_lanes = 3 + log_columns;
+      tiling.log_split = split;
+      tiling.chunk = 8 * std::max(2, 1 << split);
+      const int rows = kWarpPixels << (kLogWarps - log_columns - split), columns = channels_of_a_tile(tiling);
+      tiling.channel_tiles = ceil_div(layer.group_outputs, rows);
+      tiling.entry_tiles = ceil_div(entries, columns);
+      tiling.items = layer.groups * tiling.channel_tiles * tiling.entry_tiles;
+      candidate.table_words = 4 * columns;
+      candidate.fixed_words =
+          candidate.table_words + std::max(kStages * tiling.chunk * (rows + columns), split > 0 ? kJoinWords : 0);
+      if (candidate.fixed_words > budget_words) continue;
+      const double steps = ceil_div(outputs, tiling.chunk);
+      const double octets = tiling.chunk / 8.0 * (kWarps >> split);  // of all warps, half a slice each
+      const double compute = octets / 2 * (3 * kSliceFmas / cost.tensor_fmas + kSliceLoadCycles);
+      const double words = tiling.chunk * double(rows + columns);
+      candidate.cycles = Cost::kItem + kTables + Cost::kLatency + 300.0 * split +
+                         steps * (kStepCycles + std::max({compute, words / 32 * kCopyCycles,
+                                                          4 * words / Cost::kBytesPerCycle}));
+      found.push_back(candidate);
     }
   }
   return found;

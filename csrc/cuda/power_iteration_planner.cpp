@@ -96,7 +96,7 @@ struct Choice {
 // The ways to work on one layer, and the best of them for a number of blocks.
 class Choices {
  public:
-  Choices(const LayerPlan& layer, int budget, const Cost& cost, int most_blocks, bool wide)
+  Choices(const LayerPlan& layer, int budget, const Cost& cost, int most_blocks, bool wide, bool only_wide)
       : dense_(layer.dense), budget_(budget), packed_bytes_(static_cast<double>(packed_bytes(layer))) {
     const auto candidates = dense_ ? dense_candidates : conv_candidates;
     forward_ = candidates(layer, false, budget, cost);
@@ -106,6 +106,7 @@ class Choices {
     if (wide && can_be_wide(layer)) {
       wide_forward_ = gemm_candidates(layer, false, budget, cost);
       wide_transposed_ = gemm_candidates(layer, true, budget, cost);
+      only_wide_ = only_wide;
     }
     int most_items = 0;
     for (const auto* list : {&forward_, &transposed_, &wide_forward_, &wide_transposed_})
@@ -133,9 +134,10 @@ class Choices {
       Choice wide = choose_apart(wide_forward_, wide_transposed_, blocks);
       wide.wide = true;
       wide.cycles += Cost::kBarrier + 2 * packed_bytes_ / (blocks * Cost::kBytesPerCycle);  // to pack and to unpack
+      if (only_wide_) best.cycles = kNever;
       if (wide.cycles < best.cycles) best = wide;
     }
-    if (!dense_) {
+    if (!dense_ && !only_wide_) {
       const Choice resident = choose_resident(blocks);
       if (resident.cycles < best.cycles) best = resident;
     }
@@ -186,7 +188,7 @@ class Choices {
     return choice;
   }
 
-  bool dense_;
+  bool dense_, only_wide_ = false;
   int budget_;
   double packed_bytes_;
   std::vector<Candidate> forward_, transposed_, wide_forward_, wide_transposed_;
@@ -268,7 +270,8 @@ Fastest find_fastest(const std::vector<LayerPlan>& layers, const Card& card, boo
   const int budget = wide ? budget_words(card, 1) : budget_words(card);
   double low = 0, high = 0;
   for (const LayerPlan& layer : layers) {
-    fastest.choices.emplace_back(layer, budget, cost_of(card), most_blocks, wide);
+    fastest.choices.emplace_back(layer, budget, cost_of(card), most_blocks, wide,
+                                 card.cores == Cores::tensor);
     high += fastest.choices.back().cycles_of(1);
   }
   // One block for all takes `high`.
@@ -280,12 +283,16 @@ Fastest find_fastest(const std::vector<LayerPlan>& layers, const Card& card, boo
   return fastest;
 }
 
+bool may_be_wide(const std::vector<LayerPlan>& layers, const Card& card) {
+  return card.major >= 8 && card.cores != Cores::plain && std::any_of(layers.begin(), layers.end(), can_be_wide);
+}
+
 // With all layers on the old path, or with wide ones on tensor cores, where each block has a multiprocessor to itself.
 Fastest find_fastest(const std::vector<LayerPlan>& layers, const Card& card) {
   Fastest narrow = find_fastest(layers, card, false);
-  if (card.major < 8 || std::none_of(layers.begin(), layers.end(), can_be_wide)) return narrow;
+  if (!may_be_wide(layers, card)) return narrow;
   Fastest wide = find_fastest(layers, card, true);
-  return wide.cycles < narrow.cycles ? wide : narrow;
+  return wide.cycles < narrow.cycles || card.cores == Cores::tensor ? wide : narrow;
 }
 
 Plan plan_launch(const std::vector<LayerPlan>& layers, int first_index, const Card& card) {
@@ -333,16 +340,24 @@ Tiling dense_gradient_tiling(const LayerPlan& layer) {
   return tiling;
 }
 
-Plan plan_gradient_launch(const std::vector<LayerPlan>& layers, int first_index, const Card& card) {
-  const double blocks_at_once = card.multiprocessors * kBlocksPerMultiprocessor;
+Plan plan_gradient_launch(const std::vector<LayerPlan>& layers, int first_index, const Card& card, bool wide) {
+  const double blocks_at_once = card.multiprocessors * (wide ? 1 : kBlocksPerMultiprocessor);
+  const int budget = wide ? budget_words(card, 1) : budget_words(card);
   Plan plan;
   plan.launch = {};
+  plan.wide = wide;
   int words = kGradientRows;
   for (LayerPlan layer : layers) {
     if (layer.dense) {
       layer.forward = dense_gradient_tiling(layer);
     } else {
-      const std::vector<Candidate> candidates = gradient_candidates(layer, budget_words(card), cost_of(card));
+      layer.wide = wide && can_be_wide(layer);
+      std::vector<Candidate> candidates;
+      if (layer.wide) candidates = gemm_gradient_candidates(layer, budget, cost_of(card));
+      if (candidates.empty()) {
+        layer.wide = false;
+        candidates = gradient_candidates(layer, budget, cost_of(card));
+      }
       if (candidates.empty()) refuse("a layer's window or kernel is larger than the shared memory of this GPU");
       // An item's own time counts, and its share of the card's.
       const auto price = [&](const Candidate& c) { return c.cycles * (1 + c.tiling.items / blocks_at_once); };
@@ -359,6 +374,13 @@ Plan plan_gradient_launch(const std::vector<LayerPlan>& layers, int first_index,
   }
   plan.shared_bytes = kReservedBytes + 4 * words;
   return plan;
+}
+
+Plan plan_gradient_launch(const std::vector<LayerPlan>& layers, int first_index, const Card& card) {
+  Plan narrow = plan_gradient_launch(layers, first_index, card, false);
+  if (!may_be_wide(layers, card)) return narrow;
+  Plan wide = plan_gradient_launch(layers, first_index, card, true);
+  return wide.cycles < narrow.cycles || card.cores == Cores::tensor ? wide : narrow;
 }
 
 // Calls function with the layers of each launch and the index of the first of them.

@@ -11,6 +11,9 @@
 
 namespace gloro_fast::cuda {
 
+// On which cores convolutions that can run on tensor cores do: where it is predicted to be faster, or as tests want it.
+enum class Cores { fastest, plain, tensor };
+
 struct Card {
   int multiprocessors = 0;
   int shared_bytes = 0;  // of a multiprocessor
@@ -19,6 +22,7 @@ struct Card {
   int cooperative = 0;
   int major = 0, minor = 0;
   int blocks_per_multiprocessor = kBlocksPerMultiprocessor;  // that work at once, at most
+  Cores cores = Cores::fastest;
 };
 
 // Where a layer's working memory lies in the launch's workspace, in bytes.

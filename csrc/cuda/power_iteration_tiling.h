@@ -49,6 +49,7 @@ std::vector<Candidate> dense_candidates(const LayerPlan& layer, bool transposed,
 // On tensor cores, for a block that has a multiprocessor to itself: power_iteration_gemm_tiling.cpp.
 bool can_be_wide(const LayerPlan& layer);
 std::vector<Candidate> gemm_candidates(const LayerPlan& layer, bool transposed, int budget_words, const Cost& cost);
+std::vector<Candidate> gemm_gradient_candidates(const LayerPlan& layer, int budget_words, const Cost& cost);
 // Bytes of the packed weights, two packed iterates and u.
 int64_t packed_bytes(const LayerPlan& layer);
 std::vector<Candidate> gradient_candidates(const LayerPlan& layer, int budget_words, const Cost& cost);

@@ -41,6 +41,10 @@ class Card(NamedTuple):
     reserved_bytes_per_block: int = 1 << 10
     major: int = 8
     minor: int = 6
+    cores: int = 0  # on which convolutions run: the fastest, PLAIN or TENSOR
+
+
+PLAIN, TENSOR = 1, 2
 
 
 @dataclass

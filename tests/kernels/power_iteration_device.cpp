@@ -82,6 +82,7 @@ cuda::Card read_card(File& file) {
   for (int* value : {&card.multiprocessors, &card.shared_bytes, &card.shared_bytes_per_block,
                      &card.reserved_bytes_per_block, &card.major, &card.minor})
     *value = static_cast<int>(file.number());
+  card.cores = static_cast<cuda::Cores>(file.number());
   return card;
 }
 
