@@ -25,8 +25,10 @@ GLORO_FAST_DEVICE void load_four(float (&to)[4], const float* from) {
 // products are then as good as one in float. Cutting off, where rounding would take twice the instructions.
 struct Parts {
   float high, low;
-  GLORO_FAST_DEVICE explicit Parts(float value)
-      : high(__int_as_float(__float_as_int(value) & static_cast<int>(0xffffe000u))), low(value - high) {}
+  GLORO_FAST_DEVICE explicit Parts(float value) {
+    high = __int_as_float(__float_as_int(value) & static_cast<int>(0xffffe000u));
+    low = value - high;
+  }
 };
 
 // Adds 8 terms to tile n of one row tile: a of both rows and both halves of the terms, b of the halves.
@@ -40,6 +42,14 @@ GLORO_FAST_DEVICE void add_terms_of_tile(float (&sums)[4], float a0, float a1, f
   } else {
     multiply_tf32(sums, a0, a1, a2, a3, b0, b1);
   }
+}
+
+// Waits for the oldest of `ahead` groups of copies under way, 1 or 2.
+GLORO_FAST_DEVICE void wait_for_step(int ahead) {
+  if (ahead == 1)
+    wait_for_copies<0>();
+  else
+    wait_for_copies<1>();
 }
 
 // Where a warp works, and its lane.

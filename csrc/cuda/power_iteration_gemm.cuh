@@ -79,8 +79,10 @@ struct GemmItem {
 };
 static_assert(sizeof(GemmItem) <= 4 * (kGemmItemWords - 2 * kWarps));
 
+// A slice of channels for each split and some taps from `first` on; the window comes with the first of them.
 struct alignas(8) GemmStep {
-  int16_t chunk, window, first, taps;
+  int16_t chunk, first, taps;
+  int8_t window, stage;
 };
 
 // An item; its steps; of each pixel of the tile where its window begins among the positions; of each staged position
@@ -123,7 +125,7 @@ GLORO_FAST_DEVICE void stage_step(float* memory, int number) {
       }
     }
   }
-  float* const to = memory + item.staged + number % kStages * (item.step_taps * item.tap_words);
+  float* const to = memory + item.staged + step.stage * (item.step_taps * item.tap_words);
   const int* const sources = tables.sources() + step.first;
   const int log_row = item.transposed ? 4 : 2;
 #pragma unroll 1
@@ -182,8 +184,9 @@ GLORO_FAST_DEVICE void write_gemm_tables(const GemmTables& tables, const LayerPl
   const WindowLayout layout{item.y.step, item.x.step, tiling.rows, tiling.pitch};
   for (int i = thread; i < gemm.steps; i += kThreads) {
     const int chunk = i / gemm.parts, first = i % gemm.parts * gemm.step_taps;
-    tables.steps[i] = {static_cast<int16_t>(chunk), static_cast<int16_t>(chunk % tiling.windows),
-                       static_cast<int16_t>(first), static_cast<int16_t>(min(gemm.step_taps, gemm.taps - first))};
+    tables.steps[i] = {static_cast<int16_t>(chunk), static_cast<int16_t>(first),
+                       static_cast<int16_t>(min(gemm.step_taps, gemm.taps - first)),
+                       static_cast<int8_t>(chunk % tiling.windows), static_cast<int8_t>(i % tiling.stages)};
   }
   for (int i = thread; i < gemm.pixels; i += kThreads) {
     const bool inside = i < item.y.outputs * item.x.outputs;
@@ -220,7 +223,7 @@ GLORO_FAST_DEVICE void add_step(WarpSums& sums, const float* memory, int number,
   for (int p = 0; p < 2 * kRowTiles; ++p) pixels[p] = tables.pixels()[place.row + 8 * p + place.g];
   const float* const window = memory + item.window + 4 * place.t +
                               ((step.window << item.log_split) + place.split) * (item.positions * kSlice);
-  const float* weights = memory + item.staged + number % kStages * (item.step_taps * item.tap_words) +
+  const float* weights = memory + item.staged + step.stage * (item.step_taps * item.tap_words) +
                          (place.split * kSlice << item.log_channels) + place.column * kSlice +
                          (kTransposed ? 4 * place.t * kWarpChannels + 4 * (place.g ^ (2 * place.t))
                                       : 4 * place.g * kSlice + 4 * place.t);
@@ -276,14 +279,15 @@ GLORO_FAST_DEVICE double apply_gemm(const LayerPlan& layer, const Tiling& tiling
     if (gemm.steps > 0) {
       write_gemm_tables(tables, layer, tiling, item);
       __syncthreads();
-      for (int i = 0; i + 1 < kStages; ++i) {
+      const int ahead = tiling.stages - 1;
+      for (int i = 0; i < ahead; ++i) {
         if (i < gemm.steps) stage_step(memory, i);
         commit_copies();
       }
       for (int i = 0; i < gemm.steps; ++i) {
-        wait_for_copies<kStages - 2>();
+        wait_for_step(ahead);
         __syncthreads();  // for the copies of the others, and until they no longer read what the next copies overwrite
-        if (i + kStages - 1 < gemm.steps) stage_step(memory, i + kStages - 1);
+        if (i + ahead < gemm.steps) stage_step(memory, i + ahead);
         commit_copies();
         if (gemm.transposed)
           add_step<true, false>(sums, memory, i, tiling);

@@ -146,19 +146,20 @@ GLORO_FAST_DEVICE void write_gemm_gradient(const LayerPlan& layer, int index, fl
   const int steps = (layer.height.output * layer.width.output + tiling.chunk - 1) / tiling.chunk;
   write_entries(entries, layer, tile);
   __syncthreads();
-  for (int i = 0; i + 1 < kStages; ++i) {
+  const int stages = tiling.stages, ahead = stages - 1;
+  for (int i = 0; i < ahead; ++i) {
     if (i < steps) stage_pixels(staged + i * stage, layer, tile, entries, i * tiling.chunk);
     commit_copies();
   }
   WarpSums sums = {};
   const WarpPlace place(tiling);
   for (int i = 0; i < steps; ++i) {
-    wait_for_copies<kStages - 2>();
+    wait_for_step(ahead);
     __syncthreads();  // for the copies of the others, and until they no longer read what the next copies overwrite
-    const int next = i + kStages - 1;
-    if (next < steps) stage_pixels(staged + next % kStages * stage, layer, tile, entries, next * tiling.chunk);
+    const int next = i + ahead;
+    if (next < steps) stage_pixels(staged + next % stages * stage, layer, tile, entries, next * tiling.chunk);
     commit_copies();
-    const float* const u = staged + i % kStages * stage;
+    const float* const u = staged + i % stages * stage;
     const float* const v = u + tiling.chunk * tile.rows;
     for (int octet = place.split; octet < tiling.chunk / 8; octet += place.splits)
       add_pixels(sums, u + 8 * octet * tile.rows, v + 8 * octet * tile.columns, place, tile.rows, tile.columns);

@@ -44,6 +44,12 @@ PackedSizes packed_sizes(const LayerPlan& layer) {
           layer.groups * outputs * layer.height.output * layer.width.output};
 }
 
+// Of a step whose copies start `stages - 1` steps before it is computed: it takes as long as its work, as its bytes from
+// the L2 cache, or as its share of their latency.
+double step_cycles(double work, double bytes, int stages) {
+  return kStepCycles + std::max({work, bytes / Cost::kBytesPerCycle, Cost::kLatency / (stages - 1)});
+}
+
 }  // namespace
 
 bool can_be_wide(const LayerPlan& layer) {
@@ -75,35 +81,37 @@ std::vector<Candidate> gemm_candidates(const LayerPlan& layer, bool transposed, 
         if (columns != width && columns >= width) continue;
         for (const int step_taps : {1, 2, 3, 5, 9}) {
           if (step_taps > taps) break;
-          Candidate candidate;
-          Tiling& tiling = candidate.tiling;
-          tiling = {};
-          tiling.log_channel_lanes = 3 + log_columns;
-          tiling.log_split = split;
-          tiling.step_taps = step_taps;
-          const int channels = channels_of_a_tile(tiling);
-          const int pixels = kWarpPixels << (kLogWarps - log_columns - split);
-          set_tiles(tiling, height, width, columns, pixels);
-          tiling.channel_tiles = ceil_div(out_channels, channels);
-          tiling.items = layer.groups * tiling.channel_tiles * phases * tiling.tiles_y * tiling.tiles_x;
-          const int positions = set_plane(tiling, layer, transposed);
-          // A chunk's window is staged with its first step, while those of the steps before are still read.
-          tiling.windows = std::min(chunks, ceil_div(kStages - 1, ceil_div(few_taps, step_taps)) + 1);
-          const int64_t steps = int64_t{chunks} * ceil_div(taps, step_taps);
-          const int64_t tables = round_up(kGemmItemWords + 2 * steps + pixels + positions + 2 * taps, 4);
-          const int64_t stages = int64_t{kStages} * step_taps * chunk * channels;
-          const int64_t windows = int64_t{tiling.windows} * positions * chunk;
-          const int64_t join = split > 0 ? std::max<int64_t>(0, kJoinWords - stages) : 0;
-          if (tables + stages + std::max(windows, join) > budget_words) continue;
-          candidate.table_words = static_cast<int>(tables);
-          candidate.fixed_words = static_cast<int>(tables + stages);
-          candidate.window_words = static_cast<int>(std::max(windows, join));
-          const double slices = double(chunks) * taps * kWarps;
-          const double compute = slices * (kSliceFmas / cost.tensor_fmas + kSliceLoadCycles);
-          const double bytes = 4.0 * chunks * chunk * (double(taps) * channels + positions);
-          candidate.cycles = Cost::kItem + kTables + Cost::kLatency + steps * kStepCycles + 300.0 * split +
-                             std::max(compute * (transposed ? 1 : kExactShare), bytes / Cost::kBytesPerCycle);
-          found.push_back(candidate);
+          for (const int stages : {2, 3}) {
+            Candidate candidate;
+            Tiling& tiling = candidate.tiling;
+            tiling = {};
+            tiling.log_channel_lanes = 3 + log_columns;
+            tiling.log_split = split;
+            tiling.step_taps = step_taps, tiling.stages = stages;
+            const int channels = channels_of_a_tile(tiling);
+            const int pixels = kWarpPixels << (kLogWarps - log_columns - split);
+            set_tiles(tiling, height, width, columns, pixels);
+            tiling.channel_tiles = ceil_div(out_channels, channels);
+            tiling.items = layer.groups * tiling.channel_tiles * phases * tiling.tiles_y * tiling.tiles_x;
+            const int positions = set_plane(tiling, layer, transposed);
+            // A chunk's window is staged with its first step, while those of the steps before are still read.
+            tiling.windows = std::min(chunks, ceil_div(stages - 1, ceil_div(few_taps, step_taps)) + 1);
+            const int64_t steps = int64_t{chunks} * ceil_div(taps, step_taps);
+            const int64_t tables = round_up(kGemmItemWords + 2 * steps + pixels + positions + 2 * taps, 4);
+            const int64_t staged = int64_t{stages} * step_taps * chunk * channels;
+            const int64_t windows = int64_t{tiling.windows} * positions * chunk;
+            const int64_t join = split > 0 ? std::max<int64_t>(0, kJoinWords - staged) : 0;
+            if (tables + staged + std::max(windows, join) > budget_words) continue;
+            candidate.table_words = static_cast<int>(tables);
+            candidate.fixed_words = static_cast<int>(tables + staged);
+            candidate.window_words = static_cast<int>(std::max(windows, join));
+            const double work = double(chunks) * taps * kWarps * (kSliceFmas / cost.tensor_fmas + kSliceLoadCycles) *
+                                (transposed ? 1 : kExactShare);
+            const double bytes = 4.0 * chunks * chunk * (double(taps) * channels + positions);
+            candidate.cycles = Cost::kItem + kTables + Cost::kLatency + 300.0 * split +
+                               steps * step_cycles(work / steps, bytes / steps, stages);
+            found.push_back(candidate);
+          }
         }
       }
     }
@@ -118,28 +126,29 @@ std::vector<Candidate> gemm_gradient_candidates(const LayerPlan& layer, int budg
   for (int log_columns = 0; log_columns <= kLogWarps; ++log_columns) {
     if (log_columns > 0 && kWarpChannels << log_columns >= 2 * entries) break;
     for (int split = 0; log_columns + split <= kLogWarps; ++split) {
-      Candidate candidate;
-      Tiling& tiling = candidate.tiling;
-      tiling = {};
-      tiling.log_channel_lanes = 3 + log_columns;
-      tiling.log_split = split;
-      tiling.chunk = 8 * std::max(2, 1 << split);
-      const int rows = kWarpPixels << (kLogWarps - log_columns - split), columns = channels_of_a_tile(tiling);
-      tiling.channel_tiles = ceil_div(layer.group_outputs, rows);
-      tiling.entry_tiles = ceil_div(entries, columns);
-      tiling.items = layer.groups * tiling.channel_tiles * tiling.entry_tiles;
-      candidate.table_words = 4 * columns;
-      candidate.fixed_words =
-          candidate.table_words + std::max(kStages * tiling.chunk * (rows + columns), split > 0 ? kJoinWords : 0);
-      if (candidate.fixed_words > budget_words) continue;
-      const double steps = ceil_div(outputs, tiling.chunk);
-      const double octets = tiling.chunk / 8.0 * (kWarps >> split);  // of all warps, half a slice each
-      const double compute = octets / 2 * (3 * kSliceFmas / cost.tensor_fmas + kSliceLoadCycles);
-      const double words = tiling.chunk * double(rows + columns);
-      candidate.cycles = Cost::kItem + kTables + Cost::kLatency + 300.0 * split +
-                         steps * (kStepCycles + std::max({compute, words / 32 * kCopyCycles,
-                                                          4 * words / Cost::kBytesPerCycle}));
-      found.push_back(candidate);
+      for (const int stages : {2, 3}) {
+        Candidate candidate;
+        Tiling& tiling = candidate.tiling;
+        tiling = {};
+        tiling.log_channel_lanes = 3 + log_columns;
+        tiling.log_split = split;
+        tiling.stages = stages;
+        tiling.chunk = 8 * std::max(2, 1 << split);
+        const int rows = kWarpPixels << (kLogWarps - log_columns - split), columns = channels_of_a_tile(tiling);
+        tiling.channel_tiles = ceil_div(layer.group_outputs, rows);
+        tiling.entry_tiles = ceil_div(entries, columns);
+        tiling.items = layer.groups * tiling.channel_tiles * tiling.entry_tiles;
+        candidate.table_words = 4 * columns;
+        const double words = tiling.chunk * double(rows + columns);
+        candidate.fixed_words = candidate.table_words + std::max(static_cast<int>(stages * words), split > 0 ? kJoinWords : 0);
+        if (candidate.fixed_words > budget_words) continue;
+        const double octets = tiling.chunk / 8.0 * (kWarps >> split);  // of all warps, half a slice each
+        const double work = std::max(octets / 2 * (3 * kSliceFmas / cost.tensor_fmas + kSliceLoadCycles),
+                                     words / 32 * kCopyCycles);
+        candidate.cycles = Cost::kItem + kTables + Cost::kLatency + 300.0 * split +
+                           ceil_div(outputs, tiling.chunk) * step_cycles(work, 4 * words, stages);
+        found.push_back(candidate);
+      }
     }
   }
   return found;

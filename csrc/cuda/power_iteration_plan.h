@@ -17,12 +17,11 @@ inline constexpr int kThreadChannels = 8;
 inline constexpr int kThreadPixels = 4;
 inline constexpr int kThreadSums = kThreadChannels * kThreadPixels;
 // A convolution on tensor cores ("wide"): what one warp computes, input channels that lie together in memory and are
-// staged together, and stages of weights, of which all but one are under way.
+// staged together.
 inline constexpr int kWarpPixels = 32;
 inline constexpr int kWarpChannels = 64;
 inline constexpr int kSlice = 16;
-inline constexpr int kStages = 3;
-inline constexpr int kGemmItemWords = 40;
+inline constexpr int kGemmItemWords = 40;  // of shared memory, before an item's tables
 // Shared memory in front of every layout: what the warps of a block tell each other.
 inline constexpr int kReservedBytes = 384;
 // Rows of a dense layer that a warp takes at once, and bytes of a row that its columns are cut into.
@@ -62,9 +61,10 @@ struct Tiling {
   int32_t entry_tiles;        // gradient: tiles of (input channel, tap)
   int32_t resident;           // the weights stay in shared memory from one product to the next
   int32_t tables, weights, window;
-  // Wide: taps whose weights are staged at once, and windows (of a slice of channels for each warp that shares a sum);
-  // the tile has kThreadChannels << log_channel_lanes channels here too.
-  int32_t step_taps, windows;
+  // Wide: taps whose weights are staged at once; stages of them, 2 or 3, of which all but one are under way; and staged
+  // windows, of a slice of channels for each warp that shares a sum. The tile has kThreadChannels << log_channel_lanes
+  // channels here too. The gradient has stages of `chunk` pixels.
+  int32_t step_taps, stages, windows;
 };
 
 struct LayerPlan {
