@@ -2,7 +2,8 @@
 //
 // Windows of the input and weights come in steps, a slice of channels for each warp that shares a sum and some taps at a
 // time, by copies that run while the steps before are computed. The factors are cut to TF32 by the hardware: that scales
-// an iterate, whose length does not count, and turns it by some 1e-4. The application that gives sigma is exact.
+// an iterate, whose length does not count, and turns it by some 4e-4 (rounding would by as much). The application that
+// gives sigma is exact.
 #pragma once
 
 #include "dialect.cuh"

@@ -77,6 +77,26 @@ Cost cost_of(const Card& card) {
   return cost;
 }
 
+int64_t input_size(const LayerPlan& layer) {
+  return int64_t{layer.groups} * layer.group_inputs * layer.height.input * layer.width.input;
+}
+
+int64_t output_size(const LayerPlan& layer) {
+  return int64_t{layer.groups} * layer.group_outputs * layer.height.output * layer.width.output;
+}
+
+// Whether tensor cores are tried. Where vectors are shorter, what they cut off of the factors does not average out:
+// sigma was off by up to 9e-5 with 150 elements.
+bool may_be_wide(const LayerPlan& layer, const Card& card) {
+  constexpr int64_t kShortest = 1024;
+  if (card.major < 8 || card.cores == Cores::plain || !can_be_wide(layer)) return false;
+  return card.cores == Cores::tensor || std::min(input_size(layer), output_size(layer)) >= kShortest;
+}
+
+bool may_be_wide(const std::vector<LayerPlan>& layers, const Card& card) {
+  return std::any_of(layers.begin(), layers.end(), [&](const LayerPlan& layer) { return may_be_wide(layer, card); });
+}
+
 // Lays tables, weights and window out one after the other.
 Tiling lay_out(const Candidate& candidate, int fixed, int window) {
   Tiling tiling = candidate.tiling;
@@ -96,14 +116,15 @@ struct Choice {
 // The ways to work on one layer, and the best of them for a number of blocks.
 class Choices {
  public:
-  Choices(const LayerPlan& layer, int budget, const Cost& cost, int most_blocks, bool wide, bool only_wide)
+  Choices(const LayerPlan& layer, int budget, const Cost& cost, int most_blocks, bool wide,
+          bool only_wide)
       : dense_(layer.dense), budget_(budget), packed_bytes_(static_cast<double>(packed_bytes(layer))) {
     const auto candidates = dense_ ? dense_candidates : conv_candidates;
     forward_ = candidates(layer, false, budget, cost);
     transposed_ = candidates(layer, true, budget, cost);
     if (forward_.empty() || transposed_.empty())
       refuse("a layer's window or kernel is larger than the shared memory of this GPU");
-    if (wide && can_be_wide(layer)) {
+    if (wide) {
       wide_forward_ = gemm_candidates(layer, false, budget, cost);
       wide_transposed_ = gemm_candidates(layer, true, budget, cost);
       only_wide_ = only_wide;
@@ -236,10 +257,6 @@ int64_t round_up(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
-int64_t input_size(const LayerPlan& layer) {
-  return int64_t{layer.groups} * layer.group_inputs * layer.height.input * layer.width.input;
-}
-
 void measure_workspace(Plan& plan) {
   constexpr int64_t kAlignment = 256;
   int64_t bytes = 0;
@@ -270,8 +287,8 @@ Fastest find_fastest(const std::vector<LayerPlan>& layers, const Card& card, boo
   const int budget = wide ? budget_words(card, 1) : budget_words(card);
   double low = 0, high = 0;
   for (const LayerPlan& layer : layers) {
-    fastest.choices.emplace_back(layer, budget, cost_of(card), most_blocks, wide,
-                                 card.cores == Cores::tensor);
+    fastest.choices.emplace_back(layer, budget, cost_of(card), most_blocks,
+                                 wide && may_be_wide(layer, card), card.cores == Cores::tensor);
     high += fastest.choices.back().cycles_of(1);
   }
   // One block for all takes `high`.
@@ -281,10 +298,6 @@ Fastest find_fastest(const std::vector<LayerPlan>& layers, const Card& card, boo
   }
   fastest.cycles = high;
   return fastest;
-}
-
-bool may_be_wide(const std::vector<LayerPlan>& layers, const Card& card) {
-  return card.major >= 8 && card.cores != Cores::plain && std::any_of(layers.begin(), layers.end(), can_be_wide);
 }
 
 // With all layers on the old path, or with wide ones on tensor cores, where each block has a multiprocessor to itself.
@@ -351,7 +364,7 @@ Plan plan_gradient_launch(const std::vector<LayerPlan>& layers, int first_index,
     if (layer.dense) {
       layer.forward = dense_gradient_tiling(layer);
     } else {
-      layer.wide = wide && can_be_wide(layer);
+      layer.wide = wide && may_be_wide(layer, card);
       std::vector<Candidate> candidates;
       if (layer.wide) candidates = gemm_gradient_candidates(layer, budget, cost_of(card));
       if (candidates.empty()) {
