@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 from benchmarks.roofline import margin, minmax
 from benchmarks.roofline.bound import print_bound
+from benchmarks.roofline.power_iteration_model import print_model
 from benchmarks.roofline.work import CARDS, LAUNCH_MICROSECONDS, Work
 
 OPS: tuple[Callable[[], Iterator[Work]], ...] = (minmax.work, margin.work)
@@ -25,6 +26,7 @@ def main() -> None:
             times = [f"{work.microseconds(card):.0f}" for card in CARDS]
             print("| " + " | ".join([work.op, work.case, *numbers, *times]) + " |")
     print_bound()
+    print_model()
 
 
 if __name__ == "__main__":

@@ -110,7 +110,9 @@ GLORO_FAST_DEVICE void iterate(const Launch& launch) {
       const double square = layer.dense ? apply_dense(layer, board.step, memory)
                             : kWide && layer.wide
                                 ? apply_gemm(layer, tiling, board, memory, step == 2 * launch.iterations)
-                                : apply_conv(layer, tiling, board, memory);
+                            : tiling.thread_pixels == kThreadPixels
+                                ? apply_conv<kThreadPixels>(layer, tiling, board, memory)
+                                : apply_conv<kFewThreadPixels>(layer, tiling, board, memory);
       squares = meet(layer, step, square, board);
     }
     finish_layer<kWide>(layer, squares, board);

@@ -69,10 +69,10 @@ GLORO_FAST_DEVICE void stage_vector(float* staged, const float* in, int first, i
   }
 }
 
-// u = W v: a warp takes two rows, an item the rows of the block's warps. A vector that fits is staged only once.
+// u = W v: a warp takes kDenseRows rows, an item the rows of the block's warps. A vector that fits is staged only once.
 template <typename Unit>
 GLORO_FAST_DEVICE double multiply_rows(const LayerPlan& layer, const Tiling& tiling, const Step& step, float* staged) {
-  constexpr int kSteps = kDenseLoads / kDenseRows, kStep = 32 * Unit::kCount;
+  constexpr int kSteps = kRowLoads / kDenseRows, kStep = 32 * Unit::kCount;
   const int rows = layer.group_outputs, columns = layer.group_inputs;
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const bool whole = tiling.chunk >= columns;
@@ -149,14 +149,14 @@ GLORO_FAST_DEVICE double multiply_columns(const LayerPlan& layer, const Tiling& 
         stage_vector(staged, step.in, first, count, step.scale);
         __syncthreads();
       }
-      for (int start = down; start < count && column < columns; start += kDenseLoads * row_step) {
-        Unit weights[kDenseLoads] = {};
+      for (int start = down; start < count && column < columns; start += kColumnLoads * row_step) {
+        Unit weights[kColumnLoads] = {};
 #pragma unroll
-        for (int s = 0; s < kDenseLoads; ++s)
+        for (int s = 0; s < kColumnLoads; ++s)
           if (start + s * row_step < count)
             weights[s].load(layer, static_cast<int64_t>(first + start + s * row_step) * columns + column);
 #pragma unroll
-        for (int s = 0; s < kDenseLoads; ++s) {
+        for (int s = 0; s < kColumnLoads; ++s) {
           if (start + s * row_step >= count) continue;
           const float factor = staged[start + s * row_step];
 #pragma unroll

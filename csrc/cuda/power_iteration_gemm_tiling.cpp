@@ -1,4 +1,4 @@
-// Ways to cut a product of a wide layer into tiles for tensor cores.
+// Ways to cut a product of a wide layer into tiles for tensor cores, and what they cost.
 #include <algorithm>
 #include <limits>
 
@@ -18,6 +18,8 @@ constexpr double kSliceLoadCycles = 12 * 4;
 constexpr double kCopyCycles = 4;   // of a warp that starts copies of 4 bytes: addresses, and banks met twice
 constexpr double kStepCycles = 60;  // the barrier, and what is found anew
 constexpr double kTables = 900;     // of an item
+constexpr double kJoin = 300;       // for each halving of the warps that share sums
+constexpr double kBytesPerCycle = 24;  // of a multiprocessor from the L2 cache, while all of them read
 constexpr double kExactShare = 4.0 / 3;  // one application in six takes three products for one
 
 int ceil_div(int value, int divisor) {
@@ -47,7 +49,11 @@ PackedSizes packed_sizes(const LayerPlan& layer) {
 // Of a step whose copies start `stages - 1` steps before it is computed: it takes as long as its work, as its bytes from
 // the L2 cache, or as its share of their latency.
 double step_cycles(double work, double bytes, int stages) {
-  return kStepCycles + std::max({work, bytes / Cost::kBytesPerCycle, Cost::kLatency / (stages - 1)});
+  return kStepCycles + std::max({work, bytes / kBytesPerCycle, Cost::kTrip / (stages - 1)});
+}
+
+double start_cycles(const Tiling& tiling) {
+  return Cost::kItem + kTables + Cost::kTrip + kJoin * tiling.log_split;
 }
 
 }  // namespace
@@ -61,6 +67,34 @@ bool can_be_wide(const LayerPlan& layer) {
 int64_t packed_bytes(const LayerPlan& layer) {
   const PackedSizes sizes = packed_sizes(layer);
   return 4 * (sizes.weights + 2 * sizes.v + sizes.u);
+}
+
+double packing_cycles(const LayerPlan& layer) {
+  return 2 * Cost::kTrip + 2.0 * packed_bytes(layer) / (layer.blocks * kBytesPerCycle);
+}
+
+double gemm_item_cycles(const LayerPlan& layer, const Tiling& tiling, bool transposed, const Cost& cost) {
+  const int in_channels = static_cast<int>(round_up(transposed ? layer.group_outputs : layer.group_inputs, kSlice));
+  const int taps = most_taps(layer.height, transposed) * most_taps(layer.width, transposed);
+  const int positions = window_extent(layer.height, transposed, tiling.tile_height) *
+                        window_extent(layer.width, transposed, tiling.tile_width);
+  const int chunk = kSlice << tiling.log_split, chunks = ceil_div(in_channels, chunk);
+  const double steps = double(chunks) * ceil_div(taps, tiling.step_taps);
+  const double work = double(chunks) * taps * kWarps * (kSliceFmas / cost.tensor_fmas + kSliceLoadCycles) *
+                      (transposed ? 1 : kExactShare);
+  const double bytes = 4.0 * chunks * chunk * (double(taps) * channels_of_a_tile(tiling) + positions);
+  return start_cycles(tiling) + steps * step_cycles(work / steps, bytes / steps, tiling.stages);
+}
+
+double gemm_gradient_item_cycles(const LayerPlan& layer, const Tiling& tiling, const Cost& cost) {
+  const int outputs = layer.height.output * layer.width.output;
+  const int columns = channels_of_a_tile(tiling);
+  const int rows = kWarps * kWarpPixels * kWarpChannels / columns >> tiling.log_split;
+  const double words = tiling.chunk * double(rows + columns);
+  const double octets = tiling.chunk / 8.0 * (kWarps >> tiling.log_split);  // of all warps, half a slice each
+  const double work =
+      std::max(octets / 2 * (3 * kSliceFmas / cost.tensor_fmas + kSliceLoadCycles), words / 32 * kCopyCycles);
+  return start_cycles(tiling) + ceil_div(outputs, tiling.chunk) * step_cycles(work, 4 * words, tiling.stages);
 }
 
 std::vector<Candidate> gemm_candidates(const LayerPlan& layer, bool transposed, int budget_words, const Cost& cost) {
@@ -87,7 +121,7 @@ std::vector<Candidate> gemm_candidates(const LayerPlan& layer, bool transposed, 
             tiling = {};
             tiling.log_channel_lanes = 3 + log_columns;
             tiling.log_split = split;
-            tiling.step_taps = step_taps, tiling.stages = stages;
+            tiling.step_taps = static_cast<int16_t>(step_taps), tiling.stages = static_cast<int8_t>(stages);
             const int channels = channels_of_a_tile(tiling);
             const int pixels = kWarpPixels << (kLogWarps - log_columns - split);
             set_tiles(tiling, height, width, columns, pixels);
@@ -95,7 +129,8 @@ std::vector<Candidate> gemm_candidates(const LayerPlan& layer, bool transposed, 
             tiling.items = layer.groups * tiling.channel_tiles * phases * tiling.tiles_y * tiling.tiles_x;
             const int positions = set_plane(tiling, layer, transposed);
             // A chunk's window is staged with its first step, while those of the steps before are still read.
-            tiling.windows = std::min(chunks, ceil_div(stages - 1, ceil_div(few_taps, step_taps)) + 1);
+            tiling.windows = static_cast<int8_t>(
+                std::min(chunks, ceil_div(stages - 1, ceil_div(few_taps, step_taps)) + 1));
             const int64_t steps = int64_t{chunks} * ceil_div(taps, step_taps);
             const int64_t tables = round_up(kGemmItemWords + 2 * steps + pixels + positions + 2 * taps, 4);
             const int64_t staged = int64_t{stages} * step_taps * chunk * channels;
@@ -105,17 +140,14 @@ std::vector<Candidate> gemm_candidates(const LayerPlan& layer, bool transposed, 
             candidate.table_words = static_cast<int>(tables);
             candidate.fixed_words = static_cast<int>(tables + staged);
             candidate.window_words = static_cast<int>(std::max(windows, join));
-            const double work = double(chunks) * taps * kWarps * (kSliceFmas / cost.tensor_fmas + kSliceLoadCycles) *
-                                (transposed ? 1 : kExactShare);
-            const double bytes = 4.0 * chunks * chunk * (double(taps) * channels + positions);
-            candidate.cycles = Cost::kItem + kTables + Cost::kLatency + 300.0 * split +
-                               steps * step_cycles(work / steps, bytes / steps, stages);
+            candidate.cycles = gemm_item_cycles(layer, tiling, transposed, cost);
             found.push_back(candidate);
           }
         }
       }
     }
   }
+  drop_the_worse(found);
   return found;
 }
 
@@ -132,21 +164,17 @@ std::vector<Candidate> gemm_gradient_candidates(const LayerPlan& layer, int budg
         tiling = {};
         tiling.log_channel_lanes = 3 + log_columns;
         tiling.log_split = split;
-        tiling.stages = stages;
+        tiling.stages = static_cast<int8_t>(stages);
         tiling.chunk = 8 * std::max(2, 1 << split);
         const int rows = kWarpPixels << (kLogWarps - log_columns - split), columns = channels_of_a_tile(tiling);
         tiling.channel_tiles = ceil_div(layer.group_outputs, rows);
         tiling.entry_tiles = ceil_div(entries, columns);
         tiling.items = layer.groups * tiling.channel_tiles * tiling.entry_tiles;
         candidate.table_words = 4 * columns;
-        const double words = tiling.chunk * double(rows + columns);
-        candidate.fixed_words = candidate.table_words + std::max(static_cast<int>(stages * words), split > 0 ? kJoinWords : 0);
+        candidate.fixed_words =
+            candidate.table_words + std::max(stages * tiling.chunk * (rows + columns), split > 0 ? kJoinWords : 0);
         if (candidate.fixed_words > budget_words) continue;
-        const double octets = tiling.chunk / 8.0 * (kWarps >> split);  // of all warps, half a slice each
-        const double work = std::max(octets / 2 * (3 * kSliceFmas / cost.tensor_fmas + kSliceLoadCycles),
-                                     words / 32 * kCopyCycles);
-        candidate.cycles = Cost::kItem + kTables + Cost::kLatency + 300.0 * split +
-                           ceil_div(outputs, tiling.chunk) * step_cycles(work, 4 * words, stages);
+        candidate.cycles = gemm_gradient_item_cycles(layer, tiling, cost);
         found.push_back(candidate);
       }
     }

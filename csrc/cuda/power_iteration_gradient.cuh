@@ -76,18 +76,18 @@ GLORO_FAST_DEVICE void write_conv_gradient(const LayerPlan& layer, int index, fl
   float* const window = memory + tiling.window;
   const int pixels = tiling.tile_height * tiling.tile_width;
   for (int pixel = static_cast<int>(threadIdx.x); pixel < pixels; pixel += kThreads)
-    shifts[pixel] = pixel / tiling.tile_width * tiling.pitch + pixel % tiling.tile_width;
+    shifts[pixel] = 4 * (pixel / tiling.tile_width * tiling.pitch + pixel % tiling.tile_width);
   int bases[kThreadPixels];
 #pragma unroll
   for (int p = 0; p < kThreadPixels; ++p) {
     const int entry = first_entry + place.pixel + p * place.pixels;
     const int tap = entry % taps;
     bases[p] = entry < all_entries
-                   ? (entry / taps - first_input) * layout.channel() +
-                         layout.at(tap / taps_x * layer.height.dilation, tap % taps_x * layer.width.dilation)
+                   ? 4 * ((entry / taps - first_input) * layout.channel() +
+                          layout.at(tap / taps_x * layer.height.dilation, tap % taps_x * layer.width.dilation))
                    : 0;
   }
-  Sums sums = {};
+  Sums<kThreadPixels> sums = {};
   for (int tile = 0; tile < tiling.tiles_y * tiling.tiles_x; ++tile) {
     const int start_y = tile / tiling.tiles_x * tiling.tile_height, start_x = tile % tiling.tiles_x * tiling.tile_width;
     AxisView y = view_forward(layer.height, start_y, tiling.tile_height);
@@ -95,45 +95,42 @@ GLORO_FAST_DEVICE void write_conv_gradient(const LayerPlan& layer, int index, fl
     // Outputs beyond the picture count with u = 0, and the window must hold numbers for them.
     y.extent += (tiling.tile_height - y.outputs) * layer.height.stride;
     x.extent += (tiling.tile_width - x.outputs) * layer.width.stride;
-    for (int start = static_cast<int>(threadIdx.x); start < pixels << log_width; start += kWeightLoads * kThreads) {
-      float values[kWeightLoads];
-      int to[kWeightLoads];
-#pragma unroll
-      for (int load = 0; load < kWeightLoads; ++load) {
-        const int i = start + load * kThreads, channel = i / pixels, pixel = i % pixels;
-        const int py = pixel / tiling.tile_width, px = pixel % tiling.tile_width;
-        const bool inside = channel < outputs && py < y.outputs && px < x.outputs;
-        to[load] = (pixel << log_width) + channel;
-        values[load] = inside ? u[channel * out_plane + (start_y + py) * layer.width.output + start_x + px] : 0.0f;
-      }
-#pragma unroll
-      for (int load = 0; load < kWeightLoads; ++load)
-        if (start + load * kThreads < pixels << log_width) staged[to[load]] = values[load];
+#pragma unroll 2
+    for (int i = static_cast<int>(threadIdx.x); i < pixels << log_width; i += kThreads) {
+      const int channel = i / pixels, pixel = i % pixels;
+      const int py = pixel / tiling.tile_width, px = pixel % tiling.tile_width;
+      const bool inside = channel < outputs && py < y.outputs && px < x.outputs;
+      const int64_t from = channel * out_plane + (start_y + py) * layer.width.output + start_x + px;
+      copy_4_bytes(staged + (pixel << log_width) + channel, u + (inside ? from : 0), inside);
     }
-    stage_window(window, layout, tiling.log_window_lanes, y, x, v, layer.height.input, layer.width.input, inputs, Scale{});
+    start_window(window, layout, tiling.log_window_lanes, y, x, v, layer.height.input, layer.width.input, inputs);
+    commit_copies();
+    wait_for_copies<0>();
     __syncthreads();
     const int share = (pixels + place.splits - 1) / place.splits;
     add_terms(sums, staged + place.channel, 1 << log_width, shifts, window, bases, min(place.split * share, pixels),
               min((place.split + 1) * share, pixels));
     __syncthreads();
   }
-  join_splits(sums, place, window);
-  if (place.split != 0) return;
+  const Part<kThreadPixels> part(place);
+  join_splits(sums, place, part, window);
+  int64_t at[kThreadPixels];  // negative beyond the entries
 #pragma unroll
   for (int p = 0; p < kThreadPixels; ++p) {
-    const int entry = first_entry + place.pixel + p * place.pixels;
-    const int tap = entry % taps;
-#pragma unroll
-    for (int c = 0; c < kThreadChannels; ++c) {
-      const int channel = place.channel + c;
-      if (entry >= all_entries || channel >= outputs) continue;
-      const int64_t output = static_cast<int64_t>(group) * layer.group_outputs + first_output + channel;
-      const int64_t element = output * layer.weight_strides[0] +
-                              static_cast<int64_t>(entry / taps) * layer.weight_strides[1] +
-                              tap / taps_x * layer.weight_strides[2] + tap % taps_x * layer.weight_strides[3];
-      store_weight(layer.weight, layer.type, element, sums[c][p] * factor);
-    }
+    const int entry = first_entry + place.pixel + (part.pixel + p) * place.pixels, tap = entry % taps;
+    at[p] = entry < all_entries ? static_cast<int64_t>(entry / taps) * layer.weight_strides[1] +
+                                      tap / taps_x * layer.weight_strides[2] + tap % taps_x * layer.weight_strides[3]
+                                : -1;
   }
+  const int64_t first = static_cast<int64_t>(group) * layer.group_outputs + first_output + place.channel + part.channel;
+#pragma unroll
+  for (int c = 0; c < kThreadChannels; ++c)
+#pragma unroll
+    for (int p = 0; p < kThreadPixels; ++p) {
+      const bool mine = c % (kThreadChannels / 2) * kThreadPixels + p < part.count;
+      if (mine && at[p] >= 0 && place.channel + part.channel + c < outputs)
+        store_weight(layer.weight, layer.type, (first + c) * layer.weight_strides[0] + at[p], sums[c][p] * factor);
+    }
 }
 
 }  // namespace gloro_fast::cuda

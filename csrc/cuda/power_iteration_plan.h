@@ -12,9 +12,9 @@ inline constexpr int kWarps = kThreads / 32;
 // Blocks that share a multiprocessor: one computes while the other waits for memory.
 inline constexpr int kBlocksPerMultiprocessor = 2;
 // What one thread of a convolution computes: 8 channels x 4 pixels, so that 32 multiply-adds (8 cycles of a warp on
-// 128 lanes) go with 7 reads of shared memory.
+// 128 lanes) go with 7 reads of shared memory; or x 2 pixels, for pictures so small that other threads would be idle.
 inline constexpr int kThreadChannels = 8;
-inline constexpr int kThreadPixels = 4;
+inline constexpr int kThreadPixels = 4, kFewThreadPixels = 2;
 inline constexpr int kThreadSums = kThreadChannels * kThreadPixels;
 // A convolution on tensor cores ("wide"): what one warp computes, input channels that lie together in memory and are
 // staged together.
@@ -24,17 +24,15 @@ inline constexpr int kSlice = 16;
 inline constexpr int kGemmItemWords = 40;  // of shared memory, before an item's tables
 // Shared memory in front of every layout: what the warps of a block tell each other.
 inline constexpr int kReservedBytes = 384;
-// Rows of a dense layer that a warp takes at once, and bytes of a row that its columns are cut into.
-inline constexpr int kDenseRows = 2;
+// Rows of a dense layer that a warp takes at once: one, so that many loads of it are under way. Bytes of a row that its columns are cut into.
+inline constexpr int kDenseRows = 1;
 inline constexpr int kDenseStripBytes = 256;
 inline constexpr int kGradientRows = 32;
 
-// Loads of global memory that a thread has under way at once: of a window of the input, of weights of a convolution, of a
-// dense layer's vector, and of 16 bytes of its weights. What is staged waits for the L2 cache once for so many.
-inline constexpr int kWindowLoads = 16;
-inline constexpr int kWeightLoads = 8;
+// Loads of global memory that a thread has under way at once, of a dense layer's vector, and of 16 bytes of its weights:
+// it waits for the L2 cache once for so many.
 inline constexpr int kVectorLoads = 8;
-inline constexpr int kDenseLoads = 8;
+inline constexpr int kRowLoads = 14, kColumnLoads = 8;
 
 enum class WeightType : int32_t { float32, bfloat16, float16 };
 
@@ -55,6 +53,7 @@ struct Tiling {
   int32_t tile_height, tile_width;
   int32_t log_channel_lanes;  // lanes of a warp side by side in the channels; the others lie along pixels
   int32_t log_split;          // warps that share a sum
+  int32_t thread_pixels;      // of a thread: kThreadPixels or kFewThreadPixels
   int32_t chunk;              // channels (dense: values) of the input that are staged at once
   int32_t rows, pitch;        // of a staged plane
   int32_t log_window_lanes;   // threads side by side in the positions of a window; the others lie along channels
@@ -64,7 +63,8 @@ struct Tiling {
   // Wide: taps whose weights are staged at once; stages of them, 2 or 3, of which all but one are under way; and staged
   // windows, of a slice of channels for each warp that shares a sum. The tile has kThreadChannels << log_channel_lanes
   // channels here too. The gradient has stages of `chunk` pixels.
-  int32_t step_taps, stages, windows;
+  int16_t step_taps;
+  int8_t stages, windows;
 };
 
 struct LayerPlan {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <map>
 #include <numeric>
 #include <stdexcept>
 #include <utility>
@@ -16,7 +17,6 @@ using cpu::Axis;
 using cpu::Element;
 using cpu::LinearLayer;
 
-constexpr int kTypicalIterations = 5;  // which the model counts with; plans hold for any number
 // What `enough` is: so many times as long as on all multiprocessors.
 constexpr double kEnough = 1.1;
 constexpr double kNever = std::numeric_limits<double>::infinity();
@@ -50,30 +50,26 @@ WeightType plan_type(Element element) {
   refuse("float64 weights do not run on the GPU's kernels");
 }
 
-LayerPlan plan_layer(const LinearLayer& layer) {
-  LayerPlan plan{};
-  plan.type = plan_type(layer.weight.element);
-  plan.dense = layer.dense;
-  plan.groups = narrow(layer.groups);
-  plan.group_outputs = narrow(layer.group_outputs());
-  plan.group_inputs = narrow(layer.group_inputs());
-  plan.height = plan_axis(layer.height);
-  plan.width = plan_axis(layer.width);
-  narrow(layer.input_size());
-  narrow(layer.output_size());
-  narrow(layer.outputs * layer.group_inputs() * layer.taps());
-  return plan;
-}
-
 int budget_words(const Card& card, int blocks_per_multiprocessor = kBlocksPerMultiprocessor) {
   const int shared = card.shared_bytes / blocks_per_multiprocessor - card.reserved_bytes_per_block;
   return (std::min(shared, card.shared_bytes_per_block) - kReservedBytes) / 16 * 4;
 }
 
-Cost cost_of(const Card& card) {
+// Of the first cards of each compute capability, at their boost clock. Latencies in cycles are an H100's.
+Cost cost_of(const Card& card, int sharing) {
+  static constexpr struct {
+    int major, minor;
+    double gigahertz, fma_lanes, tensor_fmas;
+  } kKnown[] = {{8, 0, 1.41, 64, 512},
+                {8, 6, 1.71, 128, 128},
+                {8, 9, 2.52, 128, 128},
+                {10, 0, 1.9, 128, 1024},
+                {12, 0, 2.41, 128, 128}};
   Cost cost;
-  if (card.major == 8 && card.minor == 0) cost.fma_lanes = 64, cost.tensor_fmas = 512;
-  if (card.major == 9 || card.major == 10) cost.tensor_fmas = 1024;
+  cost.sharing = sharing;
+  for (const auto& known : kKnown)
+    if (known.major == card.major && known.minor == card.minor)
+      cost.gigahertz = known.gigahertz, cost.fma_lanes = known.fma_lanes, cost.tensor_fmas = known.tensor_fmas;
   return cost;
 }
 
@@ -116,10 +112,10 @@ struct Choice {
 // The ways to work on one layer, and the best of them for a number of blocks.
 class Choices {
  public:
-  Choices(const LayerPlan& layer, int budget, const Cost& cost, int most_blocks, bool wide,
-          bool only_wide)
-      : dense_(layer.dense), budget_(budget), packed_bytes_(static_cast<double>(packed_bytes(layer))) {
-    const auto candidates = dense_ ? dense_candidates : conv_candidates;
+  // `wide`: also on tensor cores, `only_wide`: nowhere else.
+  Choices(const LayerPlan& layer, int budget, const Cost& cost, int most_blocks, bool wide, bool only_wide)
+      : layer_(layer), budget_(budget), cost_(cost) {
+    const auto candidates = layer.dense ? dense_candidates : conv_candidates;
     forward_ = candidates(layer, false, budget, cost);
     transposed_ = candidates(layer, true, budget, cost);
     if (forward_.empty() || transposed_.empty())
@@ -127,7 +123,8 @@ class Choices {
     if (wide) {
       wide_forward_ = gemm_candidates(layer, false, budget, cost);
       wide_transposed_ = gemm_candidates(layer, true, budget, cost);
-      only_wide_ = only_wide;
+      if (wide_forward_.empty()) wide_transposed_.clear();
+      only_wide_ = only_wide && !wide_transposed_.empty();
     }
     int most_items = 0;
     for (const auto* list : {&forward_, &transposed_, &wide_forward_, &wide_transposed_})
@@ -150,25 +147,35 @@ class Choices {
   }
 
   Choice choose(int blocks) const {
-    Choice best = choose_apart(forward_, transposed_, blocks);
-    if (!wide_forward_.empty() && !wide_transposed_.empty()) {
+    Choice best;
+    if (!only_wide_) {
+      best = choose_apart(forward_, transposed_, blocks);
+      if (!layer_.dense) {
+        const Choice resident = choose_resident(blocks);
+        if (resident.words > 0 && resident.cycles < best.cycles) best = resident;
+      }
+      price(best, blocks);
+    }
+    if (!wide_transposed_.empty()) {
       Choice wide = choose_apart(wide_forward_, wide_transposed_, blocks);
       wide.wide = true;
-      wide.cycles += Cost::kBarrier + 2 * packed_bytes_ / (blocks * Cost::kBytesPerCycle);  // to pack and to unpack
-      if (only_wide_) best.cycles = kNever;
+      price(wide, blocks);
       if (wide.cycles < best.cycles) best = wide;
     }
-    if (!dense_ && !only_wide_) {
-      const Choice resident = choose_resident(blocks);
-      if (resident.cycles < best.cycles) best = resident;
-    }
-    best.cycles += (2 * kTypicalIterations + 1) * (blocks > 1 ? Cost::kBarrier : Cost::kLatency);
     return best;
   }
 
  private:
-  static double rounds(const Candidate& candidate, int blocks) {
-    return (candidate.tiling.items + blocks - 1) / blocks;
+  void price(Choice& choice, int blocks) const {
+    LayerPlan planned = layer_;
+    planned.blocks = blocks, planned.forward = choice.forward, planned.transposed = choice.transposed;
+    planned.wide = choice.wide;
+    choice.cycles = layer_cycles(planned, kTypicalIterations, cost_);
+  }
+
+  double product_cycles(const Candidate& candidate, int blocks) const {
+    const int rounds = (candidate.tiling.items + blocks - 1) / blocks;
+    return rounds * (candidate.cycles + candidate.staging) + find_cycles(layer_, rounds, cost_);
   }
 
   // Each product for itself, all of shared memory its own.
@@ -176,17 +183,17 @@ class Choices {
                       int blocks) const {
     const auto best = [&](const std::vector<Candidate>& list) {
       return *std::min_element(list.begin(), list.end(), [&](const Candidate& a, const Candidate& b) {
-        return rounds(a, blocks) * a.cycles < rounds(b, blocks) * b.cycles;
+        return product_cycles(a, blocks) < product_cycles(b, blocks);
       });
     };
     const Candidate forward = best(forwards), transposed = best(transposeds);
     Choice choice;
-    choice.forward = dense_ ? forward.tiling : lay_out(forward, 0, forward.fixed_words);
-    choice.transposed = dense_ ? transposed.tiling : lay_out(transposed, 0, transposed.fixed_words);
+    choice.forward = layer_.dense ? forward.tiling : lay_out(forward, 0, forward.fixed_words);
+    choice.transposed = layer_.dense ? transposed.tiling : lay_out(transposed, 0, transposed.fixed_words);
     choice.words =
         std::max(forward.fixed_words + forward.window_words, transposed.fixed_words + transposed.window_words);
-    choice.cycles = (kTypicalIterations + 1) * rounds(forward, blocks) * forward.cycles +
-                    kTypicalIterations * rounds(transposed, blocks) * transposed.cycles;
+    choice.cycles = (kTypicalIterations + 1) * product_cycles(forward, blocks) +
+                    kTypicalIterations * product_cycles(transposed, blocks);
     return choice;
   }
 
@@ -199,8 +206,8 @@ class Choices {
         if (!transposed.whole || transposed.tiling.items > blocks) continue;
         const int window = forward.fixed_words + transposed.fixed_words;
         const int words = window + std::max(forward.window_words, transposed.window_words);
-        const double cycles = (kTypicalIterations + 1) * (forward.cycles - forward.staging) + forward.staging +
-                              kTypicalIterations * (transposed.cycles - transposed.staging) + transposed.staging;
+        const double cycles = (kTypicalIterations + 1) * forward.cycles + forward.staging +
+                              kTypicalIterations * transposed.cycles + transposed.staging;
         if (words > budget_ || cycles >= choice.cycles) continue;
         choice = {lay_out(forward, 0, window), lay_out(transposed, forward.fixed_words, window), words, cycles};
         choice.forward.resident = choice.transposed.resident = 1;
@@ -209,9 +216,10 @@ class Choices {
     return choice;
   }
 
-  bool dense_, only_wide_ = false;
+  LayerPlan layer_;
   int budget_;
-  double packed_bytes_;
+  Cost cost_;
+  bool only_wide_ = false;
   std::vector<Candidate> forward_, transposed_, wide_forward_, wide_transposed_;
   std::vector<double> cycles_;  // by number of blocks, less one; negative where not yet known
 };
@@ -275,20 +283,21 @@ void measure_workspace(Plan& plan) {
 
 // The ways to work on every layer, and the least time for which the card has blocks enough.
 struct Fastest {
+  Cost cost;
   std::vector<Choices> choices;
   double cycles = 0;
-  int blocks_per_multiprocessor = 0;
 };
 
-Fastest find_fastest(const std::vector<LayerPlan>& layers, const Card& card, bool wide) {
+// With `sharing` blocks on a multiprocessor; `wide`: with one, which has all of its shared memory, for the kernel that
+// knows tensor cores.
+Fastest find_fastest(const std::vector<LayerPlan>& layers, const Card& card, int sharing, bool wide = false) {
+  const int most_blocks = card.multiprocessors * sharing, budget = wide ? budget_words(card, 1) : budget_words(card);
   Fastest fastest;
-  fastest.blocks_per_multiprocessor = wide ? 1 : card.blocks_per_multiprocessor;
-  const int most_blocks = card.multiprocessors * fastest.blocks_per_multiprocessor;
-  const int budget = wide ? budget_words(card, 1) : budget_words(card);
+  fastest.cost = cost_of(card, sharing);
   double low = 0, high = 0;
   for (const LayerPlan& layer : layers) {
-    fastest.choices.emplace_back(layer, budget, cost_of(card), most_blocks,
-                                 wide && may_be_wide(layer, card), card.cores == Cores::tensor);
+    fastest.choices.emplace_back(layer, budget, fastest.cost, most_blocks, wide && may_be_wide(layer, card),
+                                 card.cores == Cores::tensor);
     high += fastest.choices.back().cycles_of(1);
   }
   // One block for all takes `high`.
@@ -300,22 +309,32 @@ Fastest find_fastest(const std::vector<LayerPlan>& layers, const Card& card, boo
   return fastest;
 }
 
-// With all layers on the old path, or with wide ones on tensor cores, where each block has a multiprocessor to itself.
-Fastest find_fastest(const std::vector<LayerPlan>& layers, const Card& card) {
-  Fastest narrow = find_fastest(layers, card, false);
-  if (!may_be_wide(layers, card)) return narrow;
-  Fastest wide = find_fastest(layers, card, true);
-  return wide.cycles < narrow.cycles || card.cores == Cores::tensor ? wide : narrow;
+// One block on a multiprocessor, which has it to itself, or as many as fit: the one waits less, the others less long
+// for memory.
+std::vector<Fastest> find_all(const std::vector<LayerPlan>& layers, const Card& card) {
+  std::vector<Fastest> all;
+  const bool wide = may_be_wide(layers, card);
+  if (wide) all.push_back(find_fastest(layers, card, 1, true));
+  if (wide && card.cores == Cores::tensor) return all;
+  for (int sharing = 1; sharing <= card.blocks_per_multiprocessor; ++sharing)
+    all.push_back(find_fastest(layers, card, sharing));
+  return all;
+}
+
+Fastest& fastest_of(std::vector<Fastest>& all) {
+  return *std::min_element(all.begin(), all.end(),
+                           [](const Fastest& a, const Fastest& b) { return a.cycles < b.cycles; });
 }
 
 Plan plan_launch(const std::vector<LayerPlan>& layers, int first_index, const Card& card) {
-  Fastest fastest = find_fastest(layers, card);
+  std::vector<Fastest> all = find_all(layers, card);
+  Fastest& fastest = fastest_of(all);
   std::vector<Choices>& choices = fastest.choices;
   const Division division = divide(choices, fastest.cycles);
 
   Plan plan;
-  plan.cycles = fastest.cycles;
-  plan.blocks_per_multiprocessor = fastest.blocks_per_multiprocessor;
+  plan.microseconds = fastest.cost.microseconds(fastest.cycles + Cost::kLaunch);
+  plan.blocks_per_multiprocessor = fastest.cost.sharing;
   int words = 0;
   const auto add = [&](int index, int blocks) {
     LayerPlan layer = layers[static_cast<size_t>(index)];
@@ -354,8 +373,11 @@ Tiling dense_gradient_tiling(const LayerPlan& layer) {
 }
 
 Plan plan_gradient_launch(const std::vector<LayerPlan>& layers, int first_index, const Card& card, bool wide) {
-  const double blocks_at_once = card.multiprocessors * (wide ? 1 : kBlocksPerMultiprocessor);
-  const int budget = wide ? budget_words(card, 1) : budget_words(card);
+  const int sharing = wide ? 1 : kBlocksPerMultiprocessor;
+  const double blocks_at_once = card.multiprocessors * sharing;
+  const int budget = budget_words(card, sharing);
+  const Cost cost = cost_of(card, sharing);
+  double longest = 0, all = 0;
   Plan plan;
   plan.launch = {};
   plan.wide = wide;
@@ -364,13 +386,10 @@ Plan plan_gradient_launch(const std::vector<LayerPlan>& layers, int first_index,
     if (layer.dense) {
       layer.forward = dense_gradient_tiling(layer);
     } else {
-      layer.wide = wide && may_be_wide(layer, card);
       std::vector<Candidate> candidates;
-      if (layer.wide) candidates = gemm_gradient_candidates(layer, budget, cost_of(card));
-      if (candidates.empty()) {
-        layer.wide = false;
-        candidates = gradient_candidates(layer, budget, cost_of(card));
-      }
+      if (wide && may_be_wide(layer, card)) candidates = gemm_gradient_candidates(layer, budget, cost);
+      layer.wide = !candidates.empty();
+      if (!layer.wide) candidates = gradient_candidates(layer, budget, cost);
       if (candidates.empty()) refuse("a layer's window or kernel is larger than the shared memory of this GPU");
       // An item's own time counts, and its share of the card's.
       const auto price = [&](const Candidate& c) { return c.cycles * (1 + c.tiling.items / blocks_at_once); };
@@ -378,7 +397,7 @@ Plan plan_gradient_launch(const std::vector<LayerPlan>& layers, int first_index,
                                                [&](const auto& a, const auto& b) { return price(a) < price(b); });
       layer.forward = lay_out(best, 0, best.fixed_words);
       words = std::max(words, best.fixed_words + best.window_words);
-      plan.cycles += best.cycles * best.tiling.items / blocks_at_once;
+      longest = std::max(longest, best.cycles), all += best.cycles * best.tiling.items;
     }
     layer.first_block = plan.blocks, layer.blocks = layer.forward.items;
     plan.blocks += layer.blocks;
@@ -386,14 +405,16 @@ Plan plan_gradient_launch(const std::vector<LayerPlan>& layers, int first_index,
     plan.launch.layer[plan.launch.layers++] = layer;
   }
   plan.shared_bytes = kReservedBytes + 4 * words;
+  plan.microseconds = cost.microseconds(std::max(longest, all / blocks_at_once) + 2 * Cost::kTrip);
   return plan;
 }
 
 Plan plan_gradient_launch(const std::vector<LayerPlan>& layers, int first_index, const Card& card) {
-  Plan narrow = plan_gradient_launch(layers, first_index, card, false);
-  if (!may_be_wide(layers, card)) return narrow;
+  if (!may_be_wide(layers, card)) return plan_gradient_launch(layers, first_index, card, false);
   Plan wide = plan_gradient_launch(layers, first_index, card, true);
-  return wide.cycles < narrow.cycles || card.cores == Cores::tensor ? wide : narrow;
+  if (card.cores == Cores::tensor) return wide;
+  Plan narrow = plan_gradient_launch(layers, first_index, card, false);
+  return wide.microseconds < narrow.microseconds ? wide : narrow;
 }
 
 // Calls function with the layers of each launch and the index of the first of them.
@@ -407,6 +428,21 @@ void for_each_run(const std::vector<LinearLayer>& layers, const Function& functi
 }
 
 }  // namespace
+
+LayerPlan plan_layer(const LinearLayer& layer) {
+  LayerPlan plan{};
+  plan.type = plan_type(layer.weight.element);
+  plan.dense = layer.dense;
+  plan.groups = narrow(layer.groups);
+  plan.group_outputs = narrow(layer.group_outputs());
+  plan.group_inputs = narrow(layer.group_inputs());
+  plan.height = plan_axis(layer.height);
+  plan.width = plan_axis(layer.width);
+  narrow(layer.input_size());
+  narrow(layer.output_size());
+  narrow(layer.outputs * layer.group_inputs() * layer.taps());
+  return plan;
+}
 
 Card share_of(Card card, int64_t multiprocessors) {
   if (multiprocessors > 0 && multiprocessors < card.multiprocessors)
@@ -423,11 +459,25 @@ std::vector<Plan> plan_power_iteration(const std::vector<LinearLayer>& layers, c
 int enough_multiprocessors(const std::vector<LinearLayer>& layers, const Card& card) {
   int most = 1;
   for_each_run(layers, [&](const auto& run, int) {
-    Fastest fastest = find_fastest(run, card);
-    const int blocks = divide(fastest.choices, kEnough * fastest.cycles).total;
-    most = std::max(most, (blocks + fastest.blocks_per_multiprocessor - 1) / fastest.blocks_per_multiprocessor);
+    std::vector<Fastest> all = find_all(run, card);
+    const double enough = kEnough * (fastest_of(all).cycles + Cost::kLaunch) - Cost::kLaunch;
+    int needed = card.multiprocessors;
+    for (Fastest& way : all)
+      needed = std::min(needed, (divide(way.choices, enough).total - 1) / way.cost.sharing + 1);
+    most = std::max(most, needed);
   });
   return std::min(most, card.multiprocessors);
+}
+
+double predict_microseconds(const std::vector<LayerPlan>& layers, int blocks, int iterations, const Card& card,
+                            const KernelShape& kernel) {
+  Cost cost = cost_of(card, blocks > card.multiprocessors ? kBlocksPerMultiprocessor : 1);
+  cost.kernel = kernel;
+  std::map<int, double> cycles;  // of blocks that go through the same layers
+  for (const LayerPlan& layer : layers) cycles[layer.first_block] += layer_cycles(layer, iterations, cost);
+  double most = 0;
+  for (const auto& [block, sum] : cycles) most = std::max(most, sum);
+  return cost.microseconds(most + Cost::kLaunch);
 }
 
 std::vector<Plan> plan_gradient(const std::vector<LinearLayer>& layers, const Card& card) {

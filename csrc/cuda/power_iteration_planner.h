@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "../cpu/power_iteration_layer.h"
+#include "power_iteration_cost.h"
 #include "power_iteration_plan.h"
 
 namespace gloro_fast::cuda {
@@ -39,7 +40,7 @@ struct Plan {
   int64_t workspace_bytes = 0;
   std::vector<Workplace> workplaces;  // of the layers in the order of `launch`
   std::vector<int> order;             // and which of the layers that were given they are
-  double cycles = 0;                  // of the model, for the slowest blocks
+  double microseconds = 0;            // predicted, with kTypicalIterations
 };
 
 // What a launch moves to and from global memory, in bytes asked for, for one layer.
@@ -50,6 +51,8 @@ struct Traffic {
   double total() const { return weights + vectors + norms; }
 };
 
+inline constexpr int kTypicalIterations = 5;  // with which plans are compared; they hold for any number
+
 // The card with `multiprocessors` of its own at most, or with all of them where that is 0.
 Card share_of(Card card, int64_t multiprocessors);
 
@@ -59,9 +62,7 @@ Card share_of(Card card, int64_t multiprocessors);
 std::vector<Plan> plan_power_iteration(const std::vector<cpu::LinearLayer>& layers, const Card& card);
 
 // The fewest multiprocessors with which the power iteration is predicted to take at most 1.1 times as long as on all:
-// small nets wait for barriers and memory, and leave the others to whatever runs beside them. Predicted for an H100
-// (132 multiprocessors) and measured there, T = 5: 2C2F 8, and in 16 the same time as in all; 6C2F 49, the same time
-// in 48, 2.6 times as long in 16. A net that computes (8C2F: 109) needs nearly all.
+// small nets wait for barriers and memory, and leave the others to whatever runs beside them.
 int enough_multiprocessors(const std::vector<cpu::LinearLayer>& layers, const Card& card);
 
 // Plans the gradient; its blocks do not wait for each other, and there may be more of them than the card holds.
@@ -69,6 +70,14 @@ std::vector<Plan> plan_gradient(const std::vector<cpu::LinearLayer>& layers, con
 
 // Points every layer of the plan to its part of the workspace.
 void place_workspace(Plan& plan, char* workspace);
+
+// The layer without tiles or blocks. Throws std::runtime_error where the GPU's kernels do not take it.
+LayerPlan plan_layer(const cpu::LinearLayer& layer);
+
+// What the model gives for `iterations` steps of planned layers, all of a launch of so many blocks; `kernel` is
+// kKernel or kMeasuredKernel.
+double predict_microseconds(const std::vector<LayerPlan>& layers, int blocks, int iterations, const Card& card,
+                            const KernelShape& kernel);
 
 // What the planner expects `iterations` steps of layer `index` of a plan to move, and what the gradient does.
 Traffic predict_traffic(const Plan& plan, int index, int iterations);

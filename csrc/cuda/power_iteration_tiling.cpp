@@ -1,6 +1,7 @@
 #include "power_iteration_tiling.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace gloro_fast::cuda {
 
@@ -8,7 +9,6 @@ namespace {
 
 constexpr int kLogWarps = 3;
 static_assert(1 << kLogWarps == kWarps);
-constexpr int kJoinWords = kThreads * kThreadSums / 2;
 constexpr int kMostChannelLanes = 3;  // as a power of two
 constexpr int kMostDenseChunk = 8192;
 
@@ -20,32 +20,28 @@ int ceil_div(int value, int divisor) {
   return (value + divisor - 1) / divisor;
 }
 
+// What warps that share sums need to join them.
+int join_words(const Tiling& tiling) {
+  return tiling.log_split > 0 ? kThreads * kThreadChannels * tiling.thread_pixels / 2 : 0;
+}
+
 int steps(const AxisPlan& axis, bool transposed) {
   return transposed ? 1 : axis.stride;
 }
 
-int padded_positions(int positions, int log_lanes) {
-  return round_up(positions, 1 << log_lanes);
+void set_window_lanes(Tiling& tiling, const LayerPlan& layer, bool transposed, const Cost& cost) {
+  const int positions = window_extent(layer.height, transposed, tiling.tile_height) *
+                        window_extent(layer.width, transposed, tiling.tile_width);
+  tiling.log_window_lanes = best_window_lanes(positions, tiling.chunk, cost);
 }
 
-// As many lanes along the positions as can be, so that a thread has many channels to load at once, unless fewer leave
-// less of them idle.
-int log_window_lanes(int positions) {
-  constexpr int kLogWarp = 5;
-  int best = kLogWarp + kLogWarps;
-  for (int lanes = best - 1; lanes >= kLogWarp; --lanes)
-    if (padded_positions(positions, lanes) < padded_positions(positions, best)) best = lanes;
-  return best;
-}
-
-// Cycles of the inner loop for `terms` terms of all warps of a block: 32 multiply-adds and 12 other instructions each.
-double loop_cycles(double terms, const Cost& cost) {
-  const double per_warp = kThreadSums * 128 / cost.fma_lanes + 12;
-  return terms * kWarps * per_warp / 2;
-}
-
-double join_cycles(int log_split) {
-  return 300.0 * log_split;
+// Columns of a tile at most, and pixels of a thread.
+std::vector<std::pair<int, int>> shapes(int width) {
+  std::vector<std::pair<int, int>> found;
+  for (const int columns : {width, 32, 16})
+    for (const int pixels : {kThreadPixels, kFewThreadPixels})
+      if (columns == width || columns < width) found.emplace_back(columns, pixels);
+  return found;
 }
 
 }  // namespace
@@ -63,16 +59,28 @@ void set_tiles(Tiling& tiling, int height, int width, int columns, int capacity)
 
 int set_plane(Tiling& tiling, const LayerPlan& layer, bool transposed) {
   const int step_y = steps(layer.height, transposed), step_x = steps(layer.width, transposed);
-  const int height = window_extent(layer.height, transposed, tiling.tile_height);
-  const int width = window_extent(layer.width, transposed, tiling.tile_width);
-  tiling.rows = ceil_div(height, step_y);
-  tiling.pitch = ceil_div(width, step_x);
-  tiling.log_window_lanes = log_window_lanes(height * width);
+  tiling.rows = ceil_div(window_extent(layer.height, transposed, tiling.tile_height), step_y);
+  tiling.pitch = ceil_div(window_extent(layer.width, transposed, tiling.tile_width), step_x);
   return step_y * step_x * tiling.rows * tiling.pitch;
 }
 
+void drop_the_worse(std::vector<Candidate>& candidates) {
+  const auto as_good = [](const Candidate& a, const Candidate& b) {
+    return a.tiling.items <= b.tiling.items && a.fixed_words <= b.fixed_words && a.window_words <= b.window_words &&
+           a.cycles <= b.cycles && a.staging <= b.staging && a.whole >= b.whole;
+  };
+  std::vector<Candidate> kept;
+  for (const Candidate& candidate : candidates) {
+    if (std::any_of(kept.begin(), kept.end(), [&](const Candidate& k) { return as_good(k, candidate); })) continue;
+    kept.erase(std::remove_if(kept.begin(), kept.end(), [&](const Candidate& k) { return as_good(candidate, k); }),
+               kept.end());
+    kept.push_back(candidate);
+  }
+  candidates = kept;
+}
+
 int pixels_of_a_tile(const Tiling& tiling) {
-  return (32 >> tiling.log_channel_lanes) * kThreadPixels * (kWarps >> tiling.log_split);
+  return (32 >> tiling.log_channel_lanes) * tiling.thread_pixels * (kWarps >> tiling.log_split);
 }
 
 int channels_of_a_tile(const Tiling& tiling) {
@@ -98,18 +106,18 @@ std::vector<Candidate> conv_candidates(const LayerPlan& layer, bool transposed, 
   for (int lanes = 0; lanes <= kMostChannelLanes; ++lanes) {
     if (lanes > 0 && kThreadChannels << lanes >= 2 * out_channels) break;
     for (int split = 0; split <= kLogWarps; ++split) {
-      for (const int columns : {width, 32, 16}) {
-        if (columns != width && columns >= width) continue;
+      for (const auto& [columns, pixels] : shapes(width)) {
         Candidate candidate;
         Tiling& tiling = candidate.tiling;
         tiling = {};
         tiling.log_channel_lanes = lanes;
         tiling.log_split = split;
+        tiling.thread_pixels = pixels;
         set_tiles(tiling, height, width, columns, pixels_of_a_tile(tiling));
         tiling.channel_tiles = ceil_div(out_channels, channels_of_a_tile(tiling));
         tiling.items = layer.groups * tiling.channel_tiles * phases * tiling.tiles_y * tiling.tiles_x;
         const int plane = set_plane(tiling, layer, transposed);
-        const int join = split > 0 ? kJoinWords : 0;
+        const int join = join_words(tiling);
         const int per_channel = taps * (2 + channels_of_a_tile(tiling));
         const auto words = [&](int chunk) {
           return round_up(2 * taps * chunk, 4) + taps * chunk * channels_of_a_tile(tiling) +
@@ -125,19 +133,18 @@ std::vector<Candidate> conv_candidates(const LayerPlan& layer, bool transposed, 
         candidate.table_words = round_up(2 * taps * tiling.chunk, 4);
         candidate.fixed_words = candidate.table_words + taps * tiling.chunk * channels_of_a_tile(tiling);
         candidate.window_words = std::max(tiling.chunk * plane, join);
-        const double terms = static_cast<double>(in_channels) * taps;
-        const double loop = loop_cycles(chunks * ceil_div(tiling.chunk * taps, 1 << split), cost);
-        candidate.staging = terms * channels_of_a_tile(tiling) * 16 / 32 / 2 + chunks * Cost::kLatency;
-        candidate.cycles = Cost::kItem + loop + candidate.staging + in_channels * 8.0 * plane / 32 / 2 +
-                           chunks * Cost::kLatency + join_cycles(split);
+        set_window_lanes(tiling, layer, transposed, cost);
+        candidate.staging = staging_cycles(layer, tiling, transposed, cost);
+        candidate.cycles = item_cycles(layer, tiling, transposed, cost);
         found.push_back(candidate);
       }
     }
   }
+  drop_the_worse(found);
   return found;
 }
 
-std::vector<Candidate> dense_candidates(const LayerPlan& layer, bool transposed, int budget_words, const Cost&) {
+std::vector<Candidate> dense_candidates(const LayerPlan& layer, bool transposed, int budget_words, const Cost& cost) {
   const int rows = layer.group_outputs, columns = layer.group_inputs;
   const int bytes = layer.type == WeightType::float32 ? 4 : 2;
   const int strip = kDenseStripBytes / bytes;
@@ -151,8 +158,7 @@ std::vector<Candidate> dense_candidates(const LayerPlan& layer, bool transposed,
   tiling.items = transposed ? ceil_div(columns, strip) : ceil_div(rows, kWarps * kDenseRows);
   tiling.window = tiling.chunk;
   candidate.window_words = tiling.chunk + joined;
-  const double weights = static_cast<double>(rows) * columns * bytes / tiling.items;
-  candidate.cycles = Cost::kItem + 2 * Cost::kLatency + weights / Cost::kBytesPerCycle;
+  candidate.cycles = item_cycles(layer, tiling, transposed, cost);
   return {candidate};
 }
 
@@ -169,6 +175,7 @@ std::vector<Candidate> gradient_candidates(const LayerPlan& layer, int budget_wo
         tiling = {};
         tiling.log_channel_lanes = lanes;
         tiling.log_split = split;
+        tiling.thread_pixels = kThreadPixels;
         const int width = std::min(layer.width.output, std::min(pixels, 32));
         tiling.tiles_x = ceil_div(layer.width.output, width);
         tiling.tile_width = ceil_div(layer.width.output, tiling.tiles_x);
@@ -183,12 +190,10 @@ std::vector<Candidate> gradient_candidates(const LayerPlan& layer, int budget_wo
         const int terms = tiling.tile_height * tiling.tile_width;
         candidate.table_words = round_up(terms, 4);
         candidate.fixed_words = candidate.table_words + terms * channels_of_a_tile(tiling);
-        candidate.window_words = std::max(tiling.chunk * plane, split > 0 ? kJoinWords : 0);
+        candidate.window_words = std::max(tiling.chunk * plane, join_words(tiling));
         if (candidate.fixed_words + candidate.window_words > budget_words) continue;
-        const double tiles = static_cast<double>(tiling.tiles_y) * tiling.tiles_x;
-        const double staging = terms * channels_of_a_tile(tiling) * 24.0 / 32 / 2 + tiling.chunk * 8.0 * plane / 32 / 2;
-        candidate.cycles = Cost::kItem + join_cycles(split) +
-                           tiles * (staging + Cost::kLatency + loop_cycles(ceil_div(terms, 1 << split), cost));
+        set_window_lanes(tiling, layer, false, cost);
+        candidate.cycles = gradient_item_cycles(layer, tiling, cost);
         found.push_back(candidate);
       }
     }

@@ -4,21 +4,10 @@
 #include <cstdint>
 #include <vector>
 
+#include "power_iteration_cost.h"
 #include "power_iteration_plan.h"
 
 namespace gloro_fast::cuda {
-
-// Cycles are those of one multiprocessor that two blocks share; the constants are estimates from instruction counts
-// and latencies, and only their ratios matter.
-struct Cost {
-  double fma_lanes = 128;   // per multiprocessor
-  double tensor_fmas = 128;  // a cycle and multiprocessor, TF32
-
-  static constexpr double kLatency = 700;       // of a dependent read of global memory
-  static constexpr double kBarrier = 2500;      // of a group
-  static constexpr double kItem = 600;          // indices, tables, sums of squares
-  static constexpr double kBytesPerCycle = 24;  // of a block from the L2 cache
-};
 
 struct Candidate {
   Tiling tiling;  // offsets are not set
@@ -26,9 +15,12 @@ struct Candidate {
   int fixed_words = 0;  // tables and weights
   int window_words = 0;
   bool whole = false;  // all input channels are staged at once
-  double cycles = 0;   // of an item
-  double staging = 0;  // of these, for the weights
+  double cycles = 0;   // of an item, but for
+  double staging = 0;  // tables and weights
 };
+
+// Drops what another candidate is at least as good as in every respect.
+void drop_the_worse(std::vector<Candidate>& candidates);
 
 int pixels_of_a_tile(const Tiling& tiling);
 int channels_of_a_tile(const Tiling& tiling);

@@ -46,19 +46,23 @@ GLORO_FAST_DEVICE Scale unit_scale(double squares) {
 // at a 64th of its speed on most cards. The values are scaled by a power of two, which rounds nothing.
 template <int kCount>
 GLORO_FAST_DEVICE double sum_of_squares(const float (&values)[kCount]) {
-  float largest = 0;
+  constexpr int kChains = kCount < 4 ? kCount : 4;  // so that an addition seldom waits for the one before
+  float largest[kChains] = {}, sums[kChains] = {};
 #pragma unroll
-  for (int i = 0; i < kCount; ++i) largest = fmaxf(largest, fabsf(values[i]));
-  const int exponent = min(max(__float_as_int(largest) >> 23, 1), 252);
+  for (int i = 0; i < kCount; ++i) largest[i % kChains] = fmaxf(largest[i % kChains], fabsf(values[i]));
+#pragma unroll
+  for (int i = 1; i < kChains; ++i) largest[0] = fmaxf(largest[0], largest[i]);
+  const int exponent = min(max(__float_as_int(largest[0]) >> 23, 1), 252);
   const float down = __int_as_float((254 - exponent) << 23);
-  float sum = 0;
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
     const float scaled = values[i] * down;
-    sum += scaled * scaled;
+    sums[i % kChains] += scaled * scaled;
   }
+#pragma unroll
+  for (int i = 1; i < kChains; ++i) sums[0] += sums[i];
   const double up = __int_as_float(exponent << 23);
-  return static_cast<double>(sum) * up * up;
+  return static_cast<double>(sums[0]) * up * up;
 }
 
 GLORO_FAST_DEVICE double sum_over_warp(double value) {

@@ -7,6 +7,7 @@ from benchmarks.networks import NETWORKS
 from benchmarks.roofline import minmax
 from benchmarks.roofline.__main__ import main
 from benchmarks.roofline.bound import print_bound
+from benchmarks.roofline.power_iteration_model import rows
 from benchmarks.roofline.work import CARDS, LAUNCH_MICROSECONDS, Card, Work
 
 
@@ -50,3 +51,13 @@ def test_the_bound_stands_beside_the_launches_of_the_eager_loop(capsys: pytest.C
     for _, launches, eager, *planned in rows[2:]:
         assert int(eager) == 5 * int(launches)  # microseconds
         assert all(3 * 5 < int(microseconds) < int(eager) for microseconds in planned)
+
+
+def test_the_cost_model_gives_what_an_h100_measured() -> None:
+    """Within 30 %, of the figures that it was fitted to and of as many others; today's kernel is expected to be faster."""
+    pytest.importorskip("gloro_fast._build_info")
+    figures = list(rows())
+    assert 0 < sum(row.fitted for row in figures) <= len(figures) / 2
+    for row in figures:
+        assert abs(row.modelled / row.measured - 1) <= 0.3, row
+        assert row.predicted < row.measured, row

@@ -28,17 +28,61 @@ class Bug(NamedTuple):
 
 
 BUGS = {
-    "missing barrier": Bug("power_iteration.cuh", "      group.barrier();\n", "", "plain", VALUES),
+    "missing barrier": Bug(
+        "power_iteration_group.cuh", "if (layer.blocks == 1) return mine;", "return mine;", "plain", VALUES
+    ),
     "barrier that does not wait": Bug(
-        "power_iteration.cuh", "      while (arrived(arrivals) < target) {\n      }\n", "", "plain", VALUES
+        "power_iteration_group.cuh",
+        "while ((word & kPhaseBits) != phase) word = published(words + block);",
+        "",
+        "plain",
+        VALUES,
+    ),
+    "phases that are not told apart": Bug(
+        "power_iteration_group.cuh", "phase = 1 + step / 2 % 2;", "phase = 1;", "plain", VALUES
+    ),
+    "the norm of one block": Bug(
+        "power_iteration_group.cuh", "return sum_over_warp(sum);", "return mine;", "plain", VALUES
     ),
     # The fence is in the words that the harness gives the kernels: the bug says a weaker one.
     "missing fence": Bug(
-        "power_iteration.cuh",
-        "      arrive(arrivals);",
-        "      __atomic_fetch_add(arrivals, 1u, __ATOMIC_RELAXED);\n      fibers::changed();",
+        "power_iteration_group.cuh",
+        "publish(words + (static_cast<int>(blockIdx.x) - layer.first_block), (bits & ~kPhaseBits) | phase);",
+        "__atomic_store_n(words + (static_cast<int>(blockIdx.x) - layer.first_block), (bits & ~kPhaseBits) | phase,"
+        " __ATOMIC_RELAXED);\n    fibers::changed();",
         "threads",
         "data race",
+    ),
+    "words that are not cleared": Bug(
+        "power_iteration_group.cuh",
+        "layer.squares_u[block] = layer.squares_v[block] = 0;",
+        "layer.squares_u[block] = layer.squares_v[block] = 1;",
+        "plain",
+        VALUES,
+    ),
+    # What is stale, or was never written, is a table of places, too.
+    "weights that stay where they must not": Bug(
+        "power_iteration.cuh", "!tiling.resident || step < 2;", "step < 2;", "addresses", "AddressSanitizer"
+    ),
+    "resident weights of one product only": Bug(
+        "power_iteration.cuh", "!tiling.resident || step < 2;", "!tiling.resident || step < 1;", "addresses", "Sanitizer"
+    ),
+    "copies that nobody waits for": Bug(
+        "power_iteration_conv.cuh", "      wait_for_copies<0>();\n", "", "plain", "copies under way"
+    ),
+    "an item found while others write the one before": Bug(
+        "power_iteration_conv.cuh",
+        "      __syncthreads();\n      if (threadIdx.x == 0) board.item",
+        "      if (threadIdx.x == 0) board.item",
+        "threads",
+        "data race",
+    ),
+    "sums joined while others write them": Bug(
+        "power_iteration_tile.cuh", "    if (half > 0) __syncthreads();\n", "", "threads", "data race"
+    ),
+    "half of the joined sums": Bug(
+        "power_iteration_tile.cuh", "if (k < part.count) values[k] +=", "if (k < part.count / 2) values[k] +=", "plain",
+        VALUES,
     ),
     "wrong padding of the adjoint": Bug(
         "power_iteration_item.cuh",
@@ -56,26 +100,26 @@ BUGS = {
     ),
     "row off by one": Bug(
         "power_iteration_dense.cuh",
-        "if (first_row + r >= rows) continue;",
-        "if (first_row + r > rows) continue;",
+        "if (column < count && first_row + r < rows)",
+        "if (column < count && first_row + r <= rows)",
         "addresses",
         "heap-buffer-overflow",
     ),
     # What atomicAdd would do: every thread adds to one sum when its turn comes. A fiber's += is not interrupted.
     "sums in the order of arrival": Bug(
         "power_iteration_dense.cuh",
-        """    for (int i = 0; i < Unit::kCount; ++i) joined[down * kStrip + along * Unit::kCount + i] = sums[i];
+        """    for (int i = 0; i < Unit::kCount; ++i) joined[down * strip + along * Unit::kCount + i] = sums[i];
     __syncthreads();
     float result[1] = {};
-    if (thread < kStrip && item * kStrip + thread < columns) {
-      for (int d = 0; d < kDown; ++d) result[0] += joined[d * kStrip + thread];
+    if (thread < strip && item * strip + thread < columns) {
+      for (int d = 0; d < row_step; ++d) result[0] += joined[d * strip + thread];
 """,
-        """    for (int i = thread; i < kStrip; i += kThreads) joined[i] = 0;
+        """    for (int i = thread; i < strip; i += kThreads) joined[i] = 0;
     __syncthreads();
     for (int i = 0; i < Unit::kCount; ++i) joined[along * Unit::kCount + i] += sums[i];
     __syncthreads();
     float result[1] = {};
-    if (thread < kStrip && item * kStrip + thread < columns) {
+    if (thread < strip && item * strip + thread < columns) {
       result[0] = joined[thread];
 """,
         "plain",
