@@ -19,6 +19,8 @@ using cpu::LinearLayer;
 
 // What `enough` is: so many times as long as on all multiprocessors.
 constexpr double kEnough = 1.1;
+// Tensor cores must be predicted to take at most this part of the time of the other path, which has been measured.
+constexpr double kConvincing = 0.9;
 constexpr double kNever = std::numeric_limits<double>::infinity();
 
 [[noreturn]] void refuse(const std::string& reason) {
@@ -286,6 +288,9 @@ struct Fastest {
   Cost cost;
   std::vector<Choices> choices;
   double cycles = 0;
+  bool wide = false;
+
+  double price() const { return wide ? cycles / kConvincing : cycles; }
 };
 
 // With `sharing` blocks on a multiprocessor; `wide`: with one, which has all of its shared memory, for the kernel that
@@ -294,6 +299,7 @@ Fastest find_fastest(const std::vector<LayerPlan>& layers, const Card& card, int
   const int most_blocks = card.multiprocessors * sharing, budget = wide ? budget_words(card, 1) : budget_words(card);
   Fastest fastest;
   fastest.cost = cost_of(card, sharing);
+  fastest.wide = wide;
   double low = 0, high = 0;
   for (const LayerPlan& layer : layers) {
     fastest.choices.emplace_back(layer, budget, fastest.cost, most_blocks, wide && may_be_wide(layer, card),
@@ -323,7 +329,7 @@ std::vector<Fastest> find_all(const std::vector<LayerPlan>& layers, const Card& 
 
 Fastest& fastest_of(std::vector<Fastest>& all) {
   return *std::min_element(all.begin(), all.end(),
-                           [](const Fastest& a, const Fastest& b) { return a.cycles < b.cycles; });
+                           [](const Fastest& a, const Fastest& b) { return a.price() < b.price(); });
 }
 
 Plan plan_launch(const std::vector<LayerPlan>& layers, int first_index, const Card& card) {
@@ -414,7 +420,7 @@ Plan plan_gradient_launch(const std::vector<LayerPlan>& layers, int first_index,
   Plan wide = plan_gradient_launch(layers, first_index, card, true);
   if (card.cores == Cores::tensor) return wide;
   Plan narrow = plan_gradient_launch(layers, first_index, card, false);
-  return wide.microseconds < narrow.microseconds ? wide : narrow;
+  return wide.microseconds < kConvincing * narrow.microseconds ? wide : narrow;
 }
 
 // Calls function with the layers of each launch and the index of the first of them.
