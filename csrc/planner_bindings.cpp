@@ -134,10 +134,11 @@ void bind_planner(py::module_& module) {
       .def_readonly("workspace_bytes", &Plan::workspace_bytes)
       .def_readonly("microseconds", &Plan::microseconds)
       .def_readonly("order", &Plan::order)
-      .def("predict", [](const Plan& plan, int iterations, const std::vector<int>& card) {
-        return cuda::predict_microseconds({plan.launch.layer, plan.launch.layer + plan.launch.layers}, plan.blocks,
-                                          iterations, read_card(card), cuda::kKernel);
-      })
+      .def("predict",
+           [](const Plan& plan, int iterations, const std::vector<int>& card) {
+             return cuda::predict_microseconds({plan.launch.layer, plan.launch.layer + plan.launch.layers}, plan.blocks,
+                                               iterations, read_card(card), cuda::kKernel);
+           })
       .def("layers", &describe_layers)
       .def("traffic", [](const Plan& plan, int index,
                          int iterations) { return describe(predict_traffic(plan, index, iterations)); })

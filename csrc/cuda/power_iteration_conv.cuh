@@ -24,7 +24,8 @@ GLORO_FAST_DEVICE void write_tables(int* shifts, int* offsets, int channels, con
 }
 
 // Stages the weights of `terms` terms and a tile of channels as [term][channel]. Eight lanes follow the terms, which
-// mostly lie side by side in memory, and four the channels, so that a store meets no bank more than twice. Copies must be waited for.
+// mostly lie side by side in memory, and four the channels, so that a store meets no bank more than twice. Copies must
+// be waited for.
 GLORO_FAST_DEVICE void stage_weights(float* weights, int log_width, const int* offsets, int terms,
                                      const LayerPlan& layer, const ConvItem& item, int first_channel) {
   const int64_t first = static_cast<int64_t>(item.group) * layer.group_outputs * layer.weight_strides[0] +
@@ -46,7 +47,7 @@ GLORO_FAST_DEVICE void stage_weights(float* weights, int log_width, const int* o
   }
 }
 
-// Writes the thread's part of the sums, where it lies within the picture, and clears the others.
+// Writes the thread's part of the sums, where it lies within the picture, and clears what does not.
 template <int kPixels>
 GLORO_FAST_DEVICE void write_sums(Sums<kPixels>& sums, const Place& place, const Part<kPixels>& part,
                                   const ConvItem& item, float* out) {
@@ -63,11 +64,12 @@ GLORO_FAST_DEVICE void write_sums(Sums<kPixels>& sums, const Place& place, const
                            : -1;
   }
 #pragma unroll
-  for (int c = 0; c < kThreadChannels; ++c)
+  for (int half = 0; half < 2; ++half)
 #pragma unroll
-    for (int p = 0; p < kPixels; ++p) {
-      const bool mine = c % (kThreadChannels / 2) * kPixels + p < part.count;
-      if (mine && at[p] >= 0 && c < channels)
+    for (int k = 0; k < Part<kPixels>::kHalf; ++k) {
+      if (k >= part.count) break;
+      const int c = half * (kThreadChannels / 2) + k / kPixels, p = k % kPixels;
+      if (at[p] >= 0 && c < channels)
         out[first + c * plane + at[p]] = sums[c][p];
       else
         sums[c][p] = 0;
@@ -96,12 +98,6 @@ GLORO_FAST_DEVICE double apply_conv(const LayerPlan& layer, const Tiling& tiling
     const int taps = item.y.taps * item.x.taps, pixels = item.y.outputs * item.x.outputs;
     const WindowLayout layout{item.y.step, item.x.step, tiling.rows, tiling.pitch};
     int* const offsets = shifts + tiling.chunk * taps;
-    int bases[kPixels];
-#pragma unroll
-    for (int p = 0; p < kPixels; ++p) {
-      const int pixel = place.pixel + p * place.pixels;
-      bases[p] = pixel < pixels ? 4 * (pixel / item.x.outputs * tiling.pitch + pixel % item.x.outputs) : 0;
-    }
     Sums<kPixels> sums = {};
     if (step.stage && pixels > 0) {
       write_tables(shifts, offsets, min(tiling.chunk, item.in_channels), item, layout, layer);
@@ -113,8 +109,15 @@ GLORO_FAST_DEVICE double apply_conv(const LayerPlan& layer, const Tiling& tiling
       if (step.stage) stage_weights(weights, log_width, offsets, terms, layer, item, first);
       const float* const picture =
           step.in + static_cast<int64_t>(item.group * item.in_channels + first) * item.in_height * item.in_width;
-      start_window(window, layout, tiling.log_window_lanes, item.y, item.x, picture, item.in_height, item.in_width, staged);
+      start_window(window, layout, tiling.log_window_lanes, item.y, item.x, picture, item.in_height, item.in_width,
+                   staged);
       commit_copies();
+      int bases[kPixels];  // found while the copies are under way
+#pragma unroll
+      for (int p = 0; p < kPixels; ++p) {
+        const int pixel = place.pixel + p * place.pixels;
+        bases[p] = pixel < pixels ? 4 * (pixel / item.x.outputs * tiling.pitch + pixel % item.x.outputs) : 0;
+      }
       wait_for_copies<0>();
       scale_window(window, layout, tiling.log_window_lanes, item.y, item.x, item.in_height, item.in_width, staged,
                    step.scale);

@@ -97,7 +97,8 @@ double item_cycles(const LayerPlan& layer, const Tiling& tiling, bool transposed
   if (layer.wide) return gemm_item_cycles(layer, tiling, transposed, cost);
   const int chunks = ceil_div(in_channels(layer, transposed), tiling.chunk);
   const int terms = ceil_div(tiling.chunk * taps(layer, transposed), 1 << tiling.log_split);
-  const double window = window_cycles(positions(layer, tiling, transposed), tiling.chunk, tiling.log_window_lanes, cost);
+  const double window =
+      window_cycles(positions(layer, tiling, transposed), tiling.chunk, tiling.log_window_lanes, cost);
   return Cost::kItem + chunks * (window + loop_cycles(terms, tiling, cost)) + join_cycles(tiling.log_split, cost);
 }
 
@@ -117,7 +118,8 @@ double gradient_item_cycles(const LayerPlan& layer, const Tiling& tiling, const 
   const double staging = staged_cycles(loads, kValue, cost) +
                          window_cycles(positions(layer, tiling, false), tiling.chunk, tiling.log_window_lanes, cost);
   return Cost::kItem + Cost::kFind + join_cycles(tiling.log_split, cost) +
-         tiling.tiles_y * tiling.tiles_x * (staging + loop_cycles(ceil_div(terms, 1 << tiling.log_split), tiling, cost));
+         tiling.tiles_y * tiling.tiles_x *
+             (staging + loop_cycles(ceil_div(terms, 1 << tiling.log_split), tiling, cost));
 }
 
 double layer_cycles(const LayerPlan& layer, int iterations, const Cost& cost) {
@@ -127,7 +129,8 @@ double layer_cycles(const LayerPlan& layer, int iterations, const Cost& cost) {
     const int products = iterations + (transposed ? 0 : 1), rounds = ceil_div(tiling.items, layer.blocks);
     double vector = 0;
     if (layer.dense)
-      vector = batches(ceil_div(in_channels(layer, transposed), kThreads), cost.kernel.vector_loads, cost) * Cost::kTrip;
+      vector =
+          batches(ceil_div(in_channels(layer, transposed), kThreads), cost.kernel.vector_loads, cost) * Cost::kTrip;
     const double staging = rounds * staging_cycles(layer, tiling, transposed, cost);
     cycles += products * (meet_cycles(layer.blocks, cost) + vector + find_cycles(layer, rounds, cost) +
                           rounds * item_cycles(layer, tiling, transposed, cost)) +

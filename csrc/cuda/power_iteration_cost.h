@@ -13,9 +13,9 @@ namespace gloro_fast::cuda {
 struct KernelShape {
   // Windows and weights of a convolution are copied behind the threads' backs, all at once; else in batches.
   bool copies;
-  // Loads that a thread has under way at once, of a window (without copies), of weights, of a dense layer's vector, of 16
-  // bytes of its rows and of its columns; and whether those left over after whole batches are a batch too, else each of
-  // them waits for the one before.
+  // Loads that a thread has under way at once, of a window (without copies), of weights, of a dense layer's vector, of
+  // 16 bytes of its rows and of its columns; and whether those left over after whole batches are a batch too, else each
+  // of them waits for the one before.
   int window_loads, weight_loads, vector_loads, row_loads, column_loads;
   bool leftovers_at_once;
   int rows;            // of a dense layer that a warp takes at once
@@ -26,8 +26,8 @@ struct KernelShape {
   double term;         // instructions of a term beside its multiply-adds and two for each pixel of a thread
   double join, joins;  // to add the sums of warps that share them: once, and for each halving of their number
 };
-inline constexpr KernelShape kKernel = {true, 0, 0, kVectorLoads, kRowLoads, kColumnLoads, true, kDenseRows, 2, 1200, false,
-                                        true, 8, 700, 0};
+inline constexpr KernelShape kKernel = {true, 0,    0,     kVectorLoads, kRowLoads, kColumnLoads, true, kDenseRows,
+                                        2,    1200, false, true,         8,         700,          0};
 // The kernel that the H100's figures are of.
 inline constexpr KernelShape kMeasuredKernel = {false, 4, 2, 4, 4, 2, false, 2, 3, 2400, true, false, 14, 0, 430};
 

@@ -124,11 +124,12 @@ GLORO_FAST_DEVICE void write_conv_gradient(const LayerPlan& layer, int index, fl
   }
   const int64_t first = static_cast<int64_t>(group) * layer.group_outputs + first_output + place.channel + part.channel;
 #pragma unroll
-  for (int c = 0; c < kThreadChannels; ++c)
+  for (int half = 0; half < 2; ++half)
 #pragma unroll
-    for (int p = 0; p < kThreadPixels; ++p) {
-      const bool mine = c % (kThreadChannels / 2) * kThreadPixels + p < part.count;
-      if (mine && at[p] >= 0 && place.channel + part.channel + c < outputs)
+    for (int k = 0; k < Part<kThreadPixels>::kHalf; ++k) {
+      if (k >= part.count) break;
+      const int c = half * (kThreadChannels / 2) + k / kThreadPixels, p = k % kThreadPixels;
+      if (at[p] >= 0 && place.channel + part.channel + c < outputs)
         store_weight(layer.weight, layer.type, (first + c) * layer.weight_strides[0] + at[p], sums[c][p] * factor);
     }
 }

@@ -24,13 +24,14 @@ inline constexpr int kSlice = 16;
 inline constexpr int kGemmItemWords = 40;  // of shared memory, before an item's tables
 // Shared memory in front of every layout: what the warps of a block tell each other.
 inline constexpr int kReservedBytes = 384;
-// Rows of a dense layer that a warp takes at once: one, so that many loads of it are under way. Bytes of a row that its columns are cut into.
+// Rows of a dense layer that a warp takes at once: one, so that many loads of it are under way. Bytes of a row that its
+// columns are cut into.
 inline constexpr int kDenseRows = 1;
 inline constexpr int kDenseStripBytes = 256;
 inline constexpr int kGradientRows = 32;
 
-// Loads of global memory that a thread has under way at once, of a dense layer's vector, and of 16 bytes of its weights:
-// it waits for the L2 cache once for so many.
+// Loads of global memory that a thread has under way at once, of a dense layer's vector, and of 16 bytes of its
+// weights: it waits for the L2 cache once for so many.
 inline constexpr int kVectorLoads = 8;
 inline constexpr int kRowLoads = 14, kColumnLoads = 8;
 
@@ -73,8 +74,8 @@ struct LayerPlan {
   const float* start;
   float* v;
   float* u;
-  float* spare;       // as long as v; wide: packed weights, two packed iterates and u, see power_iteration_pack.cuh
-  uint64_t* squares_v;        // of each block, the sum of squares of what it gives of v, with its phase
+  float* spare;         // as long as v; wide: packed weights, two packed iterates and u (power_iteration_pack.cuh)
+  uint64_t* squares_v;  // of each block, the sum of squares of what it gives of v, with its phase
   uint64_t* squares_u;
   float* sigma;               // backward: the gradient with respect to sigma, read
   int32_t weight_strides[4];  // output, input, height, width, in elements

@@ -465,12 +465,17 @@ std::vector<Plan> plan_power_iteration(const std::vector<LinearLayer>& layers, c
 int enough_multiprocessors(const std::vector<LinearLayer>& layers, const Card& card) {
   int most = 1;
   for_each_run(layers, [&](const auto& run, int) {
-    std::vector<Fastest> all = find_all(run, card);
-    const double enough = kEnough * (fastest_of(all).cycles + Cost::kLaunch) - Cost::kLaunch;
-    int needed = card.multiprocessors;
-    for (Fastest& way : all)
-      needed = std::min(needed, (divide(way.choices, enough).total - 1) / way.cost.sharing + 1);
-    most = std::max(most, needed);
+    const auto cycles = [&](int multiprocessors) {
+      std::vector<Fastest> all = find_all(run, share_of(card, multiprocessors));
+      return fastest_of(all).cycles + Cost::kLaunch;
+    };
+    const double enough = kEnough * cycles(card.multiprocessors);
+    int low = 0, high = card.multiprocessors;
+    while (high - low > 1) {
+      const int middle = (low + high) / 2;
+      (cycles(middle) <= enough ? high : low) = middle;
+    }
+    most = std::max(most, high);
   });
   return std::min(most, card.multiprocessors);
 }

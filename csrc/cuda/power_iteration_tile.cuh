@@ -1,4 +1,5 @@
-// The inner part of every convolution kernel: 256 threads, each with 8 channels x 4 pixels of sums in registers, or x 2.
+// The inner part of every convolution kernel: 256 threads, each with 8 channels x 4 pixels of sums in registers, or
+// x 2.
 //
 // A sum runs over "terms". Term k of all channels is a row of staged weights, and of all pixels one constant shift in
 // a staged window, so that stride, dilation, padding and transposition are all in the tables. Shifts are in bytes, as
@@ -83,7 +84,7 @@ GLORO_FAST_DEVICE void join_splits(Sums<kPixels>& sums, const Place& place, cons
   const float* const shared = memory + (warp - place.split) * (kHalf * 32) + part.first * 32 + lane;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    float(&values)[kHalf] = reinterpret_cast<float(&)[2][kHalf]>(sums)[half];
+    float (&values)[kHalf] = reinterpret_cast<float (&)[2][kHalf]>(sums)[half];
     if (half > 0) __syncthreads();
 #pragma unroll
     for (int i = 0; i < kHalf; ++i) mine[i * 32] = values[i], values[i] = 0;
@@ -106,8 +107,8 @@ struct WindowLayout {
   }
 };
 
-// Calls function(where in the window, where in the picture, whether it lies in it) for the values of `channels` channels
-// that are this thread's.
+// Calls function(where in the window, where in the picture, whether it lies in it) for the values of `channels`
+// channels that are this thread's.
 template <typename Function>
 GLORO_FAST_DEVICE void for_each_value(const WindowLayout& layout, int log_lanes, const AxisView& y, const AxisView& x,
                                       int height, int width, int channels, const Function& function) {

@@ -42,8 +42,7 @@ def enough_multiprocessors(numbers: tuple[int, ...], index: int) -> int:
     """Return the fewest multiprocessors on which these layers are expected to take 1.1 times as long as on all at most.
 
     By the cost model of the planner. Small nets wait rather than compute: on an H100 with 132 multiprocessors it gives
-    8 for 2C2F, 49 for 6C2F and 109 for 8C2F; measured there, 2C2F takes the same time in 16 as in all, 6C2F in 48, and
-    2.6 times as long in 16.
+    21 for 2C2F, 100 for 6C2F and 103 for 8C2F.
 
     Args:
         numbers: the layers as the compiled op takes them (:func:`gloro_fast.ops.power_iteration.layer_numbers`).
