@@ -60,10 +60,9 @@ struct WarpPlace {
   int warp;
 
   GLORO_FAST_DEVICE explicit WarpPlace(const Tiling& tiling) {
-    const unsigned thread = static_cast<unsigned>(thread_anew());
-    const int lane = static_cast<int>(thread & 31);
+    const int lane = static_cast<int>(threadIdx.x & 31);
     const int log_columns = tiling.log_channel_lanes - 3;
-    warp = static_cast<int>(thread >> 5);
+    warp = static_cast<int>(threadIdx.x >> 5);
     g = lane >> 2, t = lane & 3;
     splits = 1 << tiling.log_split;
     split = warp & (splits - 1);

@@ -22,40 +22,33 @@ namespace gloro_fast::cuda {
 template <bool kTransposed, bool kExact>
 GLORO_FAST_DEVICE void add_slice(WarpSums& sums, const float* window, const int (&pixels)[2 * kRowTiles],
                                  const float* weights, int odd, float scale) {
-  // The exact products take one row tile at a time, since parts of numbers fill the registers.
-  constexpr int kRows = kExact ? 1 : kRowTiles;
+  float a[2 * kRowTiles][4];
 #pragma unroll
-  for (int first = 0; first < kRowTiles; first += kRows) {
-    float a[2 * kRows][4];
-    if (kExact) read_anew();
+  for (int p = 0; p < 2 * kRowTiles; ++p) {
+    load_four(a[p], window + pixels[p]);
 #pragma unroll
-    for (int p = 0; p < 2 * kRows; ++p) {
-      load_four(a[p], window + pixels[2 * first + p]);
+    for (int k = 0; k < 4; ++k) a[p][k] *= scale;
+  }
+  const auto add = [&](int n, int k, float b0, float b1) {
 #pragma unroll
-      for (int k = 0; k < 4; ++k) a[p][k] *= scale;
-    }
-    const auto add = [&](int n, int k, float b0, float b1) {
+    for (int m = 0; m < kRowTiles; ++m)
+      add_terms_of_tile<kExact>(sums[m][n], a[2 * m][k], a[2 * m + 1][k], a[2 * m][k + 1], a[2 * m + 1][k + 1], b0, b1);
+  };
 #pragma unroll
-      for (int m = 0; m < kRows; ++m)
-        add_terms_of_tile<kExact>(sums[first + m][n], a[2 * m][k], a[2 * m + 1][k], a[2 * m][k + 1], a[2 * m + 1][k + 1],
-                                  b0, b1);
-    };
+  for (int n = 0; n < kColumnTiles; n += 4) {
 #pragma unroll
-    for (int n = 0; n < kColumnTiles; n += 4) {
+    for (int i = 0; i < 4; i += kTransposed ? 2 : 1) {
+      if (kTransposed) {  // two channels of the slice for four tiles
+        float b0[4], b1[4];
+        load_four(b0, weights + i * kWarpChannels + 8 * n);
+        load_four(b1, weights + (i + 1) * kWarpChannels + 8 * n);
 #pragma unroll
-      for (int i = 0; i < 4; i += kTransposed ? 2 : 1) {
-        if (kTransposed) {  // two channels of the slice for four tiles
-          float b0[4], b1[4];
-          load_four(b0, weights + i * kWarpChannels + 8 * n);
-          load_four(b1, weights + (i + 1) * kWarpChannels + 8 * n);
-#pragma unroll
-          for (int j = 0; j < 4; ++j) add(n + j, i, b0[j], b1[j]);
-        } else {  // four channels for a tile
-          float b[4];
-          load_four(b, weights + (8 * n + i / 2 * 2) * kSlice + (i % 2 == 0 ? odd : kSlice - odd));
-          add(n + i, 0, b[0], b[1]);
-          add(n + i, 2, b[2], b[3]);
-        }
+        for (int j = 0; j < 4; ++j) add(n + j, i, b0[j], b1[j]);
+      } else {  // four channels for a tile
+        float b[4];
+        load_four(b, weights + (8 * n + i / 2 * 2) * kSlice + (i % 2 == 0 ? odd : kSlice - odd));
+        add(n + i, 0, b[0], b[1]);
+        add(n + i, 2, b[2], b[3]);
       }
     }
   }
@@ -78,7 +71,7 @@ struct GemmItem {
   int transposed, exact;
   float scale;  // of the input
 };
-static_assert(sizeof(GemmItem) <= 4 * (kGemmItemWords - 2 * kWarps));
+static_assert(sizeof(GemmItem) <= 4 * kGemmItemWords);
 
 // A slice of channels for each split and some taps from `first` on; the window comes with the first of them.
 struct alignas(8) GemmStep {
@@ -90,12 +83,10 @@ struct alignas(8) GemmStep {
 // where it lies in the input, -1 for a zero; of each tap its shift among the positions and where its weights lie.
 struct GemmTables {
   GemmItem& item;
-  double* squares;  // of each warp
   GemmStep* steps;
 
   GLORO_FAST_DEVICE explicit GemmTables(float* memory)
       : item(*reinterpret_cast<GemmItem*>(memory)),
-        squares(reinterpret_cast<double*>(memory + kGemmItemWords - 2 * kWarps)),
         steps(reinterpret_cast<GemmStep*>(memory + kGemmItemWords)) {}
   GLORO_FAST_DEVICE int* pixels() const { return reinterpret_cast<int*>(steps + item.steps); }
   GLORO_FAST_DEVICE int* origins() const { return pixels() + item.pixels; }
@@ -270,6 +261,7 @@ GLORO_FAST_DEVICE double apply_gemm(const LayerPlan& layer, const Tiling& tiling
   const GemmTables tables(memory);
   const GemmItem& gemm = tables.item;
 
+  double square = 0;
   for (int index = first_item(layer); index < tiling.items; index += layer.blocks) {
     if (threadIdx.x == 0) {
       if (index != first_item(layer)) board.item = find_item(layer, tiling, board.step.transposed, index);
@@ -303,13 +295,11 @@ GLORO_FAST_DEVICE double apply_gemm(const LayerPlan& layer, const Tiling& tiling
     join_splits(sums, place, memory + tiling.weights);
     if (place.split == 0) {
       write_packed(sums, place, item, board.step.out, gemm.out_channels, layer.groups * gemm.out_channels);
-      const double square = sum_over_warp(sum_of_squares(reinterpret_cast<const float (&)[kWarpSums]>(sums)));
-      if (place.g + place.t == 0) tables.squares[place.warp] = index == first_item(layer) ? square : tables.squares[place.warp] + square;
-    } else if (place.g + place.t == 0) tables.squares[place.warp] = 0;
+      square += sum_of_squares(reinterpret_cast<const float (&)[kWarpSums]>(sums));
+    }
     __syncthreads();  // until nobody reads the item
   }
-  const int thread = thread_anew();
-  return thread % 32 == 0 && first_item(layer) < tiling.items ? tables.squares[thread / 32] : 0.0;
+  return square;
 }
 
 }  // namespace gloro_fast::cuda

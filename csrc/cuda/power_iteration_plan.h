@@ -21,7 +21,7 @@ inline constexpr int kThreadSums = kThreadChannels * kThreadPixels;
 inline constexpr int kWarpPixels = 32;
 inline constexpr int kWarpChannels = 64;
 inline constexpr int kSlice = 16;
-inline constexpr int kGemmItemWords = 40;  // of shared memory, before an item's tables
+inline constexpr int kGemmItemWords = 24;  // of shared memory, before an item's tables
 // Shared memory in front of every layout: what the warps of a block tell each other.
 inline constexpr int kReservedBytes = 384;
 // Rows of a dense layer that a warp takes at once: one, so that many loads of it are under way. Bytes of a row that its

@@ -156,12 +156,6 @@ inline uint16_t narrow_float16(float value) {
   return cpu::narrow<cpu::Half>(value).bits;
 }
 
-inline int thread_anew() {
-  return static_cast<int>(threadIdx.x);
-}
-
-inline void read_anew() {}
-
 inline void start_copy(float* to, const float* from, unsigned words, bool present) {
   std::fill(to, to + words, std::numeric_limits<float>::quiet_NaN());
   fibers::start_copy({to, present ? from : nullptr, words});
