@@ -54,3 +54,14 @@ def test_convolutions_move_what_the_planner_says(layer: Layer) -> None:
         expected = sum(predicted.values())
         print(f"{name}: {moved(launch)} bytes, {expected:.0f} predicted: {predicted}")
         assert abs(moved(launch) / expected - 1) <= 0.05
+
+
+def test_lanes_meet_no_bank_twice() -> None:
+    """Of 16-byte loads, for a tile as wide as the picture; pixels that lie in two rows may meet."""
+    network = draw([conv((8, 8), (64, 64), 3, padding=(1, 1))])
+    simulated = Simulated(network, 1, LARGE)
+    for launch in (simulated.forward, simulated.backward):
+        loads, met = launch.wide_loads
+        print(f"{met} of {loads} loads by eight lanes meet a bank twice")
+        assert loads > 0
+        assert met <= 0.02 * loads
