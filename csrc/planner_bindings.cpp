@@ -165,8 +165,8 @@ void bind_planner(py::module_& module) {
         cuda::Card card = read_card(properties);
         card.cooperative = cooperative;
         return cuda::fit_power_iteration(read(numbers), cuda::share_of(card, multiprocessors),
-                                         {[&](const Plan& plan) { return resident_blocks(plan.shared_bytes); },
-                                          [&](const Plan& plan) { return try_launch(plan.blocks, plan.shared_bytes); }});
+                                         {[&](const Plan& p) { return resident_blocks(p.shared_bytes); },
+                                          [&](const Plan& p) { return try_launch(p.blocks, p.shared_bytes); }});
       },
       py::arg("numbers"), py::arg("card"), py::arg("resident_blocks"), py::arg("try_launch"),
       py::arg("cooperative") = true, py::arg("multiprocessors") = 0);

@@ -1,9 +1,9 @@
 // A wide convolution or its transpose applied to one picture on tensor cores: pixels x (taps x channels) x channels.
 //
-// Windows of the input and weights come in steps, a slice of channels for each warp that shares a sum and some taps at a
-// time, by copies that run while the steps before are computed. The factors are cut to TF32 by the hardware: that scales
-// an iterate, whose length does not count, and turns it by some 4e-4 (rounding would by as much). The application that
-// gives sigma is exact.
+// Windows of the input and weights come in steps, a slice of channels for each warp that shares a sum and some taps at
+// a time, by copies that run while the steps before are computed. The factors are cut to TF32 by the hardware: that
+// scales an iterate, whose length does not count, and turns it by some 4e-4 (rounding would by as much). The
+// application that gives sigma is exact.
 #pragma once
 
 #include "dialect.cuh"
@@ -16,9 +16,9 @@
 
 namespace gloro_fast::cuda {
 
-// Adds a slice of channels at one tap. `window` + `pixels` are the lane's four channels of its pixels, `weights` a block
-// of 64 output channels x the slice, or transposed the slice x 64 channels, from where the lane begins. Blocks are staged
-// so that the eight lanes which a load serves at once meet no bank twice.
+// Adds a slice of channels at one tap. `window` + `pixels` are the lane's four channels of its pixels, `weights` a
+// block of 64 output channels x the slice, or transposed the slice x 64 channels, from where the lane begins. Blocks
+// are staged so that the eight lanes which a load serves at once meet no bank twice.
 template <bool kTransposed, bool kExact>
 GLORO_FAST_DEVICE void add_slice(WarpSums& sums, const float* window, const int (&pixels)[2 * kRowTiles],
                                  const float* weights, int odd, float scale) {
@@ -66,7 +66,7 @@ struct GemmItem {
   int pixels, positions, taps;
   int parts, steps;  // of the taps, and all
   int step_taps;
-  int tap_words;  // of a staged tap
+  int tap_words;       // of a staged tap
   int staged, window;  // where the stages lie
   int transposed, exact;
   float scale;  // of the input
@@ -86,8 +86,7 @@ struct GemmTables {
   GemmStep* steps;
 
   GLORO_FAST_DEVICE explicit GemmTables(float* memory)
-      : item(*reinterpret_cast<GemmItem*>(memory)),
-        steps(reinterpret_cast<GemmStep*>(memory + kGemmItemWords)) {}
+      : item(*reinterpret_cast<GemmItem*>(memory)), steps(reinterpret_cast<GemmStep*>(memory + kGemmItemWords)) {}
   GLORO_FAST_DEVICE int* pixels() const { return reinterpret_cast<int*>(steps + item.steps); }
   GLORO_FAST_DEVICE int* origins() const { return pixels() + item.pixels; }
   GLORO_FAST_DEVICE int* shifts() const { return origins() + item.positions; }

@@ -1,5 +1,5 @@
-// The gradient of a wide convolution on tensor cores: output channels x pixels x entries (input channel, tap). Every product
-// is exact, three for one: u and v are what they are, and the gradient is one product where sigma took eleven.
+// The gradient of a wide convolution on tensor cores: output channels x pixels x entries (input channel, tap). Every
+// product is exact, three for one: u and v are what they are, and the gradient is one product where sigma took eleven.
 #pragma once
 
 #include "dialect.cuh"
@@ -55,8 +55,8 @@ GLORO_FAST_DEVICE int staged_at(int pixel, int channel, int channels) {
   return pixel * channels + 4 * ((channel >> 2) ^ ((pixel & 3) << 1)) + (channel & 3);
 }
 
-// Starts the copies of some pixels: of u as pixel x row, then of v as pixel x column. Of a warp's lanes eight follow the
-// pixels, which lie side by side in memory, and four the channels.
+// Starts the copies of some pixels: of u as pixel x row, then of v as pixel x column. Of a warp's lanes eight follow
+// the pixels, which lie side by side in memory, and four the channels.
 GLORO_FAST_DEVICE void stage_pixels(float* to, const LayerPlan& layer, const GradientTile& tile,
                                     const GradientEntry* entries, int first_pixel) {
   const int thread = static_cast<int>(threadIdx.x), octets = layer.forward.chunk >> 3;

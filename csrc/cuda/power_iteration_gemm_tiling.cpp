@@ -46,8 +46,8 @@ PackedSizes packed_sizes(const LayerPlan& layer) {
           layer.groups * outputs * layer.height.output * layer.width.output};
 }
 
-// Of a step whose copies start `stages - 1` steps before it is computed: it takes as long as its work, as its bytes from
-// the L2 cache, or as its share of their latency.
+// Of a step whose copies start `stages - 1` steps before it is computed: it takes as long as its work, as its bytes
+// from the L2 cache, or as its share of their latency.
 double step_cycles(double work, double bytes, int stages) {
   return kStepCycles + std::max({work, bytes / kBytesPerCycle, Cost::kTrip / (stages - 1)});
 }

@@ -1,5 +1,5 @@
-// Weights and vectors of a wide layer as the tensor cores want them: channels last, those of a group rounded up to slices,
-// with zeros. Packed once a launch; float32, whatever the weights' type and strides.
+// Weights and vectors of a wide layer as the tensor cores want them: channels last, those of a group rounded up to
+// slices, with zeros. Packed once a launch; float32, whatever the weights' type and strides.
 #pragma once
 
 #include "dialect.cuh"

@@ -15,8 +15,8 @@ from gloro_fast.ops import power_iteration_reference
 SMALL = [conv((5, 4), (9, 17), 3, 2, (1, 1)), dense(17, 130), conv((4,), (2, 3), 3)]
 
 
-# Every way in which a wide layer can be odd: channels beyond slices and tiles, groups, strides, dilation, padding, phases
-# without taps or pixels, one dimension.
+# Every way in which a wide layer can be odd: channels beyond slices and tiles, groups, strides, dilation, padding,
+# phases without taps or pixels, one dimension.
 WIDE = {
     "3 x 3": conv((8, 8), (32, 32), 3, padding=(1, 1)),
     "channels beyond the tiles": conv((9, 7), (40, 72), 3, 2, (1, 1)),

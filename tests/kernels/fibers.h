@@ -35,8 +35,8 @@ void block_barrier(Site site);
 void grid_barrier(Site site);
 // Gives the value of the lane whose number differs in the bits `lanes`; all 32 lanes take part.
 uint64_t exchange(uint64_t value, unsigned lanes, Site site);
-// Copies to shared memory that land when their thread waits for them; until then NaN lies there. A thread that ends with
-// copies under way is an error. The words themselves are moved by those who call, for the sanitizers to see.
+// Copies to shared memory that land when their thread waits for them; until then NaN lies there. A thread that ends
+// with copies under way is an error. The words themselves are moved by those who call, for the sanitizers to see.
 struct Copy {
   float* to;
   const float* from;  // null for zeros

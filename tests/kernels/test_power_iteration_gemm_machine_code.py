@@ -1,4 +1,4 @@
-"""Products of matrices and loads of shared memory in the machine code of wide convolutions, against the fewest there can be.
+"""Products of matrices and loads of shared memory in the machine code of wide convolutions, against the fewest needed.
 
 A warp's tile of 32 pixels x 64 channels takes 32 products of 16 x 8 x 8 for 16 terms, three times as many where it is
 exact, and 12 loads of 16 bytes a lane: every number of both factors once.
@@ -59,7 +59,10 @@ def innermost_loops(code: list[tuple[int, str]]) -> list[Loop]:
     loops = {}
     for first, last in ranges:
         names = Counter(
-            name for at, instruction in code if first <= at <= last for name in re.findall(r"HMMA|LDS\S*\.128", instruction)
+            name
+            for at, instruction in code
+            if first <= at <= last
+            for name in re.findall(r"HMMA|LDS\S*\.128", instruction)
         )
         loads = sum(count for name, count in names.items() if name != "HMMA")
         if names["HMMA"]:

@@ -42,7 +42,10 @@ BUGS = {
         VALUES,
     ),
     "sums joined over what others still read": Bug(
-        GEMM, "    __syncthreads();\n    const WarpPlace place(tiling);", "    const WarpPlace place(tiling);", "threads",
+        GEMM,
+        "    __syncthreads();\n    const WarpPlace place(tiling);",
+        "    const WarpPlace place(tiling);",
+        "threads",
         "data race",
     ),
     "rows of a fragment swapped": Bug(
@@ -66,8 +69,11 @@ BUGS = {
     ),
     "no zeros beyond the picture": Bug(GEMM, "iy < item.in_height && ", "", "plain", VALUES),
     "no zeros beyond the channels": Bug(
-        "power_iteration_pack.cuh", "real ? load_weight(layer.weight, layer.type, at) : 0.0f",
-        "load_weight(layer.weight, layer.type, at)", "addresses", "heap-buffer-overflow",
+        "power_iteration_pack.cuh",
+        "real ? load_weight(layer.weight, layer.type, at) : 0.0f",
+        "load_weight(layer.weight, layer.type, at)",
+        "addresses",
+        "heap-buffer-overflow",
     ),
     "the scale forgotten": Bug(GEMM, "a[p][k] *= scale;", "a[p][k] *= 1;", "plain", VALUES),
     "the last product cut like the others": Bug(
@@ -81,7 +87,10 @@ BUGS = {
         GRADIENT, " && ix >= 0 && ix < layer.width.input;", ";", "plain", VALUES
     ),
     "gradient: halves of a fragment swapped": Bug(
-        GRADIENT, "a[0][2 * m], a[0][2 * m + 1], a[1][2 * m],", "a[1][2 * m], a[0][2 * m + 1], a[0][2 * m],", "plain",
+        GRADIENT,
+        "a[0][2 * m], a[0][2 * m + 1], a[1][2 * m],",
+        "a[1][2 * m], a[0][2 * m + 1], a[0][2 * m],",
+        "plain",
         VALUES,
     ),
 }

@@ -208,10 +208,11 @@ class TestAShareOfTheMultiprocessors:
         assert planner.enough_multiprocessors(dense_layers(1), Card(1)) == 1
 
 
+WIDE = {"4 x 256": (4, 256, 32), "4 x 512": (4, 512, 16), "12 x 64": (12, 64, 16)}
+
+
 class TestTensorCores:
     """Convolutions with many channels run on tensor cores where that is predicted to be clearly faster."""
-
-    WIDE = {"4 x 256": (4, 256, 32), "4 x 512": (4, 512, 16), "12 x 64": (12, 64, 16)}
 
     @staticmethod
     def numbers(count: int, channels: int, size: int) -> list[int]:
@@ -221,7 +222,7 @@ class TestTensorCores:
     @pytest.mark.parametrize("name", WIDE)
     def test_wide_layers_on_an_h100(self, name: str) -> None:
         """What an H100 is to take, in microseconds with the gradient: 700, 1000, 120."""
-        numbers = self.numbers(*self.WIDE[name])
+        numbers = self.numbers(*WIDE[name])
         predicted = []
         for card in (CARDS["H100"], CARDS["H100"]._replace(cores=PLAIN)):
             (plan,) = planner.plan_power_iteration(numbers, card)

@@ -66,7 +66,11 @@ BUGS = {
         "power_iteration.cuh", "!tiling.resident || step < 2;", "step < 2;", "addresses", "runtime error"
     ),
     "resident weights of one product only": Bug(
-        "power_iteration.cuh", "!tiling.resident || step < 2;", "!tiling.resident || step < 1;", "addresses", "runtime error"
+        "power_iteration.cuh",
+        "!tiling.resident || step < 2;",
+        "!tiling.resident || step < 1;",
+        "addresses",
+        "runtime error",
     ),
     "copies that nobody waits for": Bug(
         "power_iteration_conv.cuh", "      wait_for_copies<0>();\n", "", "plain", "copies under way"
@@ -83,7 +87,10 @@ BUGS = {
         "power_iteration_tile.cuh", "    if (half > 0) __syncthreads();\n", "", "threads", "data race"
     ),
     "half of the joined sums": Bug(
-        "power_iteration_tile.cuh", "if (k < part.count) values[k] +=", "if (k < part.count / 2) values[k] +=", "plain",
+        "power_iteration_tile.cuh",
+        "if (k < part.count) values[k] +=",
+        "if (k < part.count / 2) values[k] +=",
+        "plain",
         VALUES,
     ),
     "wrong padding of the adjoint": Bug(
