@@ -153,7 +153,6 @@ std::vector<Candidate> gemm_candidates(const LayerPlan& layer, bool transposed, 
 
 std::vector<Candidate> gemm_gradient_candidates(const LayerPlan& layer, int budget_words, const Cost& cost) {
   const int entries = layer.group_inputs * layer.height.kernel * layer.width.kernel;
-  const int outputs = layer.height.output * layer.width.output;
   std::vector<Candidate> found;
   for (int log_columns = 0; log_columns <= kLogWarps; ++log_columns) {
     if (log_columns > 0 && kWarpChannels << log_columns >= 2 * entries) break;
