@@ -1,10 +1,11 @@
 """Builds the compiled part of gloro_fast: a library of torch ops and a module of build facts, with ninja.
 
 torch's own CUDAExtension refuses a CPU-only torch, so compilers are driven from here. What is built follows
-from what the machine has: no C++ compiler, pure Python; no nvcc, the CPU part. Environment variables:
+from what the machine has: no C++ compiler, pure Python; no nvcc, or a torch without CUDA, the CPU part. Environment
+variables:
 
     GLORO_FAST_NO_EXTENSION=1    build nothing (and, at run time, load nothing)
-    GLORO_FAST_CUDA_ARCHS        architectures to compile for, such as "80;90"; "none" leaves CUDA out
+    GLORO_FAST_CUDA_ARCHS        architectures to compile for, such as "80;90"; "all"; "none" leaves CUDA out
     CXX, CUDA_HOME, MAX_JOBS     as everywhere
 """
 
@@ -97,9 +98,13 @@ def find_toolchain() -> Toolchain | None:
 
 
 def find_cuda(cxx: tuple[str, ...]) -> Toolchain:
-    """Add nvcc and the architectures to compile for, where there is one."""
+    """Add nvcc and the architectures to compile for, where there is one and torch can use it, or it is asked for."""
     asked = os.environ.get("GLORO_FAST_CUDA_ARCHS")
     if asked is not None and asked.strip().lower() in ("", "none"):
+        return Toolchain(cxx)
+    if asked is None and not torch_has_cuda():
+        # Six architectures take as long as everything else together.
+        say("this PyTorch has no CUDA: building the CPU part only (GLORO_FAST_CUDA_ARCHS=all compiles for GPUs too)")
         return Toolchain(cxx)
     homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")]
     places = [str(Path(home, "bin")) for home in homes if home] + [
@@ -111,7 +116,7 @@ def find_cuda(cxx: tuple[str, ...]) -> Toolchain:
         say("no nvcc found: building the CPU part only")
         return Toolchain(cxx)
     version = re.search(r"V(\d+(?:\.\d+)+)", output_of([nvcc, "--version"]))
-    if asked is None:
+    if asked is None or asked.strip().lower() == "all":
         known = set(re.findall(r"compute_(\w+)", output_of([nvcc, "--list-gpu-arch"])))
         architectures = tuple(a for a in DEFAULT_ARCHITECTURES if a in known)
     else:
@@ -123,6 +128,13 @@ def find_cuda(cxx: tuple[str, ...]) -> Toolchain:
         say(f"{nvcc} knows none of {', '.join(DEFAULT_ARCHITECTURES)}: building the CPU part only")
         return Toolchain(cxx)
     return Toolchain(cxx, nvcc, version.group(1) if version else "unknown", architectures)
+
+
+def torch_has_cuda() -> bool:
+    """Whether the installed torch was built with CUDA; read from its file, since importing it takes seconds."""
+    found = importlib.util.find_spec("torch")
+    version = Path(found.origin).parent / "version.py" if found is not None and found.origin else None
+    return version is not None and version.is_file() and runpy.run_path(str(version)).get("cuda") is not None
 
 
 def cuda_libraries(nvcc: str) -> list[str]:
@@ -247,7 +259,7 @@ def write_ops_library(writer: Writer, tools: Toolchain, planner: list[str]) -> s
 def write_cpu_kernels(writer: Writer) -> list[str]:
     """Each kernel file to one object; those named for an instruction set only where the processor has such."""
     objects = []
-    for source in sorted((CSRC / "cpu").glob("*.cpp")):
+    for source in sorted([*(CSRC / "common").glob("*.cpp"), *(CSRC / "cpu").glob("*.cpp")]):
         simd = source.stem.rpartition("_")[2]
         if simd in SIMD_FLAGS and platform.machine() not in ("x86_64", "AMD64"):
             continue
@@ -279,7 +291,7 @@ def write_build_facts(writer: Writer, tools: Toolchain, planner: list[str]) -> l
     name = BUILD_FACTS + sysconfig.get_config_var("EXT_SUFFIX")
     sources = [CSRC / "build_info.cpp", CSRC / "planner_bindings.cpp"]
     objects = [write_object(writer, "cxx", source, flags) for source in sources]
-    objects += ["cpu-simd.cpp.o", "cpu-power_iteration_description.cpp.o"]  # compiled for the library of ops
+    objects += ["cpu-simd.cpp.o", "common-power_iteration_description.cpp.o"]  # compiled for the library of ops
     writer.build(name, "cxx_link", [*objects, *planner])
     return [name]
 

@@ -15,8 +15,8 @@ from benchmarks.networks import NETWORKS
 from benchmarks.record import COST, RATE, SPEEDUP, Comparison
 from gloro_fast.bounds import bound_network
 from gloro_fast.bounds.power import MAX_ITERATIONS, TOLERANCE
-from gloro_fast.nn.rules import LinearMap
 from gloro_fast.ops import Geometry
+from gloro_fast.rules.registry import LinearMap
 
 REPEAT = 5  # a call for 2C2F takes less than a millisecond, half of it where the caches are cold
 GOALS = {"2C2F": 10.0, "4C3F": 4.0, "6C2F": 3.0}

@@ -10,8 +10,8 @@ from torch import Tensor
 from benchmarks import eager
 from benchmarks.interleaving import Job
 from gloro_fast import ops
-from gloro_fast.nn.rules import LinearMap
 from gloro_fast.ops import Geometry
+from gloro_fast.rules.registry import LinearMap
 
 ITERATIONS = 5
 MATRIX = 1024

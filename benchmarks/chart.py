@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from benchmarks.record import COST, OURS, RATE, Comparison, Record
 from benchmarks.table import ratio_of
-from gloro_fast import atomic
+from gloro_fast.files import atomic
 
 # Okabe and Ito's colours, told apart by everyone.
 _OURS_SMALLER, _OURS_LARGER, _GOAL = "#0072B2", "#E69F00", "#000000"

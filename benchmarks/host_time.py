@@ -36,9 +36,10 @@ from triton.backends.compiler import GPUTarget
 from benchmarks.interleaving import Job
 from benchmarks.networks import LAMBDA
 from benchmarks.stock import adam
-from gloro_fast import GloRoNet, _gpu
-from gloro_fast.architectures import ARCHITECTURES
+from gloro_fast import GloRoNet
 from gloro_fast.losses import TradesLoss
+from gloro_fast.models.architectures import ARCHITECTURES
+from gloro_fast.native import dispatch
 from gloro_fast.nn import Conv2d, MinMax
 from gloro_fast.ops import labels as labels_module
 from gloro_fast.ops import product, statistics
@@ -77,19 +78,19 @@ def as_on_a_gpu() -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         stack.callback(library._destroy)
         with warnings.catch_warnings(action="ignore"):  # of kernels for the CPU that are replaced
-            for op, implementation in _gpu.implementations().items():
+            for op, implementation in dispatch.implementations().items():
                 library.impl(op.removeprefix("gloro_fast::"), implementation, "CPU")  # type: ignore[no-untyped-call]
         stack.callback(triton.runtime.driver.set_active, triton.runtime.driver._active)
         triton.runtime.driver.set_active(_Driver())
         for module, name, answer in (
-            (_gpu, "_is_seen_by_nobody", True),
+            (dispatch, "_is_seen_by_nobody", True),
             (importlib.import_module("gloro_fast.kernels.launching"), "_are_on_gpu", True),
             (statistics, "_runs_compiled", True),
-            (labels_module, "_is_on_host", False),
+            (labels_module, "is_on_host", False),
         ):
             # No mock, whose calls take microseconds.
             stack.enter_context(mock.patch.object(module, name, _answering(answer)))
-        stack.enter_context(mock.patch.object(product, "_gradient", _gradient_of_product))
+        stack.enter_context(mock.patch.object(product, "gradient", _gradient_of_product))
         yield
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 import gloro_fast
-from gloro_fast import _extension
+from gloro_fast.native import extension
 
 
 def describe(device: torch.device, cpu: dict[str, Any]) -> dict[str, Any]:
@@ -20,7 +20,7 @@ def describe(device: torch.device, cpu: dict[str, Any]) -> dict[str, Any]:
         device: what was measured.
         cpu: pytest-benchmark's description of the processor.
     """
-    facts = _extension.facts()
+    facts = extension.facts()
     described = {
         "device": str(device),
         "processor": cpu.get("brand_raw", platform.processor() or platform.machine()),

@@ -8,9 +8,9 @@ import torch
 
 from gloro_fast import architectures
 from gloro_fast.data.dataset import DataSet, Split
-from gloro_fast.nn.rules import LinearMap
-from gloro_fast.plan import make_plan
+from gloro_fast.graph.plan import make_plan
 from gloro_fast.recipes import Recipe, get
+from gloro_fast.rules.registry import LinearMap
 
 NUM_CLASSES = 10
 LAMBDA = 1.5

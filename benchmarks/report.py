@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks import chart, table
 from benchmarks.record import Record
-from gloro_fast import atomic
+from gloro_fast.files import atomic
 
 
 def report(path: Path, command: str) -> str:

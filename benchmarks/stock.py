@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.networks import Network
-from gloro_fast.architectures import ARCHITECTURES
+from gloro_fast.models.architectures import ARCHITECTURES
 
 
 @dataclass(frozen=True)

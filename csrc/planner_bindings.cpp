@@ -10,7 +10,7 @@
 #include <tuple>
 #include <utility>
 
-#include "cpu/power_iteration_description.h"
+#include "common/power_iteration_description.h"
 #include "cuda/power_iteration_planner.h"
 #include "cuda/power_iteration_residency.h"
 
@@ -84,7 +84,7 @@ double predict_measured_kernel(const std::vector<int64_t>& numbers, const std::v
     plan.forward = read_tiling(layer["forward"]), plan.transposed = read_tiling(layer["transposed"]);
     planned.push_back(plan);
   }
-  return cuda::predict_microseconds(planned, blocks, iterations, read_card(card), cuda::kMeasuredKernel);
+  return cuda::predict_microseconds(planned, blocks, iterations, read_card(card), cuda::measured_kernel());
 }
 
 py::list describe_layers(const Plan& plan) {
@@ -137,7 +137,7 @@ void bind_planner(py::module_& module) {
       .def("predict",
            [](const Plan& plan, int iterations, const std::vector<int>& card) {
              return cuda::predict_microseconds({plan.launch.layer, plan.launch.layer + plan.launch.layers}, plan.blocks,
-                                               iterations, read_card(card), cuda::kKernel);
+                                               iterations, read_card(card), cuda::KernelShape{});
            })
       .def("layers", &describe_layers)
       .def("traffic", [](const Plan& plan, int index,

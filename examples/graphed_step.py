@@ -2,7 +2,7 @@
 
     python examples/graphed_step.py [--epochs 10]
 
-Needs scikit-learn for its handwritten digits: pip install 'gloro-fast[demo]'.
+Needs scikit-learn for its handwritten digits: pip install scikit-learn.
 """
 
 import argparse

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from gloro_fast.errors import ConfigError, DataError
-from gloro_fast.ops.cross_entropy import cross_entropy
-from gloro_fast.ops.emma import emma
+from gloro_fast.ops.cross_entropy_op import cross_entropy
+from gloro_fast.ops.emma_op import emma
 from gloro_fast.ops.labels import check_labels as check_labels
-from gloro_fast.ops.margin import margin
-from gloro_fast.ops.margin_loss import margin_loss
+from gloro_fast.ops.lmt_op import lmt
+from gloro_fast.ops.margin_loss_op import CRITERIA, margin_loss
+from gloro_fast.ops.margin_op import margin
 from gloro_fast.ops.scalar import Scalar
-from gloro_fast.ops.trades import trades
+from gloro_fast.ops.trades_op import trades
 
 
 class MarginCriterion(nn.Module):
@@ -63,6 +64,17 @@ class MarginCriterion(nn.Module):
     @lam.setter
     def lam(self, value: float) -> None:
         self._lam.value = value
+
+    def lam_on(self, device: torch.device) -> Tensor:
+        """Return lambda as kernels read it: a 0-dim float64 tensor on ``device``."""
+        return self._lam.read(device)
+
+    def is_mean_of_margin_loss(self, labels: Tensor) -> bool:
+        """Whether the loss of ``labels`` is the mean of what ``gloro_fast.ops.margin_loss`` gives for each row."""
+        if self.name not in CRITERIA:
+            return False
+        weighed = self.weight is not None or self.ignore_index is not None
+        return not weighed and self.reduction == "mean" and not labels.is_floating_point()
 
     def with_margin(
         self, logits: Tensor, differences: Tensor, lipschitz: Tensor, epsilon: float | Tensor, labels: Tensor
@@ -171,7 +183,9 @@ class TradesLoss(MarginCriterion):
         lam: weight of the robust term, >= 0; may be set between steps.
         robust: ``"kl"`` for KL(softmax f || softmax f_bar), ``"ce"`` for the cross entropy of softmax f_bar
             under softmax f, gradient through both (the authors' ReLU rows).
-        reduction, weight, ignore_index: as for :class:`MarginCriterion`; a weight multiplies both terms.
+        reduction: as for :class:`MarginCriterion`.
+        weight: likewise; it multiplies both terms.
+        ignore_index: likewise.
     """
 
     def __init__(
@@ -249,3 +263,15 @@ class EmmaLoss(AllMarginsLoss):
 
     name = "emma"
     op = staticmethod(emma)
+
+
+class LmtLoss(AllMarginsLoss):
+    """LMT: cross entropy with every wrong logit raised by epsilon times the Lipschitz constant of its margin.
+
+    As published (Tsuzuku et al. 2018; the paper compares with it) that is sqrt(2) K epsilon with K of the whole net: so
+    it is for ``GloRoNet(..., margins="whole")``. With a dense head it is epsilon K ||w_y - w_i||, which is less.
+    Arguments and use are those of :class:`AllMarginsLoss`; the loss per row is ``gloro_fast.ops.lmt``.
+    """
+
+    name = "lmt"
+    op = staticmethod(lmt)

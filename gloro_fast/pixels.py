@@ -65,7 +65,8 @@ def check_floats(images: Tensor, what: str) -> None:
             f"{what}: pixels range from {low:g} to {high:g}, outside [0, 1]; epsilon is meant for pixels in "
             "[0, 1], so rescale them (divide bytes by 255) unless epsilon is in your own units",
             UserWarning,
-            stacklevel=3,
+            # Always the same place, so that a process says it once, not at every reading of the same pixels.
+            stacklevel=1,
         )
 
 
@@ -86,6 +87,49 @@ def check_shape(images: Tensor, input_shape: tuple[int, ...]) -> None:
             f"images are {_by(images.shape[1:])} but the net takes {_by(input_shape)}; resize them or build "
             f"the net with input_shape={tuple(images.shape[1:])}"
         )
+
+
+def check_batch(images: Tensor, input_shape: tuple[int, ...], dtype: torch.dtype, autocast: bool = True) -> None:
+    """Refuse a batch of another type or shape than the net's; under autocast any floating type will do.
+
+    Args:
+        images: the batch.
+        input_shape: shape of one image of the net.
+        dtype: of the net.
+        autocast: whether autocast has a part in what is done with them.
+
+    Raises:
+        DataError: names what is wrong.
+    """
+    if not isinstance(images, Tensor):
+        raise DataError(f"images are a {type(images).__name__}; give a tensor")
+    if not images.is_floating_point():
+        raise DataError(f"images are {images.dtype}; scale them to [0, 1] with gloro_fast.data.to_float(images)")
+    if images.dtype != dtype and not (autocast and torch.is_autocast_enabled(images.device.type)):
+        raise DataError(f"images are {images.dtype} but the net is {dtype}; convert one of them")
+    check_shape(images, input_shape)
+
+
+def check_images(images: Tensor, input_shape: tuple[int, ...], dtype: torch.dtype, pixels: bool = True) -> None:
+    """Refuse what cannot be certified: another type or shape than the net's, no images, NaN or infinite pixels.
+
+    Args:
+        images: the batch.
+        input_shape: shape of one image of the net.
+        dtype: of the net.
+        pixels: look at these as well, and wait for their device.
+
+    Raises:
+        DataError: names what is wrong.
+
+    Warns:
+        UserWarning: pixels outside [0, 1], which a net may well take.
+    """
+    check_batch(images, input_shape, dtype, autocast=False)
+    if len(images) == 0:
+        raise DataError("the batch is empty; give at least one image")
+    if pixels:
+        check_floats(images, "images")
 
 
 def _by(shape: tuple[int, ...]) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gloro_fast.errors import ConfigError
 from gloro_fast.ops import capturing
-from gloro_fast.ops.fingerprint import SHARES
+from gloro_fast.ops.fingerprint_op import SHARES
 
 from .launch_table import on_device_of
 
@@ -24,7 +24,7 @@ _BLOCK = 1024
 _WARPS = 8  # 4 words a thread at once, 8 kB in flight a program
 _SIZES = tl.constexpr(4)  # where sizes and strides begin in a row of the table
 
-# Those of gloro_fast.ops.fingerprint, unsigned.
+# Those of gloro_fast.ops.fingerprint_op, unsigned.
 _STEP = tl.constexpr(0x9E3779B97F4A7C15)
 _MULTIPLIER_1 = tl.constexpr(0xBF58476D1CE4E5B9)
 _MULTIPLIER_2 = tl.constexpr(0x94D049BB133111EB)

@@ -17,7 +17,7 @@ from .margin_gradients import gradients
 from .margin_rows import checked, margin_of_program, rows_of_program, store_rows
 from .margin_tiles import RowTiles
 
-_CROSS_ENTROPY = tl.constexpr(0)  # places in gloro_fast.ops.margin_loss.CRITERIA
+_CROSS_ENTROPY = tl.constexpr(0)  # places in gloro_fast.ops.margin_loss_op.CRITERIA
 _TRADES_CE = tl.constexpr(2)
 
 
@@ -34,6 +34,8 @@ def loss_rows(
     # As many as there are threads, not all of them loaded: of fewer, several warps would ask for each.
     place = tl.arange(0, 2 * ROWS)
     table = tl.load(labels + first_row + place, place < tl.minimum(rows - first_row, ROWS), 0)
+    # Where they are loaded anyway: looking by itself takes four launches.
+    tl.device_assert((table >= 0) & (table < classes), "labels must lie in [0, m); bottom is never a label")
     label = tl.gather(table, tl.arange(0, ROWS), 0)[:, None]
     radius_wanted = tl.load(epsilon).to(tl.float32)
     weight_of_robust = tl.load(lam).to(tl.float32)
@@ -135,7 +137,7 @@ def _losses_of(shape: torch.Size, dtype: torch.dtype, criterion: int) -> Launch:
     tiles = RowTiles.of(*shape)
     return Launch(
         loss_rows, (tiles.programs,), (tiles.count, tiles.vectors), CRITERION=criterion, **tiles.constants,
-        num_warps=tiles.warps, enable_fp_fusion=False,
+        num_warps=tiles.warps, enable_fp_fusion=False, debug=True, sanitize_overflow=False,
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Certificates on the GPU: what ``gloro_fast.ops.verdict`` and ``gloro_fast.certify`` define, as a Triton kernel.
+"""Certificates on the GPU: what ``gloro_fast.ops.verdict`` and ``gloro_fast.ops.certify`` define, as a Triton kernel.
 
 Every operation of ``csrc/cpu/certify.cpp`` is there, in float64 and in its order, so that the bits are the CPU's; the
 kernel is compiled with ``enable_fp_fusion=False``, which keeps products and sums apart. A program signs one image: 500
@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gloro_fast.certify import MOST_CLASSES_ON_GPU
+from gloro_fast.ops.certify import MOST_CLASSES_ON_GPU
 from gloro_fast.ops.image_codes import NOT_FINITE
 from gloro_fast.ops.verdict import CHANGED, LOGITS_NOT_FINITE
 

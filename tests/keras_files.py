@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from gloro_fast.architectures import ARCHITECTURES
+from gloro_fast.models.architectures import ARCHITECTURES
 
 
 def random_weights(architecture, input_shape, classes, seed=0):

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gloro_fast.architectures import build
+from gloro_fast.graph.plan import make_plan
+from gloro_fast.models.architectures import build
 from gloro_fast.ops import Geometry
-from gloro_fast.plan import make_plan
 
 Layer = tuple[tuple[int, ...], Geometry]
 """The shape of a layer's weight, and its geometry."""

@@ -16,7 +16,7 @@ from torch import nn
 from gloro_fast import GloRoNet
 from gloro_fast.attributes import shown_attributes, shown_settings
 from gloro_fast.errors import StaleBoundError
-from gloro_fast.fingerprint import structure
+from gloro_fast.signing.net_fingerprint import structure
 
 
 @dataclass

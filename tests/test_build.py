@@ -15,12 +15,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from gloro_fast import _extension
 from gloro_fast._version import __version__
+from gloro_fast.native import extension
 
 ROOT = Path(__file__).resolve().parents[1]
 
-compiled = pytest.mark.skipif(not _extension.available(), reason=f"compiled ops: {_extension.why_not()}")
+compiled = pytest.mark.skipif(not extension.available(), reason=f"compiled ops: {extension.why_not()}")
 
 
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -37,7 +37,7 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
 class TestLoaded:
     @compiled
     def test_facts(self) -> None:
-        facts = _extension.facts()
+        facts = extension.facts()
         assert facts["available"] is True
         assert facts["why_not"] is None
         if importlib.util.find_spec("gloro_fast._build_info") is None:
@@ -53,7 +53,7 @@ class TestLoaded:
         if importlib.util.find_spec("gloro_fast._build_info") is None:
             pytest.skip("the module of build facts was not built: no Python headers")
         order = ["portable", "avx2", "avx512"]
-        code = "from gloro_fast import _extension as e; print(e.facts()['simd'])"
+        code = "from gloro_fast.native import extension as e; print(e.facts()['simd'])"
         widest = run_python(code, GLORO_FAST_SIMD="").stdout.strip()
         result = run_python(code, GLORO_FAST_SIMD=level)
         assert result.stdout.strip() == min(level, widest, key=order.index)
@@ -70,7 +70,7 @@ class TestLoaded:
     @pytest.mark.skipif(platform.system() != "Linux", reason="reads /proc")
     def test_no_driver_is_needed(self) -> None:
         result = run_python(
-            "from gloro_fast import _extension as e; assert e.available(), e.why_not();"
+            "from gloro_fast.native import extension as e; assert e.available(), e.why_not();"
             "maps = open('/proc/self/maps').read(); assert 'libgloro_fast' in maps; print('libcuda.so' in maps)",
             CUDA_VISIBLE_DEVICES="",
         )
@@ -78,10 +78,10 @@ class TestLoaded:
 
     @compiled
     def test_both_devices_are_registered_without_a_driver(self) -> None:
-        if not _extension.facts().get("cuda_architectures"):
+        if not extension.facts().get("cuda_architectures"):
             pytest.skip("the extension was built without CUDA")
         code = (
-            "import torch, gloro_fast; has = torch._C._dispatch_has_kernel_for_dispatch_key;"
+            "import torch, gloro_fast.ops; has = torch._C._dispatch_has_kernel_for_dispatch_key;"
             "ops = ['power_iteration', 'power_iteration_backward'];"
             "print([has('gloro_fast::' + op, key) for op in ops for key in ('CPU', 'CUDA')])"
         )
@@ -90,7 +90,7 @@ class TestLoaded:
 
     @compiled
     def test_the_probe_names_the_running_architecture(self) -> None:
-        if not _extension.facts().get("cuda_architectures"):
+        if not extension.facts().get("cuda_architectures"):
             pytest.skip("the extension was built without CUDA")
         if not torch.cuda.is_available():
             pytest.skip("no CUDA device")
@@ -102,7 +102,7 @@ class TestLoaded:
     @pytest.mark.skipif(shutil.which("nm") is None, reason="nm is not installed")
     def test_only_the_c_functions_of_torch_are_called(self) -> None:
         """Those of C++ differ from one version of torch to the next."""
-        nm = ["nm", "--dynamic", "--undefined-only", "--demangle", _extension.facts()["library"]]
+        nm = ["nm", "--dynamic", "--undefined-only", "--demangle", extension.facts()["library"]]
         names = subprocess.run(nm, capture_output=True, text=True, check=True).stdout
         assert "torch_call_dispatcher" in names
         assert not re.findall(r"\b(?:at|c10|torch|caffe2)::.*", names)
@@ -119,13 +119,13 @@ class TestNotLoaded:
     def test_plain_pytorch_stands_in_with_one_warning(self) -> None:
         result = run_python(
             "import json, warnings, torch\n"
-            "from gloro_fast import _extension\n"
-            "from gloro_fast.ops.minmax import minmax\n"
+            "from gloro_fast.native import extension\n"
+            "from gloro_fast.ops.minmax_op import minmax\n"
             "with warnings.catch_warnings(record=True) as caught:\n"
             "    warnings.simplefilter('always')\n"
             "    y = [minmax(torch.tensor([[2.0, 1.0]]))[0].tolist() for _ in range(3)]\n"
             "messages = [str(w.message) for w in caught if 'gloro_fast' in str(w.message)]\n"
-            "print(json.dumps([y, messages, _extension.available(), _extension.why_not()]))",
+            "print(json.dumps([y, messages, extension.available(), extension.why_not()]))",
             GLORO_FAST_NO_EXTENSION="1",
         )
         assert result.returncode == 0, result.stderr
@@ -137,28 +137,28 @@ class TestNotLoaded:
         assert why_not == "GLORO_FAST_NO_EXTENSION is set"
 
     def test_nothing_built(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        monkeypatch.setattr(_extension, "_LIBRARY", tmp_path / "libgloro_fast.so")
+        monkeypatch.setattr(extension, "_LIBRARY", tmp_path / "libgloro_fast.so")
         monkeypatch.delenv("GLORO_FAST_NO_EXTENSION", raising=False)
-        reason = _extension._load()
+        reason = extension._load()
         assert reason is not None
         assert "not built" in reason
         assert "pip install --no-build-isolation ." in reason
 
     def test_damaged_library(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         (tmp_path / "libgloro_fast.so").write_bytes(b"not a library")
-        monkeypatch.setattr(_extension, "_LIBRARY", tmp_path / "libgloro_fast.so")
+        monkeypatch.setattr(extension, "_LIBRARY", tmp_path / "libgloro_fast.so")
         monkeypatch.delenv("GLORO_FAST_NO_EXTENSION", raising=False)
-        reason = _extension._load()
+        reason = extension._load()
         assert reason is not None
         assert f"does not load into torch {torch.__version__}" in reason
         assert "\n" not in reason
 
     def test_library_of_another_version(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         (tmp_path / "libgloro_fast.so").write_bytes(b"")
-        monkeypatch.setattr(_extension, "_LIBRARY", tmp_path / "libgloro_fast.so")
-        monkeypatch.setattr(_extension, "_BUILD_INFO", SimpleNamespace(version="0.0.0"))
+        monkeypatch.setattr(extension, "_LIBRARY", tmp_path / "libgloro_fast.so")
+        monkeypatch.setattr(extension, "_BUILD_INFO", SimpleNamespace(version="0.0.0"))
         monkeypatch.delenv("GLORO_FAST_NO_EXTENSION", raising=False)
-        reason = _extension._load()
+        reason = extension._load()
         assert reason is not None
         assert f"built for gloro_fast 0.0.0, this is {__version__}" in reason
 
@@ -222,6 +222,32 @@ class TestSetup:
         setup, project = (ROOT / "setup.py").read_text(), (ROOT / "pyproject.toml").read_text()
         oldest = re.findall(r"PyTorch (\d+\.\d+) or newer", (ROOT / "README.md").read_text())
         assert set(re.findall(r"torch>=([\d.]+)", setup + project)) == set(oldest) == {"2.11"}
+
+    @pytest.mark.parametrize(
+        ("cuda", "asked", "found"), [(None, None, ""), ("13.0", None, "80 90"), (None, "all", "80 90")]
+    )
+    def test_cuda_is_left_out_where_torch_has_none(self, cuda, asked, found, tmp_path: Path, monkeypatch) -> None:
+        """Unless it is asked for, as CI does."""
+        nvcc = tmp_path / "bin" / "nvcc"
+        nvcc.parent.mkdir()
+        nvcc.write_text("#!/bin/sh\necho V13.0 compute_80 compute_90\n")
+        nvcc.chmod(0o755)
+        (tmp_path / "torch").mkdir()
+        (tmp_path / "torch" / "__init__.py").touch()
+        (tmp_path / "torch" / "version.py").write_text(f"cuda = {cuda!r}\n")
+        environment = {"CUDA_HOME": str(tmp_path), "PYTHONPATH": str(tmp_path)}
+        if asked is None:
+            monkeypatch.delenv("GLORO_FAST_CUDA_ARCHS", raising=False)
+        else:
+            environment["GLORO_FAST_CUDA_ARCHS"] = asked
+        result = run_python(
+            "import runpy, sys; sys.argv = ['setup.py', '--version'];"
+            "print(*runpy.run_path('setup.py')['find_cuda'](('c++',)).architectures)",
+            **environment,
+        )
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.splitlines()[-1] == found
+        assert ("GLORO_FAST_CUDA_ARCHS=all" in result.stderr) == (found == "")
 
     def test_unknown_architecture(self, tmp_path: Path) -> None:
         nvcc = tmp_path / "bin" / "nvcc"

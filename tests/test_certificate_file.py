@@ -8,11 +8,12 @@ import pytest
 import torch
 from certified import certificate_of, small_net, small_split
 
-from gloro_fast import json_file
 from gloro_fast.bounds import head_difference_bounds
-from gloro_fast.certificate_file import FORMAT, FORMAT_VERSION, CertificateFile, weights_digest
+from gloro_fast.certificate_file import CertificateFile
 from gloro_fast.data import to_float
 from gloro_fast.errors import CertificateError
+from gloro_fast.files import json_file
+from gloro_fast.files.certificate_record import FORMAT, FORMAT_VERSION, weights_digest
 
 
 @pytest.fixture(scope="module")

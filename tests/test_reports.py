@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gloro_fast.paper import ROWS
+from gloro_fast.recipes.paper import ROWS
 
 ROOT = Path(__file__).parents[1]
 REPORTS = {path.parent.name: json.loads(path.read_text()) for path in sorted((ROOT / "reports").glob("*/report.json"))}

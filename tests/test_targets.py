@@ -9,8 +9,7 @@ from torch import nn
 
 from gloro_fast import GloRoNet
 from gloro_fast.errors import ConfigError, DataError
-from gloro_fast.lmt_loss import LmtLoss
-from gloro_fast.losses import CrossEntropyLoss, EmmaLoss, TradesLoss
+from gloro_fast.losses import CrossEntropyLoss, EmmaLoss, LmtLoss, TradesLoss
 from gloro_fast.ops import head_differences, margin
 from gloro_fast.ops.labels import check_labels, class_indices, with_bottom
 

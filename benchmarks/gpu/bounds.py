@@ -12,8 +12,8 @@ from benchmarks import bound_jobs, eager
 from benchmarks.gpu.rows import Rows, run
 from benchmarks.interleaving import Job
 from benchmarks.networks import NETWORKS
-from gloro_fast.nn.rules import LinearMap
 from gloro_fast.ops import Geometry
+from gloro_fast.rules.registry import LinearMap
 
 STACKS = ((12, 64, 16), (4, 256, 32), (4, 512, 16), (16, 256, 16))  # layers, channels, side
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from benchmarks.gpu.rows import Rows, run
 from gloro_fast import ops
 from gloro_fast.ops import Geometry
-from gloro_fast.ops.margin_loss import CRITERIA
+from gloro_fast.ops.margin_loss_op import CRITERIA
 
 _LAYERS = (
     ((5, 2, 3, 4), Geometry((2, 9, 8), (1, 2), ((1, 0), (2, 1)), (2, 1))),

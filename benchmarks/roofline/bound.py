@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.networks import NETWORKS, NUM_CLASSES, Network
 from gloro_fast import GloRoNet, architectures
-from gloro_fast.ops.power_iteration import layer_numbers, power_iteration_reference
+from gloro_fast.ops.power_iteration_op import layer_numbers, power_iteration_reference
 
 EAGER_LAUNCH_MICROSECONDS = 5.0
 """Between two small kernels that Python launches one after the other: an assumption."""

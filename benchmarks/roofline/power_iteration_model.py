@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.networks import NETWORKS
 from gloro_fast.ops import Geometry
-from gloro_fast.ops.power_iteration import layer_numbers
+from gloro_fast.ops.power_iteration_op import layer_numbers
 
 MEASURED = Path(__file__).with_name("power_iteration_h100.json")
 """Kernel times of commit d72cad3 in microseconds by iterations, with the tiles of its plans and the card."""
@@ -81,13 +81,19 @@ def rows() -> Iterator[Row]:
 def print_model() -> None:
     """Print a row a figure."""
     print()
-    print("The power iteration's forward kernel on an H100, microseconds: measured (commit d72cad3), what the planner's cost")
-    print("model gives of that kernel, and what it gives of today's: an ESTIMATE, no GPU has run it.")
+    print("The power iteration's forward kernel on an H100, microseconds: measured (commit d72cad3), what the")
+    print("planner's cost model gives of that kernel, and what it gives of today's: an ESTIMATE, no GPU has run it.")
     print()
     header = ["network", "multiprocessors", "T", "measured", "model", "ratio", "", "today's kernel"]
     print("| " + " | ".join(header) + " |")
     print("|" + "---|" * len(header))
     for row in rows():
         numbers = [f"{row.measured:.0f}", f"{row.modelled:.0f}", f"{row.modelled / row.measured:.2f}"]
-        cells = [row.network, str(row.multiprocessors), str(row.iterations), *numbers, "fitted" if row.fitted else "tried"]
+        cells = [
+            row.network,
+            str(row.multiprocessors),
+            str(row.iterations),
+            *numbers,
+            "fitted" if row.fitted else "tried",
+        ]
         print("| " + " | ".join([*cells, f"{row.predicted:.0f}"]) + " |")

@@ -1,6 +1,6 @@
 // Signs rows of logits: prediction, certified radius and bottom, in float64 with every rounding directed so that it
-// cannot certify too much. Operation by operation what certified_radius and bottom_logit do (gloro_fast/certify.py),
-// with the same bits: there the reasons stand.
+// cannot certify too much. Operation by operation what certified_radius and bottom_logit do
+// (gloro_fast/ops/certify.py), with the same bits: there the reasons stand.
 #pragma once
 
 #include <cstdint>

@@ -41,9 +41,10 @@ uint64_t fingerprint(const uint8_t* data, int64_t bytes, int64_t word_begin, int
   uint64_t sum = 0;
   int64_t begin = word_begin;
 #if defined(__x86_64__)
-  if (full_end - begin >= 8 && simd_level() == Simd::avx512) {
+  const Simd level = full_end - begin >= 8 ? simd_level() : Simd::portable;
+  if (level != Simd::portable) {
     const int64_t end = begin + (full_end - begin) / 8 * 8;
-    sum += detail::fingerprint_avx512(data, begin, end);
+    sum += (level == Simd::avx512 ? detail::fingerprint_avx512 : detail::fingerprint_avx2)(data, begin, end);
     begin = end;
   }
 #endif

@@ -21,7 +21,8 @@ inline constexpr uint64_t kStep = 0x9e3779b97f4a7c15;
 inline constexpr uint64_t kMultiplier1 = 0xbf58476d1ce4e5b9;
 inline constexpr uint64_t kMultiplier2 = 0x94d049bb133111eb;
 
-// The share of the full words [word_begin, word_end); their number is a multiple of 8.
+// The share of the full words [word_begin, word_end); their number is a multiple of 4 and 8.
+uint64_t fingerprint_avx2(const uint8_t* data, int64_t word_begin, int64_t word_end);
 uint64_t fingerprint_avx512(const uint8_t* data, int64_t word_begin, int64_t word_end);
 
 }  // namespace detail

@@ -3,7 +3,7 @@
 //   j = argmax f,  K_ij = lipschitz * differences[j][i]
 //   bottom = max over i != j of f_i + epsilon K_ij;   radius = min over i != j of (f_j - f_i) / K_ij
 //
-// with every operation of margin_reference (gloro_fast/ops/margin.py) in its order and precision, so that radius
+// with every operation of margin_reference (gloro_fast/ops/margin_op.py) in its order and precision, so that radius
 // and certified have the same bits: bottom < f_j exactly where radius > epsilon. `logits` is (rows, classes) of
 // T (float, double, BFloat16, Half), `differences` (classes, classes) of Wide<T>. classes >= 2.
 //
@@ -13,7 +13,7 @@
 
 #include <cstdint>
 
-#include "half.h"
+#include "../common/half.h"
 
 namespace gloro_fast::cpu {
 

@@ -7,7 +7,7 @@
 #include <limits>
 #include <vector>
 
-#include "half.h"
+#include "../common/half.h"
 
 #include "exact.h"
 

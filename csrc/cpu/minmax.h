@@ -13,7 +13,7 @@
 
 #include <cstdint>
 
-#include "half.h"
+#include "../common/half.h"
 #include "simd.h"
 
 namespace gloro_fast::cpu {

@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "power_iteration_layer.h"
+#include "../common/power_iteration_layer.h"
 #include "power_iteration_schedule.h"
 #include "simd.h"
 

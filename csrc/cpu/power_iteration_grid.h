@@ -14,8 +14,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "../common/power_iteration_layer.h"
 #include "power_iteration_kernels.h"
-#include "power_iteration_layer.h"
 
 namespace gloro_fast::cpu {
 

@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <memory>
 
+#include "../common/power_iteration_layer.h"
 #include "power_iteration_kernels.h"
-#include "power_iteration_layer.h"
 #include "power_iteration_schedule.h"
 #include "power_iteration_step.h"
 

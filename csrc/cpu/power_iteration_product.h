@@ -4,10 +4,10 @@
 #include <cstdint>
 #include <vector>
 
+#include "../common/power_iteration_layer.h"
 #include "power_iteration_buffer.h"
 #include "power_iteration_grid.h"
 #include "power_iteration_kernels.h"
-#include "power_iteration_layer.h"
 
 namespace gloro_fast::cpu {
 

@@ -1,42 +1,51 @@
 // What a product costs: cycles of one multiprocessor, by a model with which the planner chooses.
 //
-// A small net waits: for round trips to the L2 cache, one for each batch of loads and two or three a product between
-// blocks. The model counts them, the instructions of the inner loop and of staging, and a few constants, which were
-// fitted to an H100 (benchmarks/roofline/power_iteration.py shows how well).
+// A small net waits: for round trips to the L2 cache, one for each batch of loads, and two a product between blocks.
+// The model counts them, the instructions of the inner loop and of staging, and a few constants, which were fitted to
+// an H100 (benchmarks/roofline/power_iteration_model.py shows how well).
 #pragma once
 
 #include "power_iteration_plan.h"
 
 namespace gloro_fast::cuda {
 
-// What kernels do, from their source and machine code.
+// What a kernel does, from its source and machine code: today's, where nothing else is said.
 struct KernelShape {
-  // Windows and weights of a convolution are copied behind the threads' backs, all at once; else in batches.
-  bool copies;
-  // Loads that a thread has under way at once, of a window (without copies), of weights, of a dense layer's vector, of
-  // 16 bytes of its rows and of its columns; and whether those left over after whole batches are a batch too, else each
-  // of them waits for the one before.
-  int window_loads, weight_loads, vector_loads, row_loads, column_loads;
-  bool leftovers_at_once;
-  int rows;            // of a dense layer that a warp takes at once
-  double trips;        // to the L2 cache, from the last store of a product to the first load of the next
-  double phase;        // cycles beside them, for sums over a block and the norm
-  bool alone_waits;    // a block that has a layer for itself waits like others
-  bool finds_ahead;    // a block's first item is found while it waits for others
-  double term;         // instructions of a term beside its multiply-adds and two for each pixel of a thread
-  double join, joins;  // to add the sums of warps that share them: once, and for each halving of their number
+  // Windows and weights of a convolution are copied behind the threads' backs, all at once; else in batches of so many.
+  bool copies = true;
+  int window_loads = 0, weight_loads = 0;
+  // Loads that a thread has under way at once, of a dense layer's vector and of 16 bytes of its rows and of its
+  // columns.
+  int vector_loads = kVectorLoads, row_loads = kRowLoads, column_loads = kColumnLoads;
+  bool leftovers_at_once = true;  // loads left over after whole batches are a batch too; else each waits for the last
+  int rows = kDenseRows;          // of a dense layer that a warp takes at once
+  double trips = 2;               // to the L2 cache, from the last store of a product to the first load of the next
+  double phase = 1200;            // cycles beside them, for sums over a block and the norm
+  bool alone_waits = false;       // a block that has a layer for itself waits like others
+  bool finds_ahead = true;        // a block's first item is found while it waits for others
+  double term = 8;                // instructions of a term beside its multiply-adds and two for each pixel of a thread
+  double join = 700, joins = 0;  // to add the sums of warps that share them: once, and for each halving of their number
 };
-inline constexpr KernelShape kKernel = {true, 0,    0,     kVectorLoads, kRowLoads, kColumnLoads, true, kDenseRows,
-                                        2,    1200, false, true,         8,         700,          0};
+
 // The kernel that the H100's figures are of.
-inline constexpr KernelShape kMeasuredKernel = {false, 4, 2, 4, 4, 2, false, 2, 3, 2400, true, false, 14, 0, 430};
+constexpr KernelShape measured_kernel() {
+  KernelShape kernel;
+  kernel.copies = kernel.leftovers_at_once = kernel.finds_ahead = false;
+  kernel.alone_waits = true;
+  kernel.window_loads = 4, kernel.weight_loads = 2;
+  kernel.vector_loads = 4, kernel.row_loads = 4, kernel.column_loads = 2, kernel.rows = 2;
+  kernel.trips = 3, kernel.phase = 2400;
+  kernel.term = 14;
+  kernel.join = 0, kernel.joins = 430;
+  return kernel;
+}
 
 struct Cost {
   double gigahertz = 1.755;
   double fma_lanes = 128;     // per multiprocessor
   double tensor_fmas = 1024;  // the same on tensor cores, TF32
   int sharing = 1;         // blocks that share a multiprocessor
-  KernelShape kernel = kKernel;
+  KernelShape kernel;
 
   static constexpr double kTrip = 1210;    // a batch of loads from the L2 cache
   static constexpr double kItem = 970;     // places, sums of squares, writing

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "../cpu/power_iteration_layer.h"
+#include "../common/power_iteration_layer.h"
 #include "power_iteration_cost.h"
 #include "power_iteration_plan.h"
 
@@ -74,8 +74,7 @@ void place_workspace(Plan& plan, char* workspace);
 // The layer without tiles or blocks. Throws std::runtime_error where the GPU's kernels do not take it.
 LayerPlan plan_layer(const cpu::LinearLayer& layer);
 
-// What the model gives for `iterations` steps of planned layers, all of a launch of so many blocks; `kernel` is
-// kKernel or kMeasuredKernel.
+// What the model gives for `iterations` steps of planned layers, all of a launch of so many blocks; by a kernel.
 double predict_microseconds(const std::vector<LayerPlan>& layers, int blocks, int iterations, const Card& card,
                             const KernelShape& kernel);
 

@@ -1,11 +1,12 @@
 // The elements of a tensor as the kernels take them.
 #pragma once
 
+#include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
-#include "../cpu/half.h"
+#include "../common/half.h"
 
 namespace gloro_fast {
 
@@ -17,6 +18,11 @@ const T* data(const torch::stable::Tensor& tensor) {
 template <typename T>
 T* mutable_data(const torch::stable::Tensor& tensor) {
   return static_cast<T*>(tensor.mutable_data_ptr());
+}
+
+// The tensor itself if it is contiguous: the stable ABI's contiguous looks the op up by its name at every call.
+inline torch::stable::Tensor dense(const torch::stable::Tensor& tensor) {
+  return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
 }
 
 // Calls function with a value of the C++ type that stands for `type` in the kernels; `op` names the caller.

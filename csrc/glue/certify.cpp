@@ -1,6 +1,5 @@
 #include "certify.h"
 
-#include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
@@ -8,6 +7,7 @@
 
 #include "../cpu/certify.h"
 #include "access.h"
+#include "new_tensor.h"
 
 namespace gloro_fast {
 
@@ -16,17 +16,17 @@ using torch::stable::Tensor;
 
 std::tuple<Tensor, Tensor, Tensor> certify_cpu(const Tensor& logits_any, const Tensor& differences_any,
                                                double lipschitz, double epsilon) {
-  const Tensor logits = torch::stable::contiguous(logits_any);
-  const Tensor differences = torch::stable::contiguous(differences_any);
+  const Tensor logits = dense(logits_any);
+  const Tensor differences = dense(differences_any);
   STD_TORCH_CHECK(logits.dim() == 2 && logits.size(1) >= 2, "certify: logits must be (batch, classes), classes >= 2");
   const int64_t rows = logits.size(0);
   const int64_t classes = logits.size(1);
   STD_TORCH_CHECK(differences.is_cpu() && differences.scalar_type() == ScalarType::Double && differences.dim() == 2 &&
                       differences.size(0) == classes && differences.size(1) == classes,
                   "certify: differences must be (", classes, ", ", classes, ") float64, on the CPU");
-  const Tensor prediction = torch::stable::new_empty(logits, {rows}, ScalarType::Long);
-  const Tensor radius = torch::stable::new_empty(logits, {rows}, ScalarType::Double);
-  const Tensor bottom = torch::stable::new_empty(logits, {rows});
+  const Tensor prediction = new_tensor({rows}, ScalarType::Long);
+  const Tensor radius = new_tensor({rows}, ScalarType::Double);
+  const Tensor bottom = new_vector(logits, rows);
   with_wide_type(logits.scalar_type(), "certify", [&](auto element) {
     using T = decltype(element);
     const int64_t grain = std::max<int64_t>(1, 4096 / classes);

@@ -1,6 +1,5 @@
 #include "fingerprint.h"
 
-#include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
@@ -8,6 +7,7 @@
 
 #include "../cpu/fingerprint.h"
 #include "access.h"
+#include "new_tensor.h"
 
 namespace gloro_fast {
 
@@ -30,16 +30,16 @@ struct Piece {
 }  // namespace
 
 Tensor fingerprint_cpu(const std::vector<Tensor>& tensors) {
-  std::vector<Tensor> dense;  // keeps the copies of strided tensors alive
-  dense.reserve(tensors.size());
+  std::vector<Tensor> all;  // keeps the copies of strided tensors alive
+  all.reserve(tensors.size());
   std::vector<Piece> pieces;
   for (size_t t = 0; t < tensors.size(); ++t) {
     STD_TORCH_CHECK(tensors[t].is_cpu(), "fingerprint: tensor ", t, " is not on the CPU");
-    dense.push_back(tensors[t].is_contiguous() ? tensors[t] : torch::stable::contiguous(tensors[t]));
-    const int64_t bytes = dense[t].numel() * static_cast<int64_t>(dense[t].element_size());
+    all.push_back(dense(tensors[t]));
+    const int64_t bytes = all[t].numel() * static_cast<int64_t>(all[t].element_size());
     const int64_t words = (bytes + 7) / 8;
     for (int64_t begin = 0; begin < words; begin += kWordsPerPiece) {
-      pieces.push_back({data<uint8_t>(dense[t]), bytes, begin, std::min(begin + kWordsPerPiece, words), t});
+      pieces.push_back({data<uint8_t>(all[t]), bytes, begin, std::min(begin + kWordsPerPiece, words), t});
     }
   }
   std::vector<uint64_t> shares(pieces.size());
@@ -48,8 +48,7 @@ Tensor fingerprint_cpu(const std::vector<Tensor>& tensors) {
       shares[p] = cpu::fingerprint(pieces[p].data, pieces[p].bytes, pieces[p].begin, pieces[p].end);
     }
   });
-  const Tensor hashes = torch::stable::empty({static_cast<int64_t>(tensors.size())}, ScalarType::Long, std::nullopt,
-                                             torch::stable::Device(torch::headeronly::DeviceType::CPU));
+  const Tensor hashes = new_tensor({static_cast<int64_t>(tensors.size())}, ScalarType::Long);
   auto* values = mutable_data<uint64_t>(hashes);
   std::fill_n(values, tensors.size(), uint64_t{0});
   for (size_t p = 0; p < pieces.size(); ++p) values[pieces[p].tensor] += shares[p];

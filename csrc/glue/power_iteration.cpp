@@ -6,8 +6,8 @@
 
 #include <algorithm>
 
+#include "../common/power_iteration_description.h"
 #include "../cpu/power_iteration.h"
-#include "../cpu/power_iteration_description.h"
 #include "new_tensor.h"
 
 namespace gloro_fast {

@@ -1,5 +1,5 @@
 // Power iteration between tensors and the torch-free kernels: the layers' description, checks, types, threads.
-// `layers` is read by csrc/cpu/power_iteration_description.h.
+// `layers` is read by csrc/common/power_iteration_description.h.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>

@@ -3,45 +3,53 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 
 import numpy as np
 from scipy import sparse
+from torch import nn
 
 from gloro_fast.audit.layers import Affine, Layer, Rectifier
 from gloro_fast.audit.spectral import proves, proves_nonnegative
-from gloro_fast.bounds import METHODS
-from gloro_fast.certificate_file import CertificateFile, LayerRecord
-from gloro_fast.nn.rules import KINDS, LinearMap, lipschitz_rule
+from gloro_fast.files.certificate_record import CertificateRecord, LayerRecord
+from gloro_fast.progress import tracked
 
-_METHODS = ("cholesky", "torus", "trivial")
+OtherProof = Callable[[LayerRecord, nn.Module, tuple[int, ...]], bool]
+"""Tells whether a layer's bound, as recorded, is proven by other means for inputs of a shape."""
+
+_KINDS = ("exact", "upper bound", "estimate")
 _SLACK = Fraction(1, 10**9)
 _POWER_OFF = 0.01
 _POWER_STEPS = 300
 
 
-def check_layers(certificate: CertificateFile, layers: Sequence[Layer]) -> Iterator[str]:
+def check_layers(
+    certificate: CertificateRecord, layers: Sequence[Layer], otherwise: OtherProof | None
+) -> Iterator[str]:
     """Prove the constant of every layer before the head, and of its absolute weights where they were used."""
-    for record, layer in zip(certificate.layers, layers, strict=False):
+    records = tracked(certificate.layers, len(certificate.layers), "proving the bounds of the layers")
+    for record, layer in zip(records, layers, strict=False):
         if isinstance(layer, Affine):
-            yield from _check_affine(record, layer, certificate.executed)
-        elif record.value != 1.0 or record.kind != "exact":
-            yield f"layer {record.name} has constant {record.value!r} ({record.kind}) instead of exactly 1"
-    weakest = max((record.kind for record in certificate.layers), key=KINDS.index, default="exact")
+            yield from _check_affine(record, layer, certificate.executed, otherwise)
+        elif record != LayerRecord(record.name, 1.0, "rule", "exact", None, None, None):
+            yield f"layer {record.name} has more than its constant, exactly 1 by rule: {record}"
+    weakest = max((record.kind for record in certificate.layers), key=_KINDS.index, default="exact")
     if certificate.kind != weakest:
         yield f"the constant is called {certificate.kind!r}, but among its layers there is one that is {weakest!r}"
 
 
-def _check_affine(record: LayerRecord, layer: Affine, executed: bool) -> Iterator[str]:
+def _check_affine(record: LayerRecord, layer: Affine, executed: bool, otherwise: OtherProof | None) -> Iterator[str]:
     name = record.name
     estimate = _power(layer.matrix)
     if record.kind == "estimate":
         yield f"layer {name}: {record.value!r} by {record.method} is an estimate from below, no bound"
     else:
+        if record.kind == "exact":
+            yield f"layer {name}: {record.value!r} is called exact; of a dense or convolutional layer it is a bound"
         proven = proves(layer.matrix, record.value)
-        if proven is None:
-            proven = _found_by_another(record, layer)
+        if proven is None and otherwise is not None and otherwise(record, layer.module, layer.input_shape):
+            proven = True
         if not proven:
             why = (
                 "cannot be confirmed" if proven is None else f"is not proven to be one: the norm is about {estimate!r}"
@@ -49,21 +57,16 @@ def _check_affine(record: LayerRecord, layer: Affine, executed: bool) -> Iterato
             yield f"layer {name}: the bound {record.value!r} {why}"
     if record.power is None or abs(record.power - estimate) > _POWER_OFF * estimate:
         yield f"layer {name}: power iteration gives {estimate!r} instead of {record.power!r}"
-    elif record.power and record.tightness != record.value / record.power:
-        yield f"layer {name}: tightness is {record.tightness!r} instead of {record.value / record.power!r}"
-    if executed and (record.absolute is None or not proves_nonnegative(abs(layer.matrix), record.absolute)):
+    elif record.tightness != (record.value / record.power if record.power else None):
+        yield f"layer {name}: tightness {record.tightness!r} is not {record.value!r} / {record.power!r}"
+    if not executed:
+        if record.absolute is not None:
+            yield f"layer {name}: a bound {record.absolute!r} on its absolute weights, which nothing rests on"
+    elif record.absolute is None or not proves_nonnegative(abs(layer.matrix), record.absolute):
         yield f"layer {name}: the bound {record.absolute!r} on its absolute weights is not proven to be one"
 
 
-def _found_by_another(record: LayerRecord, layer: Affine) -> bool | None:
-    """Say whether another rigorous method of the package bounds the layer by no more; None if that tells nothing."""
-    rule = lipschitz_rule(record.name, layer.module, layer.input_shape)
-    assert isinstance(rule, LinearMap)
-    others = (METHODS[method](record.name, rule) for method in _METHODS if method != record.method)
-    return True if any(other.value <= record.value for other in others) else None
-
-
-def check_product(certificate: CertificateFile) -> Iterator[str]:
+def check_product(certificate: CertificateRecord) -> Iterator[str]:
     """Compare K with the product of the constants, in rational numbers."""
     if not all(math.isfinite(record.value) for record in certificate.layers):
         if certificate.lipschitz != math.inf:
@@ -78,7 +81,7 @@ def check_product(certificate: CertificateFile) -> Iterator[str]:
         yield f"K is {certificate.lipschitz!r}, which is above the product {float(product)!r} of the layers' constants"
 
 
-def check_differences(certificate: CertificateFile, head: Sequence[Layer]) -> Iterator[str]:
+def check_differences(certificate: CertificateRecord, head: Sequence[Layer]) -> Iterator[str]:
     """Compare D with the distances of the rows of the head, in rational numbers.
 
     Args:

@@ -1,8 +1,8 @@
 """Logits evaluated in float64 beside a bound on every element's error, and the executed radius from its formula.
 
-The bounds here are element by element (running error analysis, Higham 2002, Section 3.3), those of
-:mod:`gloro_fast.executed` are in norms: two ways to the same thing. Only the radius of executed certificates, a number
-of that formula, is computed as it says, from the constants in the file.
+The bounds here are element by element (running error analysis, Higham 2002, Section 3.3) and in norms, the smaller of
+both; those of :mod:`gloro_fast.rounding_error` are in norms alone: two ways to the same thing. Only the radius of
+executed certificates, a number of that formula, is computed as it says, from the constants in the file.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import sparse
 
 from gloro_fast.audit.layers import Affine, Array, Layer, Pairs, Rectifier
 from gloro_fast.audit.spectral import UNIT
@@ -29,47 +30,72 @@ class Elements:
         value: evaluated in float64.
         error: >= |value - real|.
         program: >= |what the program computes - real|.
+        norm: (B,) >= ||what the program computes - real||_2.
     """
 
     value: Array
     error: Array
     program: Array
+    norm: Array
 
 
-def evaluate(layers: Sequence[Layer], images: Array, dtype: str) -> Elements:
+def evaluate(layers: Sequence[Layer], images: Array, dtype: str, constants: Sequence[float] = ()) -> Elements:
     """Evaluate all layers.
 
     A sum of n products and a bias is off by at most gamma_{n+1} (|W| |x| + |b|) in any order, x being what goes in. The
     factors 2 cover the rounding of the bounds themselves, and of subnormals taken for 0.
 
+    What the program is off before a layer, d, leaves it as W d: |W| |d| element by element, ||w_i|| ||d|| an element
+    and ||W|| ||d|| in all. Absolute values lose what cancels, norms what lies in a few elements (a third of the
+    tolerance on digits): the smaller counts.
+
     Args:
         layers: from images to logits.
         images: (features, B) numbers of the program's type.
         dtype: the program's, "float32" or "float64".
+        constants: upper bounds on ||W||, one a layer from the first, as far as they are known.
     """
-    state = Elements(images, np.zeros_like(images), np.zeros_like(images))
-    for layer in layers:
-        state = _through(layer, state, dtype)
+    zeros = np.zeros_like(images)
+    state = Elements(images, zeros, zeros, np.zeros(images.shape[1]))
+    known = [*constants, *[math.inf] * (len(layers) - len(constants))]
+    for layer, constant in zip(layers, known, strict=True):
+        state = _through(layer, state, dtype, constant)
     return state
 
 
-def _through(layer: Layer, state: Elements, dtype: str) -> Elements:
+def _through(layer: Layer, state: Elements, dtype: str, constant: float) -> Elements:
     match layer:
         case Affine():
             sizes, count = abs(layer.matrix), state.value.shape[1]
-            value = layer.matrix @ state.value + layer.bias[:, None]
             moved: Array = sizes @ np.hstack([np.abs(state.value), state.error, state.program])
             here, error, program = (moved[:, start : start + count] for start in range(0, 3 * count, count))
-            constant = np.abs(layer.bias)[:, None]
-            own = _rounding(layer, here + constant, "float64", state.value)
-            theirs = _rounding(layer, here + error + program + constant, dtype, state.value)
+            bias = np.abs(layer.bias)[:, None]
+            own = _rounding(layer, here + bias, "float64", state.value)
+            theirs = _rounding(layer, here + error + program + bias, dtype, state.value)
             wider = 1 + 4 * (layer.terms + 4) * UNIT
-            return Elements(value, (error + own) * wider, (program + theirs) * wider)
+            rows = sparse.linalg.norm(layer.matrix, axis=1)[:, None]
+            program = (np.minimum(program, rows * state.norm) + theirs) * wider
+            norm = np.linalg.norm(program, axis=0)
+            if constant < math.inf:
+                norm = np.minimum(norm, constant * state.norm + np.linalg.norm(theirs, axis=0))
+            norm *= 1 + 4 * (len(program) + 4) * UNIT
+            return Elements(_moved(layer, state.value), (error + own) * wider, program, norm)
         case Pairs():
-            return Elements(_sorted(state.value, layer), _largest(state.error, layer), _largest(state.program, layer))
+            error, program = _largest(state.error, layer), _largest(state.program, layer)
+            return Elements(_moved(layer, state.value), error, program, state.norm)
+    return Elements(_moved(layer, state.value), state.error, state.program, state.norm)
+
+
+def _moved(layer: Layer, value: Array) -> Array:
+    match layer:
+        case Affine():
+            out: Array = layer.matrix @ value + layer.bias[:, None]
+            return out
+        case Pairs():
+            return _sorted(value, layer)
         case Rectifier():
-            return Elements(np.maximum(state.value, 0.0), state.error, state.program)
-    return state
+            return np.maximum(value, 0.0)
+    return value
 
 
 def _rounding(layer: Affine, size: Array, dtype: str, value: Array) -> Array:
@@ -124,7 +150,7 @@ def executed_radius(
     prediction: Sequence[int],
     dtype: str,
 ) -> Array:
-    """Give the radius (B,) of :meth:`gloro_fast.executed.ExecutedNet.radius`, from its formula.
+    """Give the radius (B,) of :meth:`gloro_fast.rounding_error.ExecutedNet.radius`, from its formula.
 
     That subtracts the error of the float64 evaluation three times, and this once, with less room for the rounding of
     the bounds: what it signed is below this.
@@ -152,9 +178,7 @@ def executed_radius(
             constant = known.value * constant + theirs
             slope = known.value * slope + gamma(layer.terms + 1, dtype) * known.absolute * rise
             so_far *= known.value
-            value = layer.matrix @ value + layer.bias[:, None]
-        else:
-            value = _through(layer, Elements(value, value, value), dtype).value
+        value = _moved(layer, value)
     rows, each, each_slope, each_error = np.ones(len(differences)), *(np.zeros((len(differences), 1)),) * 3
     if len(layers) > len(constants):
         head, *tail = layers[len(constants) :]
@@ -167,9 +191,8 @@ def executed_radius(
         each = gamma(head.terms + 1, dtype) * (rows[:, None] * reach + bias_of[:, None])
         each_slope = gamma(head.terms + 1, dtype) * rows[:, None] * rise
         each_error = gamma(head.terms + 1, "float64") * (rows[:, None] * seen + bias_of[:, None])
-        value = head.matrix @ value + head.bias[:, None]
-        for layer in tail:
-            value = _through(layer, Elements(value, value, value), dtype).value
+        for layer in (head, *tail):
+            value = _moved(layer, value)
     bounds = (error, each_error), (constant, each), (slope, each_slope)
     radius: Array = np.minimum(limit, _least(value, prediction, differences, lipschitz, *bounds))
     return radius

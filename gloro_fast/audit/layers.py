@@ -11,14 +11,20 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 from torch import nn
+from torch.nn.utils import parametrize
 
+from gloro_fast.attributes import shown_attributes, shown_settings
 from gloro_fast.errors import ArchitectureError
-from gloro_fast.nn.conv import Conv2d
-from gloro_fast.nn.minmax import MinMax
-from gloro_fast.nn.rules import known_type
 
 Array = NDArray[np.float64]
 Pads = tuple[tuple[int, int], tuple[int, int]]
+
+# By name: what is audited is not imported.
+_SAME_CONV = "gloro_fast.nn.conv.Conv2d"
+_MINMAX = "gloro_fast.nn.minmax.MinMax"
+_KNOWN = (nn.Linear, nn.Conv2d, nn.ReLU, nn.Identity, nn.Flatten, _SAME_CONV, _MINMAX)
+# What a subclass may define and still compute what its base does.
+_HARMLESS = ("__init__", "__repr__", "extra_repr", "reset_parameters")
 
 
 @dataclass(frozen=True)
@@ -87,27 +93,62 @@ def read_layers(module: nn.Module, input_shape: tuple[int, ...]) -> list[Layer]:
     found: list[Layer] = []
     shape = tuple(input_shape)
     for name, layer in _leaves(module):
-        kind = known_type(layer)
+        kind = _kind(layer)
         if kind is nn.Linear and len(shape) == 1:
             found.append(_dense(name, layer))
             shape = (found[-1].matrix.shape[0],)  # type: ignore[union-attr]
-        elif kind in (nn.Conv2d, Conv2d) and len(shape) == 3:
+        elif kind in (nn.Conv2d, _SAME_CONV) and len(shape) == 3:
             affine, shape = _convolution(name, layer, shape)
             found.append(affine)
-        elif kind is MinMax:
+        elif kind == _MINMAX:
             found.append(Pairs(name, shape[0]))
         elif kind is nn.ReLU:
             found.append(Rectifier(name))
         elif kind is nn.Identity:
             found.append(Copy(name))
-        elif isinstance(layer, nn.Flatten) and layer.start_dim == 1 and layer.end_dim == -1:
+        elif kind is nn.Flatten and layer.start_dim == 1 and layer.end_dim == -1:
             found.append(Copy(name))
             shape = (math.prod(shape),)
         else:
-            raise ArchitectureError(
-                f"{name or 'the module'} is a {kind.__name__} on {shape}; the audit does not know it"
-            )
+            raise _unknown(name, layer, f" on {shape}")
     return found
+
+
+def describe_modules(module: nn.Module) -> list[list[str]]:
+    """List name, type and settings of every module of a nested ``Sequential``, as certificates record them.
+
+    Raises:
+        ArchitectureError: the audit does not know a layer; names it.
+    """
+    for name, layer in _leaves(module):
+        if _kind(layer) is None:
+            raise _unknown(name, layer)
+    # Of layers that compute by their settings alone, other attributes are not recorded.
+    return [
+        [name, _name(type(child)), shown_settings(child) + ("" if _kind(child) else shown_attributes(child))]
+        for name, child in module.named_modules(remove_duplicate=False)
+    ]
+
+
+def _kind(layer: nn.Module) -> type[nn.Module] | str | None:
+    """Give the entry of ``_KNOWN`` that a layer computes as: its type, or one from which it only inherits."""
+    for base in parametrize.type_before_parametrizations(layer).__mro__:
+        known = next((known for known in _KNOWN if known is base or known == _name(base)), None)
+        if known is not None:
+            return known
+        own = [value for name, value in vars(base).items() if name not in _HARMLESS]
+        if any(callable(value) or hasattr(value, "__get__") for value in own):
+            return None
+    return None
+
+
+def _name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _unknown(name: str, layer: nn.Module, where: str = "") -> ArchitectureError:
+    kind = parametrize.type_before_parametrizations(layer).__name__
+    return ArchitectureError(f"{name or 'the module'} is a {kind}{where}; the audit does not know it")
 
 
 def split_head(layers: Sequence[Layer]) -> tuple[Sequence[Layer], Sequence[Layer]]:

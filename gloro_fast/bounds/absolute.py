@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from gloro_fast.nn.rules import LinearMap
+from gloro_fast.rules.registry import LinearMap
 
 _UNIT_ROUNDOFF = 2.0**-53
 _CLOSE = 1.001

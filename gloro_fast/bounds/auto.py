@@ -10,7 +10,7 @@ from gloro_fast.bounds.layer import LayerBound
 from gloro_fast.bounds.torus import torus
 from gloro_fast.bounds.torus import work as torus_work
 from gloro_fast.bounds.trivial import trivial
-from gloro_fast.nn.rules import LinearMap
+from gloro_fast.rules.registry import LinearMap
 
 # Floating-point operations; two cores do some 40e9 a second. Counted, not timed, so that a layer gets the same bound
 # everywhere.

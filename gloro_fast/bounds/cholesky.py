@@ -14,12 +14,12 @@ from gloro_fast.bounds.dense import work as dense_work
 from gloro_fast.bounds.lanczos import lanczos
 from gloro_fast.bounds.layer import LayerBound
 from gloro_fast.bounds.residual import pieces, residual_norm, subtract_product
-from gloro_fast.bounds.rounding import UNIT_ROUNDOFF, add_up, gamma, product_up, sqrt_up
 from gloro_fast.bounds.row_blocks import RowBlocks
 from gloro_fast.bounds.scaling import scale
 from gloro_fast.bounds.torus import torus
-from gloro_fast.nn.rules import LinearMap
 from gloro_fast.ops.geometry import Geometry
+from gloro_fast.rounding import UNIT_ROUNDOFF, add_up, gamma, product_up, sqrt_up
+from gloro_fast.rules.registry import LinearMap
 
 _TIGHT = 2e-7
 # The window of blocks that one step works on: 2^27 numbers are 1 GB, and it is held about twice.

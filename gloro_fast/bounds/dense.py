@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from gloro_fast.bounds.eigenvalue import largest_eigenvalue
-from gloro_fast.bounds.rounding import add_up, gamma, sqrt_up
 from gloro_fast.bounds.scaling import ScaledWeight
+from gloro_fast.rounding import add_up, gamma, sqrt_up
 
 # So many numbers of the weight are float64 at a time: 64 MB.
 _PART = 1 << 23

@@ -7,8 +7,8 @@ import math
 import torch
 
 from gloro_fast.bounds.layer import LayerBound
-from gloro_fast.bounds.rounding import SMALLEST
-from gloro_fast.nn.rules import Diagonal
+from gloro_fast.rounding import SMALLEST
+from gloro_fast.rules.registry import Diagonal
 
 
 @torch.no_grad()

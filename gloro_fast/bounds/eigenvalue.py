@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gloro_fast.bounds.lanczos import largest_ritz_values
 from gloro_fast.bounds.residual import largest_norm, residual_norm
-from gloro_fast.bounds.rounding import add_up, gamma
+from gloro_fast.rounding import add_up, gamma
 
 
 def largest_eigenvalue(matrices: Tensor, excess: float, floor: float = 0.0, ceiling: float = math.inf) -> float:

@@ -8,58 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gloro_fast.bounds.rounding import SMALLEST, UNIT_ROUNDOFF, positive_up, up
+from gloro_fast.ops.head_difference_bounds_op import head_difference_bounds
+from gloro_fast.rounding import SMALLEST, up
 
-# Below this a distance may have lost squares to underflow (smallest normal float64: 2.2e-308).
-_SAFE_DISTANCE = 1e-140
 _SAFE_PRODUCT = 1e-200
-_INTEGER_OF_SIZE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-# Rows of the result that are mirrored at once.
-_TILE = 512
-
-
-def head_difference_bounds(weight: Tensor) -> Tensor:
-    """Give float64 numbers >= ||w_i - w_j||_2, the rows taken as the real numbers they are.
-
-    Derivation, with u = 2^-53: each difference is computed within a factor 1 + u (subtraction never underflows
-    with gradual underflow), its square within (1 + u)^3, the sum of d of them, in any order, within
-    (1 + u)^(d + 2), the root within (1 + u)^(d/2 + 2). The result is enlarged by 1 + 2 (d + 8) u, which is more.
-    Where squares may have underflowed, sqrt(d) * max_k |w_ik - w_jk| is used, enlarged likewise. A processor
-    that flushes subnormals to zero changes each entry by less than the smallest normal number s of its type (of
-    float32 for half types), each difference by less than 3 s: sqrt(d) * 4 s is added. Rows of equal bits give 0.
-
-    It takes half as much memory again as the result.
-
-    Args:
-        weight: (m, d) of any floating dtype.
-
-    Returns:
-        (m, m) float64 on the weight's device, symmetric; inf or NaN where the weight holds them.
-    """
-    rows = weight.detach().double()
-    bits = weight.detach().contiguous().view(_INTEGER_OF_SIZE[weight.itemsize])
-    count, width = rows.shape
-    enlarge = 1 + 2 * (width + 8) * UNIT_ROUNDOFF
-    smallest = torch.finfo(torch.promote_types(weight.dtype, torch.float32)).tiny
-    flushed = width**0.5 * 4 * smallest
-    bounds = rows.new_zeros(count, count)
-    # Row after row of the upper triangle, by differences: products w_i . w_j would cancel.
-    pairs = torch.nn.functional.pdist(rows)
-    some_near = bool((pairs < _SAFE_DISTANCE).any())
-    for index, distance in enumerate(torch.split(pairs, list(range(count - 1, 0, -1)))):
-        bound = positive_up(distance * enlarge + flushed)
-        if some_near:
-            near = (distance < _SAFE_DISTANCE).nonzero()[:, 0]
-            others = near + index + 1
-            fallback = (rows[others] - rows[index]).abs().amax(dim=1) * width**0.5
-            differ = (bits[others] != bits[index]).any(dim=1)
-            bound[near] = torch.where(differ, positive_up(fallback * enlarge + flushed), 0.0)
-        bounds[index, index + 1 :] = bound
-    for start in range(0, count, _TILE):
-        stop = start + _TILE
-        bounds[start:stop, start:stop] += bounds[start:stop, start:stop].mT.clone()
-        bounds[stop:, start:stop] = bounds[start:stop, stop:].mT
-    return bounds
 
 
 def scaled_difference_bounds(weight: Tensor, factors: Sequence[Tensor], signed: bool) -> Tensor:
@@ -69,7 +21,7 @@ def scaled_difference_bounds(weight: Tensor, factors: Sequence[Tensor], signed: 
     and the weight, is computed within (1 + 2^-50)^(2 k + 1), which is within (k + 1) 2^-48 of 1. An entry that
     underflows, or a weight that a processor flushes to zero, changes it by less than 2 s |product of factors| and 2
     2^-1022, s the smallest normal number of the weight's type. Distances of the rows as computed are bounded as by
-    :func:`head_difference_bounds`, and what may have changed in each of both rows is added. Products of factors
+    :func:`.head_difference_bounds`, and what may have changed in each of both rows is added. Products of factors
     below 1e-200, which may have underflowed on the way, give inf. Factors that are all 1 change nothing.
 
     Args:

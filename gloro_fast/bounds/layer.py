@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gloro_fast.nn.rules import LinearMap
+from gloro_fast.rules.registry import LinearMap
 
 
 @dataclass(frozen=True)

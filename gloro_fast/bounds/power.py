@@ -7,9 +7,9 @@ import math
 import torch
 
 from gloro_fast.bounds.layer import LayerBound
-from gloro_fast.nn.rules import LinearMap
 from gloro_fast.ops.normalize import normalize
-from gloro_fast.ops.power_iteration import power_iteration
+from gloro_fast.ops.power_iteration_op import power_iteration
+from gloro_fast.rules.registry import LinearMap
 
 TOLERANCE = 1e-5
 MAX_ITERATIONS = 5000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gloro_fast.bounds.rounding import gamma, norm_up
+from gloro_fast.rounding import gamma, norm_up
 
 # Pieces that products with a triangular matrix are formed in, so that no more than a sixteenth is for nothing.
 _PIECES = 8

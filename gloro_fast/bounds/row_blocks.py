@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gloro_fast.bounds.axis import Axis
-from gloro_fast.bounds.rounding import gamma
+from gloro_fast.rounding import gamma
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from gloro_fast.bounds.rounding import SMALLEST
-from gloro_fast.nn.real import require_floating
+from gloro_fast.rounding import SMALLEST
+from gloro_fast.rules.real import require_floating
 
 SLACK = 2.0**-900
 """More than all that underflow can take from a norm that is computed of a scaled weight: a loss is below 2^-970 an

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gloro_fast.bounds.rounding import UNIT_ROUNDOFF, add_up, gamma, norm_up, product_up
+from gloro_fast.rounding import UNIT_ROUNDOFF, add_up, gamma, norm_up, product_up
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from gloro_fast.bounds.dense import dense_norm
 from gloro_fast.bounds.dense import work as dense_work
 from gloro_fast.bounds.eigenvalue import largest_eigenvalue
 from gloro_fast.bounds.layer import LayerBound
-from gloro_fast.bounds.rounding import add_up, sqrt_up
 from gloro_fast.bounds.scaling import scale
 from gloro_fast.bounds.symbol import Frequencies, SquaredSymbol
-from gloro_fast.nn.rules import LinearMap
 from gloro_fast.ops.geometry import Geometry
+from gloro_fast.rounding import add_up, sqrt_up
+from gloro_fast.rules.registry import LinearMap
 
 _EXCESS = 1e-7
 # Tori beyond the first are tried until so much arithmetic is done: on two cores some two tenths of a second.

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from gloro_fast.bounds.axis import padding_copies
 from gloro_fast.bounds.layer import LayerBound
-from gloro_fast.bounds.rounding import gamma, norm_up, sqrt_up
 from gloro_fast.bounds.scaling import scale
-from gloro_fast.nn.rules import LinearMap
+from gloro_fast.rounding import gamma, norm_up, sqrt_up
+from gloro_fast.rules.registry import LinearMap
 
 
 @torch.no_grad()

@@ -1,4 +1,7 @@
-"""The command line, one file a command. Commands import what they need when they run, so that help comes at once."""
+"""The command line, one file a command. Commands import what they need when they run, so that help comes at once.
+
+Stands on everything, and only the entry point calls it. The file of a command ``x`` is ``x_command``.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +12,19 @@ from typing import Annotated
 import typer
 
 from gloro_fast._version import __version__
-from gloro_fast.cli.attack import attack
-from gloro_fast.cli.audit import audit
-from gloro_fast.cli.certify import certify
-from gloro_fast.cli.doctor import doctor
-from gloro_fast.cli.evaluate import evaluate
-from gloro_fast.cli.import_keras import import_keras
-from gloro_fast.cli.info import info
-from gloro_fast.cli.recipes import recipes
+from gloro_fast.cli.attack_command import attack
+from gloro_fast.cli.audit_command import audit
+from gloro_fast.cli.certify_command import certify
+from gloro_fast.cli.doctor_command import doctor
+from gloro_fast.cli.evaluate_command import evaluate
+from gloro_fast.cli.import_keras_command import import_keras
+from gloro_fast.cli.info_command import info
+from gloro_fast.cli.recipes_command import recipes
 from gloro_fast.cli.reporting import Commands
-from gloro_fast.cli.reproduce import reproduce
-from gloro_fast.cli.smooth import smooth
-from gloro_fast.cli.tightness import tightness
-from gloro_fast.cli.train import train
+from gloro_fast.cli.reproduce_command import reproduce
+from gloro_fast.cli.smooth_command import smooth
+from gloro_fast.cli.tightness_command import tightness
+from gloro_fast.cli.train_command import train
 
 app = typer.Typer(
     cls=Commands,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from gloro_fast import _extension, _gpu, bounds, ops
-from gloro_fast.nn.rules import LinearMap
+from gloro_fast import bounds, ops
+from gloro_fast.native import dispatch, extension
 from gloro_fast.ops import Geometry
-from gloro_fast.ops.dense import mkl_holds_back
+from gloro_fast.ops.dense_op import mkl_holds_back
+from gloro_fast.rules.registry import LinearMap
 
 
 def active_kernels() -> list[dict[str, str]]:
@@ -34,14 +35,14 @@ def bound_kinds() -> dict[str, str]:
 def _row(op: str, device: str) -> dict[str, str]:
     if (op, device) == ("dense", "cpu") and mkl_holds_back():
         return {"op": op, "device": device, "runs": "oneDNN", "why": "MKL holds back on this processor"}
-    reason = _why_not_on_cpu(op) if device == "cpu" else _gpu.why_not(op)
+    reason = _why_not_on_cpu(op) if device == "cpu" else dispatch.why_not(op)
     if reason is None:
-        kind = "Triton" if device != "cpu" and _gpu.is_triton(op) else "compiled"
+        kind = "Triton" if device != "cpu" and dispatch.is_triton(op) else "compiled"
         return {"op": op, "device": device, "runs": kind, "why": "there is a kernel for it"}
     return {"op": op, "device": device, "runs": "PyTorch reference", "why": reason}
 
 
 def _why_not_on_cpu(op: str) -> str | None:
-    if (reason := _extension.why_not()) is not None:
+    if (reason := extension.why_not()) is not None:
         return reason
-    return None if _extension.has_kernel(op, "cpu") else "there is no kernel for it on this device"
+    return None if extension.has_kernel(op, "cpu") else "there is no kernel for it on this device"

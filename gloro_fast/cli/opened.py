@@ -10,7 +10,7 @@ from gloro_fast.cli.options import choice, usable_device, use_threads
 
 if TYPE_CHECKING:
     from gloro_fast.data import DataSet, Split
-    from gloro_fast.model import GloRoNet
+    from gloro_fast.net.gloro_net import GloRoNet
     from gloro_fast.train.config import RunConfig
 
 
@@ -44,11 +44,18 @@ class OpenRun:
         """What a picture says it shows."""
         return f"{self.config.recipe.name}, {self.split_name} split of {self.data}"
 
-    def facts(self) -> list[tuple[str, str]]:
-        """Give what every summary says of net and data."""
+    def facts(self, counted: int | None = None) -> list[tuple[str, str]]:
+        """Give what every summary says of net and data.
+
+        Args:
+            counted: how many images, the first ones, it is about; None for all.
+        """
+        count = f"{len(self.split):,} images"
+        if counted is not None and counted < len(self.split):
+            count = f"the first {counted:,} of {count}"
         return [
             ("recipe", self.config.recipe.name),
-            ("data", f"{self.data}, {self.split_name} split, {len(self.split):,} images"),
+            ("data", f"{self.data}, {self.split_name} split, {count}"),
             ("data note", self.data_note),
         ]
 
@@ -87,7 +94,7 @@ def open_run(
         GloroFastError: whatever does not fit, in one line.
     """
     from gloro_fast.bounds import DEFAULT_METHOD, check_method
-    from gloro_fast.run_folder import load_net
+    from gloro_fast.train.trained_net import load_net
 
     choice("--split", split, ("test", "train"))
     method = DEFAULT_METHOD if method is None else method
@@ -115,4 +122,5 @@ def load_run_data(config: RunConfig, data: str | None, data_dir: Path | None) ->
 
     if data is None or data == config.recipe.data:
         data, data_dir = config.recipe.data, data_dir or (Path(config.data_dir) if config.data_dir else None)
+        return load(data, data_dir, test_share=config.test_share or None)
     return load(data, data_dir)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from gloro_fast.errors import ConfigError, nearest
-from gloro_fast.schedules import read_number
+from gloro_fast.recipes.schedules import read_number
 
 RADIUS = "RADIUS"
 """What help calls a number that ``radius`` reads."""

@@ -10,7 +10,7 @@ from typing import Any
 from gloro_fast import data
 from gloro_fast.errors import ConfigError, nearest
 from gloro_fast.recipes import FIELDS, Recipe
-from gloro_fast.schedules import read_number
+from gloro_fast.recipes.schedules import read_number
 
 
 def recipe_fields(options: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:

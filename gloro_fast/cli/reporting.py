@@ -15,6 +15,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from gloro_fast.errors import GloroFastError
+from gloro_fast.progress import heartbeat
 
 BAD_INPUT = 2
 _PIPED_WIDTH = 160
@@ -38,14 +39,15 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that ``ctx`` holds."""
-        with _warnings_in_one_line(), _errors_in_one_line():
+        with _warnings_in_one_line(), _errors_in_one_line(), heartbeat("working"):
             return super().invoke(ctx)
 
 
 def console() -> Console:
     """Give the console for results: the terminal's width, and enough for a table where output is piped."""
-    out = Console(highlight=False)
-    return out if out.is_terminal else Console(highlight=False, width=_PIPED_WIDTH)
+    # Names of files and data sets are text, not markup.
+    out = Console(highlight=False, markup=False)
+    return out if out.is_terminal else Console(highlight=False, markup=False, width=_PIPED_WIDTH)
 
 
 def table(

@@ -13,8 +13,7 @@ import typer
 from gloro_fast.cli.options import usable_device, use_threads
 from gloro_fast.data import DataSet, load
 from gloro_fast.errors import ConfigError
-from gloro_fast.recipes import Recipe, get
-from gloro_fast.run_folder import RunFolder
+from gloro_fast.recipes import NEUTRAL_NEEDS, Recipe, get, neutral
 from gloro_fast.train import (
     Observer,
     ProgressBar,
@@ -25,6 +24,7 @@ from gloro_fast.train import (
     read_config,
     saved_config,
 )
+from gloro_fast.train.run_folder import RunFolder
 
 RUNS = Path("runs")
 
@@ -43,8 +43,10 @@ class RunRequest:
         threads: CPU threads.
         download: whether torchvision may fetch the data.
         tensorboard: whether to write TensorBoard files.
+        test_share: of each class, to hold out for testing where the data are not split.
         graphs: whether to capture the steps on a GPU.
         deterministic: whether a GPU is to use deterministic algorithms alone.
+        tf32: whether training on a GPU may use TF32.
     """
 
     recipe: str | None
@@ -58,11 +60,20 @@ class RunRequest:
     tensorboard: bool
     graphs: bool = True
     deterministic: bool | None = None
+    test_share: float | None = None
+    tf32: bool | None = None
 
-    def load_data(self, name: str, otherwise: str) -> tuple[DataSet, str]:
-        """Load a data set from the folder asked for, or else from ``otherwise``; give it and its place."""
+    def load_data(self, name: str, otherwise: str, test_share: float | None = None) -> tuple[DataSet, str]:
+        """Load a data set from the folder asked for, or else from ``otherwise``; give it and its place.
+
+        Args:
+            name: of the data set.
+            otherwise: the place.
+            test_share: to hold out, if none was asked for.
+        """
         place = str(self.data_dir.expanduser().resolve()) if self.data_dir is not None else otherwise
-        return load(name, place or None, download=self.download), place
+        share = test_share if self.test_share is None else self.test_share
+        return load(name, place or None, download=self.download, test_share=share), place
 
     def observers(self) -> list[Observer]:
         """Give the observers that show the run."""
@@ -75,7 +86,7 @@ def begin(request: RunRequest, *, overwrite: bool) -> Trainer:
     Raises:
         GloroFastError: recipe, fields, data or run folder cannot be used.
     """
-    base, origin = _recipe(request.recipe)
+    base, origin = _neutral(request.fields) if request.recipe is None else _recipe(request.recipe)
     recipe = base.override(**request.fields)
     out = RUNS / recipe.name if request.out is None else request.out
     if not overwrite:
@@ -83,8 +94,10 @@ def begin(request: RunRequest, *, overwrite: bool) -> Trainer:
     observers = request.observers()
     use_threads(request.threads)
     device = usable_device(request.device)
-    same_data = origin is not None and origin.recipe.data == recipe.data
-    data, place = request.load_data(recipe.data, origin.data_dir if origin is not None and same_data else "")
+    if origin is not None and origin.recipe.data == recipe.data:
+        data, place = request.load_data(recipe.data, origin.data_dir, origin.test_share or None)
+    else:
+        data, place = request.load_data(recipe.data, "")
     seed = request.seed if request.seed is not None else origin.seed if origin is not None else 0
     trainer = Trainer(
         recipe,
@@ -97,6 +110,7 @@ def begin(request: RunRequest, *, overwrite: bool) -> Trainer:
         overwrite=overwrite,
         graphs=request.graphs,
         deterministic=request.deterministic is not False,
+        tf32=request.tf32,
     )
     _announce(f"training {recipe.name}", data, out, device)
     return trainer
@@ -115,21 +129,41 @@ def go_on(request: RunRequest) -> Trainer:
     assert out is not None
     saved = saved_config(RunFolder(out))
     by_name = None if recipe is None else recipe.name if recipe.name == request.recipe else recipe
-    check_unchanged(
-        saved, {**request.fields, "recipe": by_name, "seed": request.seed, "deterministic": request.deterministic}
-    )
+    asked = {
+        "recipe": by_name,
+        "seed": request.seed,
+        "deterministic": request.deterministic,
+        "test_share": request.test_share,
+    }
+    if request.tf32 is not None:
+        asked["tf32"] = "on" if request.tf32 else "off"
+    check_unchanged(saved, {**request.fields, **asked})
     observers = request.observers()
     use_threads(request.threads or saved.threads or None)
-    data, _ = request.load_data(saved.recipe.data, saved.data_dir)
+    data, _ = request.load_data(saved.recipe.data, saved.data_dir, saved.test_share or None)
     trainer = Trainer.resume(out, data, observers=observers, device=request.device, graphs=request.graphs)
     _announce(f"going on with {saved.recipe.name}", data, out, trainer.config.device)
     return trainer
 
 
-def _recipe(name: str | None) -> tuple[Recipe, RunConfig | None]:
+def _neutral(fields: Mapping[str, Any]) -> tuple[Recipe, None]:
+    """Give the recipe for data of one's own, if what it cannot know is given.
+
+    Raises:
+        ConfigError: something is not; names it.
+    """
+    missing = [name for name in NEUTRAL_NEEDS if name not in fields]
+    if missing:
+        options = ", ".join(f"--{name}" for name in missing)
+        raise ConfigError(
+            "no recipe is given; choose one with --recipe (gloro-fast recipes lists them), or give --data, "
+            f"--architecture and --epsilon ({options} {'is' if len(missing) == 1 else 'are'} missing)"
+        )
+    return neutral(*(fields[name] for name in NEUTRAL_NEEDS)), None
+
+
+def _recipe(name: str) -> tuple[Recipe, RunConfig | None]:
     """Give a recipe by name, or the recipe and the whole configuration of a config.toml."""
-    if name is None:
-        raise ConfigError("no recipe is given; choose one with --recipe (gloro-fast recipes lists them)")
     path = Path(name).expanduser()
     if path.suffix == ".toml":
         config = read_config(path)
@@ -138,7 +172,7 @@ def _recipe(name: str | None) -> tuple[Recipe, RunConfig | None]:
 
 
 def _announce(what: str, data: DataSet, out: Path, device: str) -> None:
-    count = f"{len(data.train):,} training images"
+    count = f"{len(data.train):,} training images{f'; {data.note}' if data.note else ''}"
     typer.echo(
         f"{what} on {data.name} ({count}), {device}, {torch.get_num_threads()} threads; run folder {out}", err=True
     )

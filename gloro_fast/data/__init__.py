@@ -1,4 +1,7 @@
-"""Data sets in memory, mini-batches in a resumable order, and augmentation on the training device."""
+"""Data sets in memory, mini-batches in a resumable order, and augmentation on the training device.
+
+Stands on ``pixels``; training, evaluation, the audit, reproductions and the command line load and batch with it.
+"""
 
 from gloro_fast.data.augment import AUGMENTATIONS, augmentation
 from gloro_fast.data.augment.noise import gaussian_noise

@@ -53,6 +53,7 @@ class DataSet:
         test: the held-out split; never used to select a model.
         class_names: one name a class, in the order of the labels.
         note: what to print beside results made with it; empty where there is nothing to say.
+        test_share: the share of each class that the reader held out for testing; 0 where the data come split.
 
     Raises:
         DataError: on construction, when a label names no class, the splits disagree in image shape, or there
@@ -64,6 +65,7 @@ class DataSet:
     test: Split
     class_names: tuple[str, ...]
     note: str = ""
+    test_share: float = 0.0
 
     def __post_init__(self) -> None:
         if self.num_classes < 2:

@@ -29,7 +29,7 @@ def load() -> DataSet:
     except ImportError as error:
         raise DataError(
             f"the digits come with scikit-learn, which cannot be imported ({cause(error)}); "
-            "install it with: pip install 'gloro-fast[demo]'"
+            "install it with: pip install scikit-learn"
         ) from error
     source = load_digits()
     images = torch.from_numpy(np.rint(source.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)

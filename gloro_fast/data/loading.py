@@ -13,23 +13,30 @@ NAMES = ("digits", "mnist", "fashion-mnist", "cifar10", "tiny-imagenet", "folder
 """What :func:`load` knows by name."""
 
 
-def load(name: str, data_dir: Path | str | None = None, *, download: bool = False) -> DataSet:
+def load(
+    name: str, data_dir: Path | str | None = None, *, download: bool = False, test_share: float | None = None
+) -> DataSet:
     """Read a data set into memory.
 
     Args:
         name: one of :data:`NAMES`, or the path of a ``.npz`` file or of an image folder.
         data_dir: where its files are, in the layout in which torchvision keeps them; for "folder" the image
             folder, for "npz" the file. The digits need none.
+        test_share: for an image folder that is not split: the share of each class to hold out for testing, 0.2 by
+            default.
         download: let torchvision fetch MNIST, Fashion-MNIST or CIFAR-10 into ``data_dir`` if it is not there.
 
     Returns:
         The data set; pixels as the files have them.
 
     Raises:
-        ConfigError: an unknown name; the message has the nearest.
+        ConfigError: an unknown name; the message has the nearest. ``test_share`` for data that come split.
         DataError: files are missing, damaged, or hold something else.
     """
     given = None if data_dir is None else Path(data_dir).expanduser()
+    path = Path(name).expanduser()
+    if test_share is not None and name != "folder" and (name in NAMES or not path.is_dir()):
+        raise ConfigError(f"{name} has a test split of its own; leave --test-share out")
     match name:
         case "digits":
             return digits.load()
@@ -44,17 +51,16 @@ def load(name: str, data_dir: Path | str | None = None, *, download: bool = Fals
         case "tiny-imagenet":
             return tiny_imagenet.load(given)
         case "folder":
-            return folder.load(given)
+            return folder.load(given, test_share)
         case "npz":
             return npz.load(given)
         case _:
-            return _load_path(name)
+            return _load_path(name, path, test_share)
 
 
-def _load_path(name: str) -> DataSet:
-    path = Path(name).expanduser()
+def _load_path(name: str, path: Path, test_share: float | None) -> DataSet:
     if path.is_dir():
-        return folder.load(path)
+        return folder.load(path, test_share)
     if path.is_file() and path.suffix == ".npz":
         return npz.load(path)
     if path.suffix == ".npz" or len(path.parts) > 1:

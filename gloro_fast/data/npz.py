@@ -18,15 +18,18 @@ from gloro_fast.pixels import check_floats
 
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
 _CHANNELS = (1, 3)
+# Neither pixels in [0, 1] that overshoot nor standardized ones go as far.
+_BYTES_FROM = 16
 
 
 def load(path: Path | None) -> DataSet:
     """Read a ``.npz`` archive; objects in it (pickles) are never loaded.
 
     - ``x_train``, ``x_test``: uint8 (0 to 255), or floats in [0, 1], kept as float32 and not made bytes,
-      which would change them. (N, H, W) is grey. Of (N, H, W, C) and (N, C, H, W), the channel axis is the
-      one of size 1 or 3; where both the second and the last axis could be it, that is an error.
-    - ``y_train``, ``y_test``: class indices, any integer type, (N,) or (N, 1).
+      which would change them. Floats from 0 to 255 are divided by 255; the note says so. (N, H, W) is grey. Of
+      (N, H, W, C) and (N, C, H, W), the channel axis is the one of size 1 or 3; where both the second and the last
+      axis could be it, that is an error.
+    - ``y_train``, ``y_test``: class indices from 0, any integer type, (N,) or (N, 1).
     - ``class_names``, optional: an array of strings. Without it there are as many classes as the largest
       label says.
 
@@ -34,15 +37,17 @@ def load(path: Path | None) -> DataSet:
         path: the archive.
 
     Raises:
-        DataError: damaged, a key is missing, or an array is of another type or shape; names the key.
+        DataError: damaged, a key is missing, an array is of another type or shape, classes are counted from 1, or the
+            splits are in different units; names the key.
 
     Warns:
-        UserWarning: float pixels outside [0, 1].
+        UserWarning: float pixels outside [0, 1] that are no bytes either.
     """
     path = locating.required(path, "npz", f"the .npz file itself, with {', '.join(_KEYS)}")
     arrays = _arrays(path)
     splits = [Split(*_paired(path, arrays, f"x_{part}", f"y_{part}")) for part in ("train", "test")]
-    return DataSet(path.stem, splits[0], splits[1], _class_names(path, arrays, splits))
+    splits, note = _in_unit_interval(path, splits)
+    return DataSet(path.stem, splits[0], splits[1], _class_names(path, arrays, splits), note)
 
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:
@@ -83,10 +88,30 @@ def _images(array: NDArray[Any], what: str) -> Tensor:
     if 0 in array.shape:
         raise DataError(f"{what} is empty, of shape {array.shape}; it needs at least one image")
     channels_first = _channels_first(array, what)
-    pixels = torch.from_numpy(np.ascontiguousarray(channels_first, None if array.dtype == np.uint8 else np.float32))
-    if pixels.is_floating_point():
-        check_floats(pixels, what)
-    return pixels
+    return torch.from_numpy(np.ascontiguousarray(channels_first, None if array.dtype == np.uint8 else np.float32))
+
+
+def _in_unit_interval(path: Path, splits: list[Split]) -> tuple[list[Split], str]:
+    """Divide float pixels from 0 to 255 by 255, and give the note that says so."""
+    floats = {
+        key: split.images
+        for key, split in zip(("x_train", "x_test"), splits, strict=True)
+        if split.images.is_floating_point()
+    }
+    # NaN passes no comparison.
+    scaled = [key for key, images in floats.items() if images.min() >= 0 and _BYTES_FROM <= images.max() <= 255]
+    if not scaled:
+        for key, images in floats.items():
+            check_floats(images, f"{key} of {path}")
+        return splits, ""
+    if len(scaled) < len(splits):
+        other = "x_test" if scaled == ["x_train"] else "x_train"
+        raise DataError(
+            f"{path}: {scaled[0]} has float pixels up to 255 but {other} has not; save both in the same units"
+        )
+    for images in floats.values():
+        images.div_(255)
+    return splits, "float pixels from 0 to 255 were divided by 255"
 
 
 def _channels_first(array: NDArray[Any], what: str) -> NDArray[Any]:
@@ -125,6 +150,11 @@ def _class_names(path: Path, arrays: dict[str, NDArray[Any]], splits: list[Split
                 f"class_names of {path} is {names.dtype} of shape {names.shape}; a row of strings is needed"
             )
         return tuple(names.tolist())
+    if min(int(split.labels.min()) for split in splits) == 1:
+        raise DataError(
+            f"{path}: labels start at 1, class indices at 0; subtract 1 from y_train and y_test, or, if class 0 has no "
+            "images, name all classes in an array class_names"
+        )
     count = 1 + max(int(split.labels.max()) for split in splits)
     if count > len(splits[0]):
         raise DataError(

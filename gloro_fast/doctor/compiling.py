@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gloro_fast import _gpu
+from gloro_fast.native import dispatch
 
 
 def compile_kernels(checks: Iterable[Callable[[torch.device], Iterator[str | None]]]) -> None:
@@ -41,7 +41,7 @@ class _BothDevices(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        on_gpu = _gpu.implementation(func.name()) if func.namespace == "gloro_fast" else None
+        on_gpu = dispatch.implementation(func.name()) if func.namespace == "gloro_fast" else None
         if on_gpu is not None:
             on_gpu(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gloro_fast import _extension, _gpu
 from gloro_fast.doctor.compiling import compile_kernels
+from gloro_fast.native import dispatch, extension
 
 Check = Callable[[torch.device], Iterator[str | None]]
 """Tries an op on a device, one case after the other: yields None where it is right, else what was wrong in one line."""
@@ -41,7 +41,7 @@ class Finding:
 
 
 def check(op: str) -> Callable[[Check], Check]:
-    """Register a check of the op; a failure on a GPU switches off what ``gloro_fast._gpu`` knows by that name."""
+    """Register a check of the op; a failure on a GPU switches off what ``native.dispatch`` knows by it."""
 
     def register(function: Check) -> Check:
         _CHECKS[op] = function
@@ -64,12 +64,12 @@ def examine(device: torch.device | str) -> list[Finding]:
     findings = [_examine(op, device) for op in sorted(_CHECKS)]
     for finding in findings:
         if finding.failure is not None and device.type != "cpu":
-            _gpu.switch_off(finding.op, f"gloro-fast doctor found it wrong on {finding.device}: {finding.failure}")
+            dispatch.switch_off(finding.op, f"gloro-fast doctor found it wrong on {finding.device}: {finding.failure}")
     return findings
 
 
 def _compile_beforehand(device: torch.device) -> None:
-    checks = [_CHECKS[op] for op in sorted(_CHECKS) if _gpu.is_triton(op) and _gpu.why_not(op) is None]
+    checks = [_CHECKS[op] for op in sorted(_CHECKS) if dispatch.is_triton(op) and dispatch.why_not(op) is None]
     # It saves time and decides nothing: what fails here fails again, and is reported, in the check.
     with contextlib.suppress(Exception), torch.cuda.device(device):
         compile_kernels(checks)
@@ -77,7 +77,7 @@ def _compile_beforehand(device: torch.device) -> None:
 
 def _examine(op: str, device: torch.device) -> Finding:
     start, cases, failure = time.perf_counter(), 0, None
-    reference = _extension.why_not() if device.type == "cpu" else _gpu.why_not(op)
+    reference = extension.why_not() if device.type == "cpu" else dispatch.why_not(op)
     if reference is None:
         try:
             for wrong in _CHECKS[op](device):

@@ -1,7 +1,7 @@
 """What a trained net is worth: clean and verified-robust accuracy, its curve over the radius, attacks.
 
 The curve draws with matplotlib: import it from ``gloro_fast.evaluate.curve``; ``pgd`` and ``unbroken`` need the
-extra ``attack``.
+extra ``attack``. Stands on ``net``, ``data`` and ``recipes.paper``; training, reproductions and commands call it.
 """
 
 from gloro_fast.evaluate.accuracy import Evaluation, evaluate

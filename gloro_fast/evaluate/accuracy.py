@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gloro_fast.certify import Certificate
 from gloro_fast.data.batches import Batches
 from gloro_fast.data.dataset import Split
 from gloro_fast.errors import DataError
-from gloro_fast.model import GloRoNet
+from gloro_fast.net.certificate import Certificate
+from gloro_fast.net.gloro_net import GloRoNet
 
 
 @dataclass(frozen=True)

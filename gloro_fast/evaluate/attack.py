@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from gloro_fast.evaluate.toolbox import check_arguments, prepared, within_ball
-from gloro_fast.model import GloRoNet
-from gloro_fast.plan import evaluation_mode
+from gloro_fast.graph.plan import evaluation_mode
+from gloro_fast.net.gloro_net import GloRoNet
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,8 @@ def pgd(
     """
     check_arguments(net, images, labels, epsilon, steps=steps, restarts=restarts)
     step_size = 2.5 * epsilon / steps if step_size is None else step_size
-    with prepared(net, pixels, seed) as classifier:
+    freely = "" if pixels else ", pixels without limits"
+    with prepared(net, pixels, seed, f"PGD{freely}", restarts * steps * len(images)) as classifier:
         from art.attacks.evasion import ProjectedGradientDescentPyTorch
 
         found = ProjectedGradientDescentPyTorch(

@@ -13,7 +13,7 @@ from torch import Tensor
 from gloro_fast.errors import SoundnessError
 from gloro_fast.evaluate.attack import Attack, pgd, predictions, unbroken
 from gloro_fast.evaluate.auto_attack import auto_attack
-from gloro_fast.model import GloRoNet
+from gloro_fast.net.gloro_net import GloRoNet
 
 
 @dataclass(frozen=True)

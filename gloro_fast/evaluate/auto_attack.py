@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gloro_fast.evaluate.attack import predictions
 from gloro_fast.evaluate.toolbox import check_arguments, prepared, within_ball
-from gloro_fast.model import GloRoNet
+from gloro_fast.net.gloro_net import GloRoNet
 
 
 def auto_attack(
@@ -57,7 +57,7 @@ def auto_attack(
     check_arguments(net, images, labels, epsilon, steps=steps, restarts=restarts, queries=queries)
     result = images.detach().clone()
     square = pixels is not None and images.dim() == 4 and min(images.shape[2:]) >= 8
-    with prepared(net, pixels, seed) as classifier:
+    with prepared(net, pixels, seed, "AutoAttack" if pixels else "AutoAttack, pixels without limits") as classifier:
         for attack in _attacks(classifier, epsilon, steps, restarts, queries, batch_size, square):
             standing = predictions(net, result, batch_size) == labels.to(result.device)
             if not bool(standing.any()):

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 
-from gloro_fast.atomic import write_with
 from gloro_fast.evaluate.accuracy import Evaluation
+from gloro_fast.files.atomic import write_with
 
 _CURVE, _MARK, _GREY = "#1f5fa8", "#c8503c", "#555555"
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gloro_fast.certify import margin_constants
 from gloro_fast.errors import ConfigError, DataError
-from gloro_fast.model import GloRoNet
+from gloro_fast.net.gloro_net import GloRoNet
+from gloro_fast.ops.certify import margin_constants
+from gloro_fast.progress import Progress
 
 GLOBAL_STEPS, LOCAL_STEPS, PAIRS = 7_500, 5_000, 100
 
@@ -74,7 +75,8 @@ def global_lower_bounds(
     first = torch.randint(len(images), (pairs,), generator=generator)
     second = (first + torch.randint(1, len(images), (pairs,), generator=generator)) % len(images)
     start = torch.stack([images[first], images[second]])
-    return _maximize(net, start, steps, classes=None, project=lambda points, kept: points)
+    with Progress("looking for the steepest margin anywhere") as progress:
+        return _maximize(net, start, steps, progress, classes=None, project=lambda points, kept: points)
 
 
 def local_lower_bounds(
@@ -116,7 +118,8 @@ def local_lower_bounds(
         inside: Tensor = centres[kept] + offset * (epsilon / norm.clamp_min(epsilon))
         return inside
 
-    return _maximize(net, start, steps, classes, project)
+    with Progress("looking for the steepest margins nearby") as progress:
+        return _maximize(net, start, steps, progress, classes, project)
 
 
 def margin_bounds(net: GloRoNet) -> Tensor:
@@ -149,13 +152,16 @@ def _margin_slopes(module: nn.Module, scale: float, pair: Tensor) -> Tensor:
     return slopes if bool(distance > 0) else torch.zeros_like(slopes)
 
 
-def _maximize(net: GloRoNet, start: Tensor, steps: int, classes: Tensor | None, project: _Project) -> LowerBounds:
+def _maximize(
+    net: GloRoNet, start: Tensor, steps: int, progress: Progress, classes: Tensor | None, project: _Project
+) -> LowerBounds:
     """Climb the slope of every pair, and keep the steepest place that each came by.
 
     Args:
         net: the net.
         start: (2, P, *input_shape).
         steps: at most so many.
+        progress: is told of each step.
         classes: (P,) j of each pair; None for what is predicted at the first point.
         project: gives where points (2, Q, *input_shape) of the pairs with indices (Q,) may be.
     """
@@ -178,6 +184,7 @@ def _maximize(net: GloRoNet, start: Tensor, steps: int, classes: Tensor | None, 
         optimizer.step()
         with torch.no_grad():
             points.copy_(project(points, moving))
+        progress(step, steps, f"step {step} of at most {steps}")
         if step % _PATIENCE == 0:
             grown = best[moving] > before[moving] * (1 + _GROWTH)
             before = best.clone()

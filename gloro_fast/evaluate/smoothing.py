@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from gloro_fast.errors import ConfigError, DataError
-from gloro_fast.model import GloRoNet
-from gloro_fast.plan import evaluation_mode
+from gloro_fast.graph.plan import evaluation_mode
+from gloro_fast.net.gloro_net import GloRoNet
+from gloro_fast.progress import tracked
 
 ABSTAIN = -1
 
@@ -99,14 +100,13 @@ def smooth(
         from scipy.stats import binomtest, norm
     except ImportError as error:
         raise ConfigError(
-            f"randomized smoothing needs SciPy, which cannot be imported ({error}); "
-            "install it with: pip install 'gloro-fast[smoothing]'"
+            f"randomized smoothing needs SciPy, which cannot be imported ({error}); install it with: pip install scipy"
         ) from error
     begun = time.monotonic()
     generator = torch.Generator().manual_seed(seed)
     predictions, classes, radii = [], [], []
     with evaluation_mode(net.module), torch.no_grad():
-        for image in images:
+        for image in tracked(images, len(images), "sampling noise"):
             chosen = int(_counts(net.module, image, noise, selection, batch_size, net.num_classes, generator).argmax())
             counts = _counts(net.module, image, noise, samples, batch_size, net.num_classes, generator)
             (first, second), places = (top.tolist() for top in counts.topk(2))

@@ -20,7 +20,7 @@ from gloro_fast.evaluate.lower_bounds import (
     local_lower_bounds,
     margin_bounds,
 )
-from gloro_fast.model import GloRoNet
+from gloro_fast.net.gloro_net import GloRoNet
 
 
 @dataclass(frozen=True)

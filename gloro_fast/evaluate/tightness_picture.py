@@ -7,9 +7,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from gloro_fast.atomic import write_with
 from gloro_fast.evaluate.tightness import Tightness
-from gloro_fast.paper import PaperTightness
+from gloro_fast.files.atomic import write_with
+from gloro_fast.recipes.paper import PaperTightness
 
 _UPPER, _GLOBAL, _LOCAL, _GREY = "#1f5fa8", "#c8503c", "#d99a2b", "#555555"
 
@@ -49,14 +49,16 @@ def draw_tightness(
         axes.text(1.0, place, share, va="center", ha="right", fontsize=9.5, transform=axes.get_yaxis_transform())
         # Below the middle of the bar, so that its end stays in view.
         spread = [place + 0.1 + 0.18 * index / max(len(slopes) - 1, 1) for index in range(len(slopes))]
-        axes.plot(slopes, spread, ".", color="black", alpha=0.45, markersize=3)
+        dots = "one pair, or one ball, each" if place == 1 else None
+        axes.plot(slopes, spread, ".", color="black", alpha=0.45, markersize=3, label=dots)
     if paper is not None:
         line: dict[str, Any] = {"color": _GREY, "linewidth": 1.4, "linestyle": (0, (2, 1.5))}
         axes.plot([found.upper * paper.global_ratio] * 2, [0.62, 1.38], **line, label="the paper's ratios")
         low, high = paper.local_ratio
         for ratio in (low, high):
             axes.plot([found.upper * ratio] * 2, [1.62, 2.38], **line)
-        axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=9)
+    # Above the plot, below the title.
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=2, frameon=False, fontsize=9)
     axes.set_yticks(range(len(bars)), [name for name, *_ in bars], fontsize=9)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.28 * max(found.upper, found.global_lower, 1e-9))
@@ -66,7 +68,7 @@ def draw_tightness(
     axes.grid(axis="x", color="#dddddd", linewidth=0.7)
     axes.set_axisbelow(True)
     if title:
-        axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
+        axes.set_title(title, loc="left", fontsize=11, fontweight="bold", pad=26)
     if note:
         figure.supxlabel(note, fontsize=7.5, color=_GREY, wrap=True)
     write_with(path, lambda temporary: figure.savefig(temporary, format="png", dpi=160))

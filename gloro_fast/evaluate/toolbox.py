@@ -13,11 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from gloro_fast.errors import ConfigError, DataError
-from gloro_fast.model import GloRoNet
+from gloro_fast.net.gloro_net import GloRoNet
+from gloro_fast.progress import Progress
 
 
 @contextlib.contextmanager
-def prepared(net: GloRoNet, pixels: tuple[float, float] | None, seed: int) -> Iterator[Any]:
+def prepared(
+    net: GloRoNet, pixels: tuple[float, float] | None, seed: int, what: str, evaluations: int = 0
+) -> Iterator[Any]:
     """Give f as the toolbox's classifier, for a while: a copy of ``net.module`` on the net's device.
 
     Meanwhile NumPy's global generator, from which the toolbox draws, starts from ``seed``.
@@ -26,15 +29,17 @@ def prepared(net: GloRoNet, pixels: tuple[float, float] | None, seed: int) -> It
         net: the net; it is left as it is.
         pixels: (low, high) that perturbed pixels are clipped to, or None.
         seed: of all random numbers.
+        what: the attack, to say how far it is.
+        evaluations: of f, one an image, that it will take; 0 where it decides on the way.
 
     Raises:
         ConfigError: the toolbox is not installed.
     """
     device = next(net.module.parameters()).device
     current = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
-    with _seeded_numpy(seed), current:
+    with _seeded_numpy(seed), current, Progress(what) as progress:
         yield _classifier()(
-            model=_copy(net.module),
+            model=_Counted(_copy(net.module), evaluations, progress),
             loss=nn.CrossEntropyLoss(),
             input_shape=net.input_shape,
             nb_classes=net.num_classes,
@@ -51,9 +56,25 @@ def _classifier() -> Any:
     except ImportError as error:
         raise ConfigError(
             f"attacks need the Adversarial Robustness Toolbox, which cannot be imported ({error}); "
-            "install it with: pip install 'gloro-fast[attack]'"
+            "install it with: pip install adversarial-robustness-toolbox"
         ) from error
     return PyTorchClassifier
+
+
+class _Counted(nn.Module):
+    """f, and ``progress`` told of every image that goes through: the toolbox has no other way to say how far it is."""
+
+    def __init__(self, module: nn.Module, evaluations: int, progress: Progress) -> None:
+        super().__init__()
+        self.module = module
+        self._done, self._evaluations, self._progress = 0, evaluations, progress
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Give f(images)."""
+        logits: Tensor = self.module(images)
+        self._done += len(logits)
+        self._progress(self._done, self._evaluations)
+        return logits
 
 
 def _copy(module: nn.Module) -> nn.Module:

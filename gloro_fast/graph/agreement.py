@@ -16,7 +16,7 @@ from gloro_fast.graph.node import Layer, Node
 from gloro_fast.graph.operations import Within
 from gloro_fast.graph.restoring import restored
 from gloro_fast.graph.undisturbed import undisturbed
-from gloro_fast.nn.rules import LinearMap, known_type
+from gloro_fast.rules.registry import LinearMap, known_type
 
 SIZES = (1, 2, 3, 8)
 """The numbers of images that are tried."""

@@ -15,7 +15,7 @@ from gloro_fast.graph.batch import is_batch_size
 from gloro_fast.graph.call import Call, Number, Operand
 from gloro_fast.graph.node import Fixed, Joining, Node, Scaled, Times, constants
 from gloro_fast.graph.operations import Function, Slot
-from gloro_fast.nn.rules import LipschitzConstant
+from gloro_fast.rules.registry import LipschitzConstant
 
 
 def add(call: Call, nodes: list[Node]) -> Node:

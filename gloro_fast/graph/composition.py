@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from gloro_fast.bounds.rounding import add_up, product_up, root_sum_squares_up
 from gloro_fast.graph.merging import Merged
 from gloro_fast.graph.node import Joining, Mapping, Node
 from gloro_fast.ops.product import product
+from gloro_fast.rounding import add_up, product_up, root_sum_squares_up
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,11 @@ class Composition:
     parts: tuple[Mapping | Merged, ...]
     steps: tuple[Product | Join, ...]
     ends: tuple[tuple[int, int], ...]
+
+    @cached_property
+    def is_sequence(self) -> bool:
+        """Whether it is the product of the constants of all parts."""
+        return self.steps == (Product(0, tuple(range(len(self.parts)))),)
 
     def bound(self, constants: Sequence[float]) -> float:
         """Compose upper bounds: a float >= the real result.

@@ -14,8 +14,8 @@ from gloro_fast.graph.call import Call, Number, Operand, flat
 from gloro_fast.graph.node import Diagonals, Fixed, Layer, Node, Sloped, Times, constants
 from gloro_fast.graph.operations import Function, Slot
 from gloro_fast.graph.watcher import Whole
-from gloro_fast.nn.functions import registered_function
-from gloro_fast.nn.rules import Diagonal, LipschitzConstant
+from gloro_fast.rules.functions import registered_function
+from gloro_fast.rules.registry import Diagonal, LipschitzConstant
 
 _OfOne = Callable[[Call], Node]
 _OfSeveral = Callable[[Call, list[Node]], Node]

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from gloro_fast import ops
-from gloro_fast.bounds.head_differences import head_difference_bounds, scaled_difference_bounds
+from gloro_fast.bounds.head_differences import scaled_difference_bounds
 from gloro_fast.errors import ArchitectureError
 from gloro_fast.graph.node import Joining, Layer, Mapping, Node, Times, Weighted
 from gloro_fast.graph.operations import is_order_preserving
 from gloro_fast.nn.normalize import Scale
-from gloro_fast.nn.rules import KINDS, Diagonal, LinearMap, LipschitzConstant, is_dense, known_type
+from gloro_fast.ops.head_difference_bounds_op import head_difference_bounds
+from gloro_fast.rules.registry import KINDS, Diagonal, LinearMap, LipschitzConstant, is_dense, known_type
 
 # Layers that multiply all logits by one number in evaluation.
 _SCALINGS = (

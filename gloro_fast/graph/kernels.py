@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gloro_fast.nn.rules import LinearMap
 from gloro_fast.ops.geometry import Geometry
+from gloro_fast.rules.registry import LinearMap
 
 Convert = Callable[[Tensor], Tensor]
 

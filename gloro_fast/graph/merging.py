@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gloro_fast.bounds.rounding import SMALLEST
 from gloro_fast.graph.kernels import Convert, Kernel
 from gloro_fast.graph.node import Joining, Layer, Mapping, Node, Times, Weighted
 from gloro_fast.nn.conv import Conv2d
 from gloro_fast.nn.residual import ResidualConv2d
-from gloro_fast.nn.rules import Diagonal, Knowledge, LinearMap, known_type
+from gloro_fast.rounding import SMALLEST
+from gloro_fast.rules.registry import Diagonal, Knowledge, LinearMap, known_type
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, Conv2d, ResidualConv2d)
 

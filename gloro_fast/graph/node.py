@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from gloro_fast.errors import ArchitectureError
 from gloro_fast.graph.operations import Attribute, Literal, Operation, Within
-from gloro_fast.nn.activation_rules import check_dtype
-from gloro_fast.nn.batch_norm import channel_scale
-from gloro_fast.nn.real import require_floating, require_real
-from gloro_fast.nn.rules import Diagonal, Knowledge, LinearMap, LipschitzConstant, lipschitz_rule
 from gloro_fast.ops.geometry import Geometry
+from gloro_fast.rules.activations import check_dtype
+from gloro_fast.rules.batch_norm import channel_scale
+from gloro_fast.rules.real import require_floating, require_real
+from gloro_fast.rules.registry import Diagonal, Knowledge, LinearMap, LipschitzConstant, lipschitz_rule
 
 
 @dataclass(frozen=True)

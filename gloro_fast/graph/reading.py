@@ -28,8 +28,8 @@ from gloro_fast.graph.operations import (
     is_order_preserving,
 )
 from gloro_fast.graph.watcher import Whole
-from gloro_fast.nn.integrity import check_weight
-from gloro_fast.nn.real import require_floating, require_real
+from gloro_fast.rules.integrity import check_weight
+from gloro_fast.rules.real import require_floating, require_real
 
 _aten, _own = torch.ops.aten, torch.ops.gloro_fast
 _DROPOUT = (_aten.dropout, _aten.feature_dropout, _aten.alpha_dropout, _aten.feature_alpha_dropout)

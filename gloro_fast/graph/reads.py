@@ -127,11 +127,16 @@ class Reads:
         """Whether nothing has changed; False of a copy, which consists of other objects."""
         if self.ties is None:
             return False
-        for module in self.modules:
-            if not module.is_untouched():
-                if not (all(module.holds() for module in self.modules) and self.ties.holds()):
-                    return False
-                break
+        if not (self.are_untouched() or (all(module.holds() for module in self.modules) and self.ties.holds())):
+            return False
+        return self.hold_elsewhere()
+
+    def are_untouched(self) -> bool:
+        """Whether the modules keep the very same objects, tensors among them."""
+        return all(module.is_untouched() for module in self.modules)
+
+    def hold_elsewhere(self) -> bool:
+        """Whether nothing has changed but in modules."""
         return all(held.holds() for held in self.held)
 
     def __deepcopy__(self, memo: object) -> Reads:

@@ -6,7 +6,7 @@ import math
 
 from gloro_fast.graph.call import Call
 from gloro_fast.graph.node import Fixed, Node
-from gloro_fast.nn.rules import LipschitzConstant
+from gloro_fast.rules.registry import LipschitzConstant
 
 
 def reduce(call: Call) -> Node:

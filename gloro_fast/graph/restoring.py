@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from gloro_fast.errors import ArchitectureError
-from gloro_fast.nn.rules import has_rule
+from gloro_fast.rules.registry import has_rule
 
 _REGISTERED = ("_parameters", "_buffers", "_modules")
 

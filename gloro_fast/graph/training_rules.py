@@ -10,7 +10,7 @@ from torch import nn
 
 from gloro_fast.graph.merging import Merged
 from gloro_fast.graph.node import Fixed, Layer, Mapping, Times
-from gloro_fast.nn.rules import Knowledge, LinearMap, LipschitzConstant, registered_rule, registrations
+from gloro_fast.rules.registry import Knowledge, LinearMap, LipschitzConstant, registered_rule, registrations
 
 
 class TrainingRules:

@@ -14,10 +14,10 @@ from gloro_fast.errors import ArchitectureError
 from gloro_fast.graph.call import Call, Number, Operand
 from gloro_fast.graph.node import Fixed, Node
 from gloro_fast.graph.operations import Function, Reshape, Slot
-from gloro_fast.nn.real import require_floating
-from gloro_fast.nn.rules import LipschitzConstant
-from gloro_fast.nn.shape_rules import padding_norm
-from gloro_fast.nn.windows import largest_coverage, pooling_windows, root_up
+from gloro_fast.rules.real import require_floating
+from gloro_fast.rules.registry import LipschitzConstant
+from gloro_fast.rules.shapes import padding_norm
+from gloro_fast.rules.windows import largest_coverage, pooling_windows, root_up
 
 ONE = LipschitzConstant(1.0)
 

@@ -22,8 +22,8 @@ from torch.utils._pytree import tree_map_only
 
 from gloro_fast.errors import ArchitectureError, GloroFastError
 from gloro_fast.graph.batch import is_batch_size, shown_size
-from gloro_fast.nn.functions import python_functions, registered_function
-from gloro_fast.nn.rules import has_rule, known_type, unknown
+from gloro_fast.rules.functions import python_functions, registered_function
+from gloro_fast.rules.registry import has_rule, known_type, unknown
 
 _TORCH = str(Path(torch.__file__).parent)
 _VALUES = ("data", "real", "imag")

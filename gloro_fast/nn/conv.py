@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gloro_fast.errors import ArchitectureError
-from gloro_fast.nn.settings import each
+from gloro_fast.rules.linear import convolution_by
+from gloro_fast.rules.registry import LinearMap, register_lipschitz_rule, require_spatial
+from gloro_fast.rules.settings import each
 
 
 class Conv2d(nn.Conv2d):
@@ -95,3 +97,14 @@ def _same_padding(
         total = max(0, (out - 1) * step + gap * (taps - 1) + 1 - size)
         before_after.append((total // 2, total - total // 2))
     return before_after[0], before_after[1]
+
+
+@register_lipschitz_rule(Conv2d)
+def _convolution(module: nn.Module, input_shape: tuple[int, ...]) -> LinearMap:
+    assert isinstance(module, Conv2d)
+    if not module.same:
+        return convolution_by(module, module.weight, input_shape)
+    require_spatial(module, input_shape, 2)
+    return convolution_by(
+        module, module.weight, input_shape, module.same_padding(input_shape[1:], module.weight.shape[2:])
+    )

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from gloro_fast.errors import ArchitectureError, ConfigError
+from gloro_fast.rules.registry import LipschitzConstant, register_lipschitz_rule
 
 
 class GroupSort(nn.Module):
@@ -44,3 +45,9 @@ class GroupSort(nn.Module):
     def extra_repr(self) -> str:
         """Show the group size."""
         return f"group_size={self.group_size}"
+
+
+@register_lipschitz_rule(GroupSort)
+def _group_sort(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
+    # It permutes, differently from cell to cell.
+    return LipschitzConstant(1.0)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gloro_fast.errors import ArchitectureError, ConfigError
+from gloro_fast.rules.registry import LipschitzConstant, register_lipschitz_rule
 
 
 class Householder(nn.Module):
@@ -49,3 +50,9 @@ class Householder(nn.Module):
     def extra_repr(self) -> str:
         """Show the number of channels."""
         return f"{self.channels}"
+
+
+@register_lipschitz_rule(Householder)
+def _householder(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
+    # It reflects.
+    return LipschitzConstant(1.0)

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from gloro_fast.errors import ConfigError
+from gloro_fast.errors import ArchitectureError, ConfigError
+from gloro_fast.rules.real import require_floating
+from gloro_fast.rules.registry import Diagonal, LipschitzConstant, register_lipschitz_rule
 
 
 class Normalize(nn.Module):
@@ -70,3 +72,17 @@ class Scale(nn.Module):
     def extra_repr(self) -> str:
         """Show the factor."""
         return f"{self.factor:g}"
+
+
+@register_lipschitz_rule(Normalize)
+def _normalize(module: nn.Module, input_shape: tuple[int, ...]) -> Diagonal:
+    assert isinstance(module, Normalize)
+    if len(module.std) not in (1, *input_shape[:1]):
+        raise ArchitectureError(f"{module} gets inputs of shape {input_shape}; it needs {len(module.std)} channels")
+    return Diagonal((1 / require_floating("std", module.std).double()).reshape(-1, *[1] * (len(input_shape) - 1)))
+
+
+@register_lipschitz_rule(Scale)
+def _scale(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
+    assert isinstance(module, Scale)
+    return LipschitzConstant(abs(module.factor), per_element=True)

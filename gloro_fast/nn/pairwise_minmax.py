@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gloro_fast.nn.functions import register_lipschitz_function
-from gloro_fast.nn.rules import LipschitzConstant, register_lipschitz_rule
-from gloro_fast.ops.minmax import minmax
+from gloro_fast.ops.minmax_op import minmax
+from gloro_fast.rules.functions import register_lipschitz_function
+from gloro_fast.rules.registry import LipschitzConstant, register_lipschitz_rule
 
 
 class PairwiseMinMax(nn.Module):

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from gloro_fast.errors import ConfigError
 from gloro_fast.nn.conv import Conv2d
+from gloro_fast.rules.linear import convolution_by
+from gloro_fast.rules.registry import LinearMap, register_lipschitz_rule
 
 
 class ResidualConv2d(Conv2d):
@@ -39,3 +41,10 @@ class ResidualConv2d(Conv2d):
     def _convolve(self, x: Tensor, bias: Tensor | None) -> Tensor:
         result: Tensor = self._conv_forward(x, self.merged_weight(), bias)
         return result
+
+
+@register_lipschitz_rule(ResidualConv2d)
+def _residual_convolution(module: nn.Module, input_shape: tuple[int, ...]) -> LinearMap:
+    assert isinstance(module, ResidualConv2d)
+    # It pads as its settings say, whatever its ``same``.
+    return convolution_by(module, module.merged_weight(), input_shape)

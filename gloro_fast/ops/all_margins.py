@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from gloro_fast.ops.margin import margin
+from gloro_fast.ops.margin_op import margin
 from gloro_fast.ops.scalar import constant
 
 Reference = Callable[[Tensor, Tensor, Tensor, float | Tensor, Tensor], Tensor]

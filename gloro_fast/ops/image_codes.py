@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gloro_fast import _extension, _gpu
+from gloro_fast.native import dispatch, extension
 
 OUTSIDE = 1
 """A pixel is outside [0, 1]."""
@@ -29,7 +29,7 @@ def image_codes_reference(images: Tensor) -> Tensor:
 
 def image_codes(images: Tensor) -> Tensor:
     """Return the codes: see :func:`image_codes_reference`; one Triton launch on the GPU."""
-    if images.is_cuda and not torch.compiler.is_compiling() and _gpu.runs("image_codes"):
+    if images.is_cuda and not torch.compiler.is_compiling() and dispatch.runs("image_codes"):
         codes: Tensor = torch.ops.gloro_fast.image_codes(images.detach())
         return codes
     return image_codes_reference(images)
@@ -40,7 +40,7 @@ def _fake_image_codes(images: Tensor) -> Tensor:
     return codes
 
 
-if _extension.available():
+if extension.available():
     torch.library.define("gloro_fast::image_codes", "(Tensor images) -> Tensor")
     torch.library.register_fake("gloro_fast::image_codes", _fake_image_codes)
-    _gpu.implement("image_codes", "image_codes")
+    dispatch.implement("image_codes", "image_codes")

@@ -12,7 +12,12 @@ from gloro_fast.errors import DataError
 
 
 def check_labels(
-    labels: Tensor, rows: int, classes: int, ignore_index: int | None = None, probabilities: bool = False
+    labels: Tensor,
+    rows: int,
+    classes: int,
+    ignore_index: int | None = None,
+    probabilities: bool = False,
+    on_device: bool = True,
 ) -> None:
     """Refuse labels that cannot be the classes of a batch; bottom is no label.
 
@@ -25,6 +30,7 @@ def check_labels(
         classes: m.
         ignore_index: a label that need not be a class.
         probabilities: whether (B, m) of a floating dtype will do.
+        on_device: whether their range is to be asserted on an accelerator too; ``margin_loss`` does so itself.
 
     Raises:
         DataError: names what is wrong with the labels.
@@ -42,22 +48,29 @@ def check_labels(
         raise DataError(f"labels are {labels.dtype}; convert them to class indices with labels.long()")
     if labels.shape != (rows,):
         raise DataError(f"labels have shape {tuple(labels.shape)}; give one label for each of the {rows} images")
-    message = f"labels must lie in [0, {classes})"
-    if not _is_on_host(labels):
-        good = labels.clamp(0, classes - 1) == labels  # fewer launches than two comparisons
-        if ignore_index is not None:
-            good = good | (labels == ignore_index)
-        torch._assert_async(good.all(), f"{message}; bottom is never a label")
+    if not is_on_host(labels):
+        if on_device:
+            assert_classes(labels, classes, ignore_index)
         return
     if ignore_index is not None:
         labels = labels[labels != ignore_index]
     if len(labels):
         lowest, highest = (int(label) for label in labels.aminmax())
         if lowest < 0 or highest >= classes:
-            raise DataError(f"{message} but go from {lowest} to {highest}; bottom is never a label")
+            raise DataError(
+                f"labels must lie in [0, {classes}) but go from {lowest} to {highest}; bottom is never a label"
+            )
 
 
-def _is_on_host(labels: Tensor) -> bool:
+def assert_classes(labels: Tensor, classes: int, ignore_index: int | None = None) -> None:
+    """Let the device assert that labels lie in [0, classes) or are ``ignore_index``; four launches."""
+    good = labels.clamp(0, classes - 1) == labels  # fewer launches than two comparisons
+    if ignore_index is not None:
+        good = good | (labels == ignore_index)
+    torch._assert_async(good.all(), f"labels must lie in [0, {classes}); bottom is never a label")
+
+
+def is_on_host(labels: Tensor) -> bool:
     """Whether a look at the labels waits for nothing."""
     return labels.device.type == "cpu" and not torch.compiler.is_compiling()
 

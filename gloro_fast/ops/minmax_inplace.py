@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gloro_fast import _extension, _gpu
+from gloro_fast.native import dispatch, extension
 from gloro_fast.ops.eager_function import EagerFunction
-from gloro_fast.ops.minmax import _backward, check_arguments, minmax, needs_gradient, runs_compiled
+from gloro_fast.ops.minmax_op import _backward, check_arguments, minmax, needs_gradient, runs_compiled
 
 
 def minmax_(x: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -78,7 +78,7 @@ def _fake_minmax_(x: Tensor, bias: Tensor | None = None) -> Tensor:
     return mask
 
 
-if _extension.available():
-    _gpu.implement("minmax_", "minmax")
-    _write_over = _gpu.eager("minmax_")
+if extension.available():
+    dispatch.implement("minmax_", "minmax")
+    _write_over = dispatch.eager("minmax_")
     torch.library.register_fake("gloro_fast::minmax_", _fake_minmax_)

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import torch
 
-from gloro_fast import _gpu
+from gloro_fast.native import dispatch
 
 
 def gpu_runs(numbers: Sequence[int], device: torch.device) -> bool:
@@ -20,13 +20,13 @@ def gpu_runs(numbers: Sequence[int], device: torch.device) -> bool:
         numbers: the layers as the compiled op takes them.
         device: a CUDA device.
     """
-    if not _gpu.runs("power_iteration"):
+    if not dispatch.runs("power_iteration"):
         return False
     if torch.compiler.is_compiling() or not torch.cuda.is_available():
         return True
     reason = _refusal(tuple(numbers), torch.cuda.current_device() if device.index is None else device.index)
     if reason:
-        _gpu.warn_once("power_iteration", reason)
+        dispatch.warn_once("power_iteration", reason)
     return not reason
 
 
@@ -45,7 +45,7 @@ def enough_multiprocessors(numbers: tuple[int, ...], index: int) -> int:
     21 for 2C2F, 58 for 6C2F and 104 for 8C2F.
 
     Args:
-        numbers: the layers as the compiled op takes them (:func:`gloro_fast.ops.power_iteration.layer_numbers`).
+        numbers: the layers as the compiled op takes them (:func:`gloro_fast.ops.power_iteration_op.layer_numbers`).
         index: of a CUDA device for which :func:`gpu_runs`.
 
     Raises:

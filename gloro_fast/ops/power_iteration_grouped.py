@@ -26,7 +26,7 @@ def power_iteration_grouped(
 
     L convolutions of g groups are one of L g groups on their inputs side by side; dense layers are a batch of products.
     Arguments, results and gradients are those of
-    :func:`gloro_fast.ops.power_iteration.power_iteration_reference`, up to rounding.
+    :func:`gloro_fast.ops.power_iteration_op.power_iteration_reference`, up to rounding.
     """
     alike: dict[object, list[int]] = {}
     for index, (weight, start, geometry) in enumerate(zip(weights, v, geometries, strict=True)):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gloro_fast import _extension, _gpu
+from gloro_fast.native import dispatch, extension
 from gloro_fast.ops.eager_function import EagerFunction
 
 
@@ -41,11 +41,12 @@ def _fake_product_backward(grad: Tensor, values: Tensor) -> Tensor:
     return gradient
 
 
-def _gradient(grad: Tensor, values: Tensor, result: Tensor) -> Tensor:
+def gradient(grad: Tensor, values: Tensor, result: Tensor) -> Tensor:
+    """Return the gradient of ``values``, given that of their product and the product itself."""
     if not torch._C._are_functorch_transforms_active():
-        if values.is_cuda and _gpu.runs("product"):
-            gradient: Tensor = _gradient_on_gpu(grad, values)
-            return gradient
+        if values.is_cuda and dispatch.runs("product"):
+            found: Tensor = _gradient_on_gpu(grad, values)
+            return found
         # A look at the CPU's memory is no wait, and saves 8 of the 10 microseconds of what follows.
         if type(values) is Tensor and values.is_cpu and all(values.tolist()):
             return grad * (result / values)
@@ -65,11 +66,11 @@ class _Product(EagerFunction):
         values, result = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph: the gradient is to be differentiated, so it needs a graph
             return torch.autograd.grad(product_reference(values), values, grad, create_graph=True)[0]
-        return _gradient(grad, values, result)
+        return gradient(grad, values, result)
 
 
-if _extension.available():
+if extension.available():
     torch.library.define("gloro_fast::product_backward", "(Tensor grad, Tensor values) -> Tensor")
     torch.library.register_fake("gloro_fast::product_backward", _fake_product_backward)
-    _gpu.implement("product_backward", "product")
-    _gradient_on_gpu = _gpu.eager("product_backward")
+    dispatch.implement("product_backward", "product")
+    _gradient_on_gpu = dispatch.eager("product_backward")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gloro_fast import _extension, _gpu
+from gloro_fast.native import dispatch, extension
 
 
 def count_reference(labels: Tensor, prediction: Tensor, certified: Tensor) -> tuple[Tensor, Tensor]:
@@ -67,7 +67,7 @@ def record_(table: Tensor, cursor: Tensor, loss: Tensor, correct: Tensor, verifi
 
 def _runs_compiled(tensor: Tensor) -> bool:
     # A compiler makes one kernel of the plain operations and what is around them.
-    return tensor.is_cuda and not torch.compiler.is_compiling() and _gpu.runs("statistics")
+    return tensor.is_cuda and not torch.compiler.is_compiling() and dispatch.runs("statistics")
 
 
 def _fake_count(labels: Tensor, prediction: Tensor, certified: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ def _fake_record_(
     pass
 
 
-if _extension.available():
+if extension.available():
     torch.library.define("gloro_fast::count", "(Tensor labels, Tensor prediction, Tensor certified) -> Tensor")
     torch.library.define(
         "gloro_fast::record_",
@@ -89,6 +89,6 @@ if _extension.available():
     )
     torch.library.register_fake("gloro_fast::count", _fake_count)
     torch.library.register_fake("gloro_fast::record_", _fake_record_)
-    _gpu.implement("count", "statistics")
-    _gpu.implement("record_", "statistics")
-    _count = _gpu.eager("count")
+    dispatch.implement("count", "statistics")
+    dispatch.implement("record_", "statistics")
+    _count = dispatch.eager("count")

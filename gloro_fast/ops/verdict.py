@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gloro_fast import _extension, _gpu
-from gloro_fast.certify import certify_logits_reference, runs_on_gpu
+from gloro_fast.native import dispatch, extension
+from gloro_fast.ops.certify import certify_logits_reference, runs_on_gpu
 from gloro_fast.ops.image_codes import NOT_FINITE
 
 LOGITS_NOT_FINITE = 2
@@ -53,7 +53,7 @@ def verdict_reference(
         lipschitz: K >= 0.
         epsilon: l2 radius, >= 0.
         images: (B,) uint8 from :func:`gloro_fast.ops.image_codes.image_codes`, or None.
-        shares: (n, any) int64 from :func:`gloro_fast.ops.fingerprint.fingerprint_shares`, or None.
+        shares: (n, any) int64 from :func:`gloro_fast.ops.fingerprint_op.fingerprint_shares`, or None.
         signed: (n,) int64, the hashes that the bound holds for; with ``shares``.
     """
     prediction, radius, bottom = certify_logits_reference(logits, differences, lipschitz, epsilon)
@@ -98,11 +98,11 @@ def _fake_verdict(
     return tuple(logits.new_empty([logits.shape[0]], dtype=dtype) for dtype in types)
 
 
-if _extension.available():
+if extension.available():
     torch.library.define(
         "gloro_fast::verdict",
         "(Tensor logits, Tensor differences, float lipschitz, float epsilon, Tensor? images, Tensor? shares, "
         "Tensor? signed) -> (Tensor prediction, Tensor radius, Tensor bottom, Tensor certified, Tensor codes)",
     )
     torch.library.register_fake("gloro_fast::verdict", _fake_verdict)
-    _gpu.implement("verdict", "verdict")
+    dispatch.implement("verdict", "verdict")

@@ -1,65 +1,19 @@
-"""The pictures of a report: curves over the epochs, histogram of certified radii, certified and rejected images."""
+"""The pictures of a report: histogram of certified radii, certified and rejected images."""
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from gloro_fast.atomic import write_with
 from gloro_fast.data import DataSet, to_float
 from gloro_fast.evaluate import Evaluation
+from gloro_fast.files.atomic import write_with
 
 _BLUE, _RED, _GREY = "#1f5fa8", "#c8503c", "#555555"
 _EXAMPLES = 8
-
-# Title, then the columns of metrics.csv with their labels.
-_PANELS = (
-    ("loss", {"loss": "training"}),
-    ("clean accuracy", {"train_clean": "training", "validation_clean": "validation"}),
-    ("VRA, by the estimate", {"train_vra": "training", "validation_vra": "validation"}),
-    ("Lipschitz constant K (estimate)", {"lipschitz": "training", "validation_lipschitz": "validation"}),
-    ("K: rigorous bound over power iteration", {"bound_gap": "end of epoch"}),
-)
-
-
-def draw_curves(metrics: Path, path: Path) -> None:
-    """Draw what metrics.csv says of every epoch, as far as it does, as a PNG.
-
-    Args:
-        metrics: metrics.csv of a run.
-        path: the picture.
-    """
-    with open(metrics, encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    lines = []
-    for title, columns in _PANELS:
-        known = {
-            label: points
-            for column, label in columns.items()
-            if (points := [(int(row["epoch"]), float(row[column])) for row in rows if row.get(column)])
-        }
-        if known:
-            lines.append((title, known))
-    figure = Figure(figsize=(3.9 * min(3, len(lines)), 2.9 * -(-len(lines) // 3)), layout="constrained")
-    grid = figure.subplots(-(-len(lines) // 3), min(3, len(lines)), squeeze=False)
-    for axes in grid.flat[len(lines) :]:
-        axes.set_axis_off()
-    for axes, (title, known) in zip(grid.flat, lines, strict=False):
-        for label, points in known.items():
-            axes.plot(*zip(*points, strict=True), label=label, marker="." if len(points) == 1 else "")
-        axes.set_title(title, fontsize="medium")
-        axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.ticklabel_format(axis="y", useOffset=False)
-        axes.grid(alpha=0.3)
-        if len(known) > 1:
-            axes.legend()
-    write_with(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
 
 
 def draw_histogram(evaluation: Evaluation, epsilon: float, path: Path) -> None:
@@ -85,12 +39,15 @@ def draw_histogram(evaluation: Evaluation, epsilon: float, path: Path) -> None:
     axes.set_ylabel("images")
     axes.set_xlim(0, end)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=9)
+    # Above the plot, off the bars and the line.
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=3, frameon=False, fontsize=9)
     write_with(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
 
 
 def draw_examples(evaluation: Evaluation, data: DataSet, epsilon: float, path: Path) -> None:
-    """Show test images that are certified and that are rejected, each with label, prediction and radius, as a PNG.
+    """Show test images that are certified and that are rejected, each with truth, prediction and radius, as a PNG.
+
+    What is predicted wrongly is red.
 
     Args:
         evaluation: of the test split.
@@ -99,22 +56,25 @@ def draw_examples(evaluation: Evaluation, data: DataSet, epsilon: float, path: P
         path: the picture.
     """
     certified = evaluation.radius > epsilon
-    figure = Figure(figsize=(1.35 * _EXAMPLES, 4.4), layout="constrained")
+    figure = Figure(figsize=(1.35 * _EXAMPLES, 3.9), layout="constrained")
     grid = figure.subplots(2, _EXAMPLES, squeeze=False)
     for line, (name, chosen) in enumerate((("certified", certified), ("rejected", ~certified))):
         places = chosen.nonzero().flatten()[:_EXAMPLES].tolist()
         for column, axes in enumerate(grid[line]):
-            axes.set_axis_off()
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.spines[:].set_visible(False)
+            if column == 0:
+                axes.set_ylabel(f"{name}\nat $\\varepsilon$ = {epsilon:.4g}", fontsize=9, fontweight="bold")
             if column < len(places):
                 place = places[column]
                 label, prediction = int(evaluation.labels[place]), int(evaluation.prediction[place])
                 _show(axes, to_float(data.test.images[place : place + 1])[0])
-                said = data.class_names[prediction]
-                wrong = "" if label == prediction else f"\nnot {data.class_names[label]}"
+                truth, said = data.class_names[label], data.class_names[prediction]
                 axes.set_title(
-                    f"{name}\n{said}{wrong}\nradius {float(evaluation.radius[place]):.3g}",
+                    f"truth: {truth}\npredicted: {said}\nradius {float(evaluation.radius[place]):.3g}",
                     fontsize=8,
-                    color=_RED if wrong else "black",
+                    color="black" if label == prediction else _RED,
                 )
     write_with(path, lambda temporary: figure.savefig(temporary, format="png", dpi=110))
 

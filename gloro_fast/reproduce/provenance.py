@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-import gloro_fast
 from gloro_fast._version import __version__
 from gloro_fast.train.result import versions
 
@@ -33,7 +32,7 @@ def machine(device: str) -> dict[str, str]:
 
 def commit() -> str:
     """Give the commit of the checkout that the package runs from, with "+" if it was changed; else its version."""
-    root = Path(gloro_fast.__file__).parent.parent
+    root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return f"version {__version__}"
     try:

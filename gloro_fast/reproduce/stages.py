@@ -11,16 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gloro_fast import atomic
 from gloro_fast.data import DataSet, Split, to_float
 from gloro_fast.errors import CheckpointError
 from gloro_fast.evaluate import Evaluation, evaluate
 from gloro_fast.evaluate.attacked import attacked
 from gloro_fast.evaluate.smoothing import smooth
 from gloro_fast.evaluate.tightness import Tightness, tightness
+from gloro_fast.files import atomic
+from gloro_fast.progress import Progress
 from gloro_fast.reproduce.effort import Effort
-from gloro_fast.run_folder import RunFolder, load_net
 from gloro_fast.train.cost import certification_cost, training_cost
+from gloro_fast.train.run_folder import RunFolder
+from gloro_fast.train.trained_net import load_net
 
 Tell = Callable[[str], None]
 
@@ -174,7 +176,8 @@ class Stages:
                 found: dict[str, Any] = kept["found"]
                 return found
         self._tell(name)
-        found = measure()
+        with Progress(name):
+            found = measure()
         self._folder.mkdir(exist_ok=True)
         # Infinite radii are written as JSON's readers in Python take them; the files are read by this module only.
         text = json.dumps({"made_with": made_with, "found": found})

@@ -1,4 +1,8 @@
-"""Training a GloRo net so that it can be stopped anywhere and gone on with, bit for bit."""
+"""Training a GloRo net so that it can be stopped anywhere and gone on with, bit for bit.
+
+Stands on ``net``, ``recipes``, ``models``, ``data``, ``evaluate`` and ``files``; the command line and ``reproduce``
+train with it, and load the nets of finished runs.
+"""
 
 from gloro_fast.train.checkpoint import saved_config
 from gloro_fast.train.config import RunConfig, check_unchanged, read_config

@@ -5,12 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gloro_fast import architectures
 from gloro_fast.errors import ConfigError
-from gloro_fast.lmt_loss import LmtLoss
-from gloro_fast.losses import CrossEntropyLoss, EmmaLoss, MarginCriterion, TradesLoss
-from gloro_fast.model import GloRoNet
-from gloro_fast.plan import Margins
+from gloro_fast.graph.plan import Margins
+from gloro_fast.losses import CrossEntropyLoss, EmmaLoss, LmtLoss, MarginCriterion, TradesLoss
+from gloro_fast.models import architectures
+from gloro_fast.net.gloro_net import GloRoNet
 from gloro_fast.recipes import Recipe
 from gloro_fast.train.config import RunConfig
 

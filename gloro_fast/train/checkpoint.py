@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gloro_fast import tensor_file
 from gloro_fast.data import DataSet
 from gloro_fast.errors import CheckpointError, ConfigError
-from gloro_fast.run_folder import RunFolder
+from gloro_fast.files import tensor_file
 from gloro_fast.train.config import RunConfig, read_config, read_config_of, warn_threads
 from gloro_fast.train.result import versions
+from gloro_fast.train.run_folder import RunFolder
 from gloro_fast.train.state import TrainingState
 
 

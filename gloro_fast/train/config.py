@@ -16,6 +16,7 @@ import tomli_w
 from gloro_fast.errors import CheckpointError, ConfigError, nearest
 from gloro_fast.recipes import Recipe
 
+_TF32 = {"on": True, "off": False, "torch": None}
 # Data are recognized by their contents, wherever they are now, and threads change no more than the last bits.
 _MAY_DIFFER = ("data_dir", "data_note", "threads")
 
@@ -34,6 +35,8 @@ class RunConfig:
         threads: CPU threads of torch; 0 stands for as many as torch has when the run starts.
         data_note: what to print beside results made with these data.
         deterministic: whether a GPU uses deterministic algorithms alone, for the same bits at every run.
+        test_share: the share of each class that was held out for testing; 0 where the data come split.
+        tf32: whether training on a GPU may use TF32: "on", "off", or "torch", as torch's switches say.
     """
 
     recipe: Recipe
@@ -45,10 +48,19 @@ class RunConfig:
     threads: int = 0
     data_note: str = ""
     deterministic: bool = True
+    test_share: float = 0.0
+    tf32: str = "torch"
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:
             raise ConfigError(f"seed is {self.seed}; it must be from 0 to 2^63 - 1")
+        if self.tf32 not in _TF32:
+            raise ConfigError(f"tf32 is {self.tf32!r}; choose on, off or torch")
+
+    @property
+    def allows_tf32(self) -> bool | None:
+        """Whether training may use TF32; None where torch's switches decide."""
+        return _TF32[self.tf32]
 
     def to_dict(self) -> dict[str, Any]:
         """Give the fields as TOML and JSON can say them, the recipe as a table, last."""

@@ -17,8 +17,8 @@ from torch import Tensor
 from gloro_fast.data import Batches, DataSet, Split
 from gloro_fast.evaluate import evaluate
 from gloro_fast.evaluate.peak_memory import peak_bytes
-from gloro_fast.model import GloRoNet
-from gloro_fast.plan import evaluation_mode
+from gloro_fast.graph.plan import evaluation_mode
+from gloro_fast.net.gloro_net import GloRoNet
 from gloro_fast.recipes import Recipe
 from gloro_fast.train.trainer import Trainer
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from gloro_fast.errors import DivergenceError
-from gloro_fast.run_folder import RunFolder
+from gloro_fast.train.run_folder import RunFolder
 from gloro_fast.train.state import TrainingState
 
 _REMEDY = "start a new run with a lower learning rate, a smaller epsilon_train or lam, or epsilon_schedule='log'"

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Literal
 
-from gloro_fast import schedules
-from gloro_fast.recipes import Recipe
+from gloro_fast.recipes import Recipe, schedules
 from gloro_fast.train.running import Running
 
 Phase = Literal["warmup", "robust", "standard"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from gloro_fast.bounds import DEFAULT_METHOD
-from gloro_fast.model import GloRoNet
+from gloro_fast.net.gloro_net import GloRoNet
 
 # Floating-point operations: a few seconds, where an epoch of such a net takes minutes.
 _AFFORDABLE = 2e11

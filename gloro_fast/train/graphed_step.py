@@ -13,11 +13,11 @@ from weakref import proxy
 import torch
 from torch import Tensor, nn
 
-from gloro_fast.certify import check_batch
 from gloro_fast.errors import ConfigError, DataError
+from gloro_fast.graph.plan import floating_dtype
 from gloro_fast.graph.reads import Reads
-from gloro_fast.model import BatchStatistics, Criterion, GloRoNet
-from gloro_fast.plan import floating_dtype
+from gloro_fast.net.gloro_net import BatchStatistics, Criterion, GloRoNet
+from gloro_fast.pixels import check_batch
 from gloro_fast.train.replay import Recorder, Replayed, recorder_for
 from gloro_fast.train.setting import has_hooks, is_ours, setting
 

@@ -6,13 +6,13 @@ import hashlib
 import json
 from pathlib import Path
 
-from gloro_fast import atomic, tensor_file
+from gloro_fast.files import atomic, tensor_file
 from gloro_fast.keras_weights import ImportedNet
-from gloro_fast.model import GloRoNet
+from gloro_fast.net.gloro_net import GloRoNet
 from gloro_fast.recipes import Recipe
-from gloro_fast.run_folder import RunFolder
 from gloro_fast.train.config import RunConfig
 from gloro_fast.train.result import versions
+from gloro_fast.train.run_folder import RunFolder
 
 
 def write_imported(folder: RunFolder, net: ImportedNet, recipe: Recipe, source: Path) -> RunConfig:

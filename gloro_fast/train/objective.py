@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from gloro_fast.model import BatchStatistics, Criterion, GloRoNet
+from gloro_fast.net.gloro_net import BatchStatistics, Criterion, GloRoNet
 
 
 def standard_loss(net: GloRoNet, images: Tensor, labels: Tensor) -> tuple[Tensor, BatchStatistics]:

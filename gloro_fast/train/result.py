@@ -13,10 +13,10 @@ from typing import Any
 import numpy
 import torch
 
-from gloro_fast import _extension
 from gloro_fast._version import __version__
 from gloro_fast.data import DataSet
 from gloro_fast.evaluate import evaluate
+from gloro_fast.native import extension
 from gloro_fast.train.config import RunConfig
 from gloro_fast.train.state import TrainingState
 
@@ -50,6 +50,7 @@ class Result:
         threads: CPU threads of torch.
         versions: of this package, torch, numpy and Python, and the kernels and vector instructions in use.
         graphs: "captured" where the steps were replays of CUDA graphs, else why they were not.
+        tf32: for which operations of training TF32 was allowed; certificates have none.
     """
 
     recipe: str
@@ -74,6 +75,7 @@ class Result:
     threads: int
     versions: dict[str, str]
     graphs: str
+    tf32: str
 
     def to_dict(self) -> dict[str, Any]:
         """Give the fields as JSON can say them; a value that is not finite becomes None."""
@@ -84,7 +86,7 @@ class Result:
         return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
 
 
-def measure(state: TrainingState, config: RunConfig, data: DataSet, seconds: float, graphs: str) -> Result:
+def measure(state: TrainingState, config: RunConfig, data: DataSet, seconds: float, graphs: str, tf32: str) -> Result:
     """Certify the test split with the weights that the net now has, and put the result together.
 
     Args:
@@ -93,6 +95,7 @@ def measure(state: TrainingState, config: RunConfig, data: DataSet, seconds: flo
         data: the data set.
         seconds: duration of the run.
         graphs: what to say of them.
+        tf32: likewise.
     """
     recipe, best = config.recipe, state.best
     found = evaluate(state.net, data.test)
@@ -119,6 +122,7 @@ def measure(state: TrainingState, config: RunConfig, data: DataSet, seconds: flo
         threads=config.threads,
         versions=versions(),
         graphs=graphs,
+        tf32=tf32,
     )
 
 
@@ -130,15 +134,15 @@ def versions() -> dict[str, str]:
         kernels (avx512, avx2 or portable) and their compiler, or "not loaded"; ``cpu``, those that torch uses
         and who made the processor, which decides by which library dense layers are multiplied.
     """
-    facts = _extension.facts()
+    facts = extension.facts()
     built = f"{facts.get('simd', 'loaded')}, {facts.get('compiler', 'unknown compiler')}"
     return {
         "gloro_fast": __version__,
         "torch": torch.__version__,
         "numpy": numpy.__version__,
         "python": platform.python_version(),
-        "extension": built if _extension.available() else "not loaded",
-        "cpu": f"{torch.backends.cpu.get_cpu_capability()} {_extension.processor_vendor()}".strip(),
+        "extension": built if extension.available() else "not loaded",
+        "cpu": f"{torch.backends.cpu.get_cpu_capability()} {extension.processor_vendor()}".strip(),
     }
 
 

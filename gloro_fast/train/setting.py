@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from torch.nn.modules import module as every_module
 from torch.optim import optimizer as every_optimizer
 
-from gloro_fast.lmt_loss import LmtLoss
-from gloro_fast.losses import CrossEntropyLoss, EmmaLoss, TradesLoss
-from gloro_fast.model import Criterion, GloRoNet
+from gloro_fast.losses import CrossEntropyLoss, EmmaLoss, LmtLoss, TradesLoss
+from gloro_fast.net.gloro_net import Criterion, GloRoNet
 
 # Rates are tensors that are filled; schedulers keep their own numbers in a group.
 _NOT_IN_A_STEP = ("params", "lr", "initial_lr", "max_lr", "min_lr", "swa_lr", "param_names")

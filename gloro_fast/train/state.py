@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from gloro_fast.errors import CheckpointError
-from gloro_fast.model import GloRoNet
-from gloro_fast.run_folder import load_tensors
+from gloro_fast.net.gloro_net import GloRoNet
 from gloro_fast.train.epochs import EpochMetrics
 from gloro_fast.train.randomness import Randomness
 from gloro_fast.train.running import RunningSums
+from gloro_fast.train.trained_net import load_tensors
 
 
 @dataclass

@@ -10,11 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gloro_fast import atomic, tensor_file
 from gloro_fast.data import Batches, DataSet, split_validation
-from gloro_fast.model import GloRoNet
+from gloro_fast.files import atomic, tensor_file
+from gloro_fast.net.gloro_net import GloRoNet
 from gloro_fast.recipes import Recipe
-from gloro_fast.run_folder import RunFolder
 from gloro_fast.train import checkpoint
 from gloro_fast.train.allocator import keep_freed_memory
 from gloro_fast.train.build import (
@@ -34,10 +33,12 @@ from gloro_fast.train.observers import Curves, MetricsCsv, Observer, RunStart, S
 from gloro_fast.train.randomness import Randomness
 from gloro_fast.train.replay import recorder_for
 from gloro_fast.train.result import Result, measure
+from gloro_fast.train.run_folder import RunFolder
 from gloro_fast.train.running import RunningSums
 from gloro_fast.train.signals import Interrupted, StopSignals
 from gloro_fast.train.state import TrainingState
 from gloro_fast.train.steps import Steps
+from gloro_fast.train.tf32 import allowed, tf32
 from gloro_fast.train.validation import validate
 
 
@@ -61,6 +62,7 @@ class Trainer:
         overwrite: start anew in a folder that holds a run.
         graphs: capture the steps as CUDA graphs, where the device is a GPU; with or without, the bits are the same.
         deterministic: use deterministic algorithms alone on a GPU, so that a seed gives the same bits at every run.
+        tf32: use TF32 on a GPU for convolutions and matrix products, or for neither; None follows torch's switches.
 
     Attributes:
         config: what decides the run.
@@ -86,6 +88,7 @@ class Trainer:
         overwrite: bool = False,
         graphs: bool = True,
         deterministic: bool = True,
+        tf32: bool | None = None,
     ) -> None:
         self.folder = RunFolder(out)
         self._overwrite = overwrite
@@ -102,6 +105,8 @@ class Trainer:
             threads,
             data.note,
             deterministic,
+            data.test_share,
+            "torch" if tf32 is None else "on" if tf32 else "off",
         )
         self._data = data
         self._data_sha256 = checkpoint.digest(data)
@@ -169,6 +174,7 @@ class Trainer:
             overwrite=True,
             graphs=graphs,
             deterministic=config.deterministic,
+            tf32=config.allows_tf32,
         )
         trainer.config = config
         complaint = f"{trainer.folder.checkpoint} does not fit architecture {config.recipe.architecture}"
@@ -204,6 +210,7 @@ class Trainer:
             self.folder.locked(),
             self.state.randomness.as_global(),
             deterministic(self._device, self.config.deterministic),
+            tf32(self.config.allows_tf32),
             self._writer,
             closing(self._observers),
         ):
@@ -299,7 +306,8 @@ class Trainer:
         state.net.epsilon = recipe.epsilon
         # As whoever loads the net will have it: in another memory format its logits differ in their last bits.
         state.net.eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        result = measure(state, self.config, self._data, self._seconds(), graphs)
+        precision = allowed() if self._device.type == "cuda" else f"nothing, on {self._device.type}"
+        result = measure(state, self.config, self._data, self._seconds(), graphs, precision)
         document = {"epsilon": recipe.epsilon, "config": self.config.to_dict()}
         tensor_file.write(self.folder.model, "model", state.net.state_dict(), document)
         for observer in self._observers:

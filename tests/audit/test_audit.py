@@ -250,3 +250,35 @@ def test_errors_of_elements_contain_what_rounding_does(net):
     assert (off <= found.error + found.program).all()
     assert (off > (found.error + found.program) / 10000).any()
     assert (found.error < 1e-6 * found.program).all()
+    # With the norms of the layers, closer and still around it.
+    norms = [1.0] * 7
+    for place in (0, 2, 5):
+        norms[place] = exact_norm(net, place) * (1 + 1e-9)
+    closer = evaluate(layers, columns, "float32", norms)
+    assert (off <= closer.error + closer.program).all()
+    assert (closer.program <= found.program).all()
+    assert (closer.program < 0.9 * found.program).any()
+    assert (torch.linalg.vector_norm(torch.from_numpy(off), dim=0).numpy() <= closer.norm).all()
+
+
+@pytest.mark.parametrize("holds", [None, False, True])
+def test_a_matrix_too_large_for_a_proof_is_left_to_another(net, certificate, monkeypatch, holds):
+    monkeypatch.setattr(bounds, "proves", lambda matrix, bound: None)
+    asked = []
+
+    def otherwise(record, layer, input_shape):
+        asked.append((record.name, type(layer), input_shape))
+        return holds
+
+    found = list(audit(certificate, net.module, small_split(), None if holds is None else otherwise))
+    affine = [
+        layer
+        for layer in read_layers(net.module, net.input_shape)[: len(certificate.layers)]
+        if hasattr(layer, "matrix")
+    ]
+    if holds:
+        assert found == []
+    else:
+        assert [line.split(": ")[0] for line in found] == [f"layer {layer.name}" for layer in affine]
+        assert all("cannot be confirmed" in line for line in found)
+    assert asked == ([] if holds is None else [(a.name, type(a.module), a.input_shape) for a in affine])

@@ -5,10 +5,11 @@ import torch
 from torch import nn
 
 from gloro_fast.errors import ArchitectureError
-from gloro_fast.nn import Conv2d
+from gloro_fast.nn import Conv2d, MinMax
+from gloro_fast.signing.net_fingerprint import structure
 
 pytest.importorskip("scipy", reason="audit needs scipy: install gloro-fast[audit]")
-from gloro_fast.audit.layers import Affine, read_layers
+from gloro_fast.audit.layers import Affine, Pairs, describe_modules, read_layers
 
 CONVOLUTIONS = {
     "plain": nn.Conv2d(2, 3, 3),
@@ -45,3 +46,54 @@ def test_what_it_does_not_know_is_named():
             read_layers(module, (4,))
     with pytest.raises(ArchitectureError, match="circular"):
         read_layers(nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular"), (1, 4, 4))
+
+
+class Named(MinMax):
+    """Computes what it inherits."""
+
+    title = "sorted"
+
+    def __init__(self):
+        super().__init__()
+
+
+class Louder(MinMax):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class Elsewhere(nn.Flatten):
+    @property
+    def start_dim(self):
+        return 1
+
+    @start_dim.setter
+    def start_dim(self, value):
+        pass
+
+
+def test_a_subclass_that_only_inherits_is_its_base():
+    (found,) = read_layers(Named(), (4, 3, 3))
+    assert isinstance(found, Pairs)
+
+
+@pytest.mark.parametrize("layer", [Louder(), Elsewhere()])
+def test_a_subclass_that_computes_something_else_is_not_known(layer):
+    for read in (lambda: read_layers(layer, (4,)), lambda: describe_modules(layer)):
+        with pytest.raises(ArchitectureError, match=f"is a {type(layer).__name__}"):
+            read()
+
+
+def test_modules_are_described_as_certificates_record_them():
+    module = nn.Sequential(
+        nn.utils.parametrizations.weight_norm(nn.Conv2d(1, 2, 3, padding="same", dilation=2)),
+        nn.Sequential(Conv2d(2, 2, 4, stride=2, padding="same"), MinMax(inplace=True), Named(), nn.ReLU()),
+        nn.Flatten(),
+        nn.Linear(8, 3),
+    )
+    module[1].note = ("kept", 1)
+    module[3].note = "kept"
+    described = describe_modules(module)
+    assert described == [list(entry) for entry in structure(module)]
+    assert any("kept" in settings for name, _, settings in described if name == "1")
+    assert not any("kept" in settings for name, _, settings in described if name == "3")

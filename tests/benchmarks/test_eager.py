@@ -11,8 +11,8 @@ from benchmarks.eager import EagerStep
 from benchmarks.gloro import GloRoStep
 from benchmarks.networks import LAMBDA, NETWORKS, Network
 from gloro_fast import ops
-from gloro_fast.nn.rules import LinearMap
 from gloro_fast.ops import Geometry
+from gloro_fast.rules.registry import LinearMap
 
 SMALL = Network("2C2F", "mnist-2c2f", (1, 12, 12), 8)
 CPU = torch.device("cpu")

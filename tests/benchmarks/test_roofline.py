@@ -54,7 +54,7 @@ def test_the_bound_stands_beside_the_launches_of_the_eager_loop(capsys: pytest.C
 
 
 def test_the_cost_model_gives_what_an_h100_measured() -> None:
-    """Within 30 %, of the figures that it was fitted to and of as many others; today's kernel is expected to be faster."""
+    """Within 30 %, of the figures that it was fitted to and of others; today's kernel is expected to be faster."""
     pytest.importorskip("gloro_fast._build_info")
     figures = list(rows())
     assert 0 < sum(row.fitted for row in figures) <= len(figures) / 2

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gloro_fast.bounds.absolute import absolute_norm
-from gloro_fast.nn.rules import LinearMap
 from gloro_fast.ops.geometry import Geometry
+from gloro_fast.rules.registry import LinearMap
 
 
 def unrolled(layer):

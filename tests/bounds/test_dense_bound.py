@@ -6,8 +6,8 @@ import torch
 from exact_norms import contains
 
 from gloro_fast.bounds.dense import dense_norm
-from gloro_fast.bounds.rounding import UNIT_ROUNDOFF
 from gloro_fast.bounds.scaling import scale
+from gloro_fast.rounding import UNIT_ROUNDOFF
 
 # For what it holds beside its function.
 module = importlib.import_module("gloro_fast.bounds.dense")

@@ -6,10 +6,11 @@ from fractions import Fraction
 import pytest
 import torch
 
-from gloro_fast.bounds.head_differences import head_difference_bounds, scaled_difference_bounds
+from gloro_fast.bounds.head_differences import scaled_difference_bounds
+from gloro_fast.ops.head_difference_bounds_op import head_difference_bounds
 
 # For what it holds beside its functions.
-module = importlib.import_module("gloro_fast.bounds.head_differences")
+module = importlib.import_module("gloro_fast.ops.head_difference_bounds_op")
 
 
 def exact_square(weight, factors, i, j, sign):

@@ -25,6 +25,7 @@ def test_table_and_numbers(invoke, run):
     assert found["method"] == "auto"
     assert found["vra"] <= found["trials"][0]["accuracy"] <= found["clean_accuracy"]
     assert f"0 of {found['certified']}" in result.stdout
+    assert "test split, the first 60 of 500 images" in result.stdout
 
 
 @pytest.mark.usefixtures("_toolbox")

@@ -5,8 +5,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from gloro_fast import data, json_file, tensor_file
-from gloro_fast.certificate_file import FORMAT, FORMAT_VERSION
+from gloro_fast import data
+from gloro_fast.files import json_file, tensor_file
+from gloro_fast.files.certificate_record import FORMAT, FORMAT_VERSION
 
 pytest.importorskip("scipy", reason="audit needs scipy: install gloro-fast[audit]")
 
@@ -36,9 +37,23 @@ def file(invoke, run, few, tmp_path):
 def test_a_certificate_that_holds(invoke, run, few, file):
     result = invoke("audit", file, "--model", run / "model.safetensors", "--data", few)
     assert result.exit_code == 0, result.output
-    assert "holds" in result.stdout
-    assert "by auto, every layer proven" in result.stdout
+    verified, stated = result.stdout.split("stated by the file, not verified")
+    assert "holds: verified" in " ".join(verified.split())  # a long path breaks the line
+    assert "every layer proven" in verified
+    assert "7, the test split of few" in verified
+    assert "auto" not in verified
+    assert "auto (layers: " in stated
     assert result.stderr == ""
+
+
+def test_what_a_forged_file_states_is_not_called_verified(invoke, run, few, file):
+    change(file, lambda document: document.update(data="[bold]mnist", method="tight"))
+    result = invoke("audit", file, "--model", run, "--data", few)
+    assert result.exit_code == 0, result.output
+    verified, stated = result.stdout.split("stated by the file, not verified")
+    assert "mnist" not in verified
+    assert "[bold]mnist" in stated
+    assert "tight" in stated
 
 
 @pytest.fixture

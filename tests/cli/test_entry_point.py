@@ -31,3 +31,18 @@ def test_verbose_says_what_took_the_time_of_a_bound(invoke, run):
     assert lines[-1].startswith("bounded 7 layers, ")
     assert any("by cholesky: " in line and "operations)" in line for line in lines)
     assert "bounded" not in invoke("certify", run).stderr
+
+
+def test_help_waits_for_nothing_heavy():
+    """torch takes more than a second to import, and four on a busy machine."""
+    code = (
+        "import sys\n"
+        "from typer.testing import CliRunner\n"
+        "from gloro_fast.cli import app\n"
+        "commands = [command.callback.__name__.replace('_', '-') for command in app.registered_commands]\n"
+        "for arguments in (['--help'], ['--version'], ['recipes'], *([name, '--help'] for name in commands)):\n"
+        "    assert CliRunner().invoke(app, arguments).exit_code == 0, arguments\n"
+        "print(*sorted({'torch', 'numpy', 'scipy', 'matplotlib'} & sys.modules.keys()))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "\n", "")

@@ -6,7 +6,7 @@ import torch
 from keras_files import by_hand, model_config, random_weights, write_weights
 
 from gloro_fast.data import load
-from gloro_fast.run_folder import load_net
+from gloro_fast.train.trained_net import load_net
 
 h5py = pytest.importorskip("h5py", reason="Keras files need h5py: install gloro-fast[keras]")
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 import gloro_fast
-from gloro_fast import _extension, _gpu, bounds, data, ops
+from gloro_fast import bounds, data, ops
 from gloro_fast.cli import kernels
 from gloro_fast.cli.kernels import active_kernels
+from gloro_fast.native import dispatch, extension
 
 
 def test_it_says_what_runs_where_and_why(invoke):
@@ -25,8 +26,8 @@ def test_kernels_are_those_that_are_registered(invoke):
     known = json.loads(invoke("info", "--json").stdout)
     rows = {row["op"]: row for row in known["kernels"] if row["device"] == "cpu"}
     assert set(rows) == {name for name in ops.__all__ if f"{name}_reference" in ops.__all__}
-    assert rows["minmax"]["runs"] == ("compiled" if _extension.available() else "PyTorch reference")
-    assert known["extension"]["available"] == _extension.available()
+    assert rows["minmax"]["runs"] == ("compiled" if extension.available() else "PyTorch reference")
+    assert known["extension"]["available"] == extension.available()
     assert known["bound_methods"].keys() == bounds.METHODS.keys()
     assert known["bound_methods"]["power"] == "estimate"
 
@@ -40,7 +41,7 @@ def test_it_says_which_library_multiplies_dense_layers(invoke, monkeypatch, hold
 
 def test_without_the_extension_it_says_why(invoke, monkeypatch):
     monkeypatch.setattr(kernels, "mkl_holds_back", lambda: False)
-    monkeypatch.setattr(_extension, "why_not", lambda: "it was left out")
+    monkeypatch.setattr(extension, "why_not", lambda: "it was left out")
     known = json.loads(invoke("info", "--json").stdout)
     assert {row["runs"] for row in known["kernels"]} == {"PyTorch reference"}
     assert {row["why"] for row in known["kernels"]} == {"it was left out"}
@@ -48,12 +49,12 @@ def test_without_the_extension_it_says_why(invoke, monkeypatch):
 
 def test_kernels_on_a_gpu_are_those_that_would_run(invoke, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(_gpu, "_HAS_TRITON", False)
+    monkeypatch.setattr(dispatch, "_HAS_TRITON", False)
     rows = {row["op"]: row for row in json.loads(invoke("info", "--json").stdout)["kernels"] if row["device"] == "cuda"}
     assert rows["minmax"]["runs"] == "PyTorch reference"
-    if _extension.available():
+    if extension.available():
         assert "triton is not installed" in rows["minmax"]["why"]
-        monkeypatch.setattr(_gpu, "_HAS_TRITON", True)
+        monkeypatch.setattr(dispatch, "_HAS_TRITON", True)
         assert {row["op"]: row["runs"] for row in active_kernels() if row["device"] == "cuda"}["minmax"] == "Triton"
 
 

@@ -161,3 +161,12 @@ def test_graphs_and_determinism_reach_the_run(invoke, refused, tmp_path):
     for name, deterministic in (("a", True), ("b", False)):
         assert tomllib.loads((tmp_path / name / "config.toml").read_text())["deterministic"] is deterministic
     assert "--graphs is 'of'" in refused(*given, tmp_path / "c", "--graphs", "of")
+
+
+def test_tf32_reaches_the_run_and_stays(invoke, refused, tmp_path):
+    given = ("train", *QUICK, "--epochs", 1, "--out")
+    for options, value in (((), "torch"), (("--tf32",), "on"), (("--no-tf32",), "off")):
+        assert invoke(*given, tmp_path / value, *options).exit_code == 0
+        assert tomllib.loads((tmp_path / value / "config.toml").read_text())["tf32"] == value
+    message = refused("train", "--resume", "--tf32", "--out", tmp_path / "off")
+    assert "--resume cannot change tf32 from 'off' to 'on'" in message

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gloro_fast import atomic
+from gloro_fast.files import atomic
 
 pytestmark = pytest.mark.usefixtures("_digits")
 DIGITS = ("--recipe", "digits", "--threads", 1, "--device", "cpu")

@@ -36,7 +36,7 @@ def test_the_split_is_stratified_and_always_the_same():
     assert counts.max() <= 51
 
 
-def test_without_scikit_learn_the_extra_is_named(monkeypatch):
+def test_without_scikit_learn_what_to_install_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(DataError, match=r"gloro-fast\[demo\]"):
+    with pytest.raises(DataError, match=r"pip install scikit-learn"):
         load("digits")

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from gloro_fast.data import load
-from gloro_fast.errors import DataError
+from gloro_fast.errors import ConfigError, DataError
 
 
 def image(path: Path, value: int, mode: str = "RGB", size: tuple[int, int] = (6, 4)) -> None:
@@ -33,6 +34,43 @@ def test_classes_and_files_are_taken_in_sorted_order(tmp_path):
         assert data.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
         assert data.train.images[:, 0, 0, 0].tolist() == [11, 20, 12, 101, 110, 102]  # 1, 10, 2 as text
         assert data.note == ""
+
+
+def classes_alone(root: Path, count: int = 10) -> Path:
+    for base, class_ in ((10, "cat"), (100, "dog")):
+        for number in range(count):
+            image(root / class_ / f"{number}.png", base + number, "L")
+    return root
+
+
+@pytest.mark.parametrize(("share", "held_out"), [(None, 2), (0.3, 3), (0.01, 1), (0.99, 9)])
+def test_a_folder_of_classes_is_split(tmp_path, share, held_out):
+    root = classes_alone(tmp_path / "pets")
+    data = load("folder", root, test_share=share)
+    assert data.class_names == ("cat", "dog")
+    assert data.test_share == (share or 0.2)
+    assert data.test.labels.tolist() == [0] * held_out + [1] * held_out
+    assert data.train.labels.tolist() == [0] * (10 - held_out) + [1] * (10 - held_out)
+    both = torch.cat([data.train.images, data.test.images])[:, 0, 0, 0]
+    assert both.sort().values.tolist() == [*range(10, 20), *range(100, 110)]
+    assert f"{2 * held_out} of 20 images" in data.note
+    assert "seed 0" in data.note
+    again = load(str(root), test_share=share)
+    assert torch.equal(again.test.images, data.test.images)
+    assert data.test.images[:held_out, 0, 0, 0].tolist() != list(range(10, 10 + held_out)) or held_out == 1
+
+
+def test_what_cannot_be_split(tmp_path):
+    root = classes_alone(tmp_path / "pets")
+    for share in (0.0, 1.0, -0.5, float("nan")):
+        with pytest.raises(ConfigError, match="--test-share is"):
+            load("folder", root, test_share=share)
+    image(root / "eel" / "1.png", 3, "L")
+    with pytest.raises(DataError, match="eel has 1 image; to hold one out for testing a class needs at least 2"):
+        load("folder", root)
+    for name, place in (("digits", None), ("folder", folder(tmp_path / "split")), (str(tmp_path / "split"), None)):
+        with pytest.raises(ConfigError, match="has a test split of its own; leave --test-share out"):
+            load(name, place, test_share=0.2)
 
 
 def test_val_stands_in_for_a_missing_test(tmp_path):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from gloro_fast.data import load
+from gloro_fast.data import Batches, load, to_float
 from gloro_fast.errors import DataError
 
 RNG = np.random.default_rng(0)
@@ -66,9 +67,47 @@ def with_one(value: float) -> np.ndarray:
     return pixels
 
 
-def test_pixels_outside_the_unit_interval_are_warned_of(tmp_path):
-    with pytest.warns(UserWarning, match=r"x_train of .*toy.npz: pixels range from 0.5 to 255, outside \[0, 1\]"):
-        load("npz", save(tmp_path / "toy.npz", x_train=with_one(255)))
+@pytest.mark.parametrize("value", [-2.0, 1.25, 300.0])
+def test_pixels_outside_the_unit_interval_are_warned_of(tmp_path, value):
+    with pytest.warns(UserWarning, match=r"x_train of .*toy.npz: pixels range from .*, outside \[0, 1\]"):
+        data = load("npz", save(tmp_path / "toy.npz", x_train=with_one(value)))
+    assert data.train.images[3, 0, 2, 1] == value
+
+
+def test_a_process_says_it_once(tmp_path):
+    """Reading both splits and cutting batches of each looks at the same pixels four times."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        data = load("npz", save(tmp_path / "toy.npz", x_train=with_one(-2.0), x_test=with_one(-2.0), y_test=LABELS))
+        for split in (data.train, data.test):
+            Batches(split, 2, shuffle=False)
+    assert len({(warning.filename, warning.lineno) for warning in caught}) == 1
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+def test_float_pixels_up_to_255_become_those_of_bytes(tmp_path, dtype):
+    archive = save(tmp_path / "toy.npz", x_train=PIXELS.astype(dtype), x_test=PIXELS[:2].astype(dtype))
+    data, of_bytes = load("npz", archive), load("npz", save(tmp_path / "bytes.npz"))
+    assert torch.equal(data.train.images, to_float(of_bytes.train.images))
+    assert torch.equal(data.test.images, to_float(of_bytes.test.images))
+    assert data.note == "float pixels from 0 to 255 were divided by 255"
+    assert of_bytes.note == ""
+
+
+@pytest.mark.parametrize("key", ["x_train", "x_test"])
+def test_splits_in_different_units_are_refused(tmp_path, key):
+    other = {"x_train": "x_test", "x_test": "x_train"}[key]
+    arrays = {key: PIXELS.astype(np.float32), other: PIXELS.astype(np.float32) / 255, "y_test": LABELS}
+    with pytest.raises(DataError, match=f"{key} has float pixels up to 255 but {other} has not"):
+        load("npz", save(tmp_path / "toy.npz", **arrays))
+
+
+def test_classes_counted_from_1_are_refused_unless_they_are_named(tmp_path):
+    arrays = {"y_train": LABELS + 1, "y_test": LABELS[:2] + 1}
+    with pytest.raises(DataError, match="labels start at 1, class indices at 0; subtract 1"):
+        load("npz", save(tmp_path / "toy.npz", **arrays))
+    names = np.array(list("abcdefghijk"))
+    assert load("npz", save(tmp_path / "toy.npz", **arrays, class_names=names)).num_classes == 11
 
 
 @pytest.mark.parametrize(

@@ -12,17 +12,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from gloro_fast import _extension, _gpu, doctor
+from gloro_fast import doctor
 from gloro_fast.doctor import examination
+from gloro_fast.native import dispatch, extension
 
-compiled = pytest.mark.skipif(not _extension.available(), reason=f"compiled ops: {_extension.why_not()}")
+compiled = pytest.mark.skipif(not extension.available(), reason=f"compiled ops: {extension.why_not()}")
 
 
 @pytest.fixture(autouse=True)
 def _as_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_gpu, "_switched_off", {})
-    monkeypatch.setattr(_gpu, "_warned", set())
-    monkeypatch.setattr(_gpu, "_HAS_TRITON", True)
+    monkeypatch.setattr(dispatch, "_switched_off", {})
+    monkeypatch.setattr(dispatch, "_warned", set())
+    monkeypatch.setattr(dispatch, "_HAS_TRITON", True)
 
 
 def examine_alone(op: str, monkeypatch: pytest.MonkeyPatch, device: str = "cpu") -> doctor.Finding:
@@ -58,7 +59,7 @@ class TestBrokenKernels:
         break_it: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
         message: str,
     ) -> None:
-        module: Any = sys.modules["gloro_fast.ops.minmax"]
+        module: Any = sys.modules["gloro_fast.ops.minmax_op"]
         right = module._forward
         monkeypatch.setattr(module, "_forward", lambda x, bias: break_it(*right(x, bias)))
         finding = examine_alone("minmax", monkeypatch)
@@ -68,7 +69,7 @@ class TestBrokenKernels:
 
     @compiled
     def test_margin_loss(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        module: Any = sys.modules["gloro_fast.doctor.margin_loss"]
+        module: Any = sys.modules["gloro_fast.doctor.margin_loss_check"]
         right = module.margin_loss
 
         def broken(*arguments: Any) -> tuple[Tensor, ...]:
@@ -98,7 +99,7 @@ class TestOnAGpu:
             (finding,) = doctor.examine("cuda:1")
         message = {"wrong": "it is wrong", "raises": "RuntimeError: an illegal memory access"}[kind]
         assert (finding.failure, finding.cases, finding.device) == (message, 2, "cuda:1")
-        assert f"found it wrong on cuda:1: {message}" in str(_gpu.why_not("minmax"))
+        assert f"found it wrong on cuda:1: {message}" in str(dispatch.why_not("minmax"))
 
     def test_kernels_in_triton_are_compiled_beforehand_for_the_device(self, monkeypatch: pytest.MonkeyPatch) -> None:
         happened: list[Any] = []
@@ -130,17 +131,17 @@ class TestOnAGpu:
             warnings.simplefilter("error")
             (finding,) = doctor.examine("cuda")
         assert finding.failure is None
-        assert _gpu.why_not("minmax") is None
+        assert dispatch.why_not("minmax") is None
 
     def test_what_has_no_kernel_is_not_tried(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(_gpu, "_HAS_TRITON", False)
+        monkeypatch.setattr(dispatch, "_HAS_TRITON", False)
         finding = examine_alone("minmax", monkeypatch, "cuda")
         assert finding.cases == 0
         assert "triton is not installed" in str(finding.reference)
 
 
 def test_without_the_extension_nothing_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_extension, "why_not", lambda: "it was left out")
+    monkeypatch.setattr(extension, "why_not", lambda: "it was left out")
     assert {(f.cases, f.reference, f.failure) for f in doctor.examine("cpu")} == {(0, "it was left out", None)}
 
 

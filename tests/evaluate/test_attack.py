@@ -128,5 +128,5 @@ def test_bad_input(net, change, error, says):
 
 def test_without_the_toolbox_it_says_what_to_install(net, images, labels, monkeypatch):
     monkeypatch.setitem(sys.modules, "art.attacks.evasion", None)
-    with pytest.raises(ConfigError, match=r"pip install 'gloro-fast\[attack\]'"):
+    with pytest.raises(ConfigError, match=r"pip install adversarial-robustness-toolbox"):
         pgd(net, images, labels, EPSILON)

@@ -8,9 +8,9 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from gloro_fast import atomic
 from gloro_fast.evaluate import Evaluation, evaluate
 from gloro_fast.evaluate.curve import draw_vra, vra_steps
+from gloro_fast.files import atomic
 
 BY_HAND = Evaluation(
     labels=torch.tensor([0, 1, 2, 0, 1]),

@@ -92,5 +92,5 @@ def test_bad_input(halfspaces, arguments, error, says):
 
 def test_without_scipy_it_says_what_to_install(halfspaces, monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.stats", None)
-    with pytest.raises(ConfigError, match=r"pip install 'gloro-fast\[smoothing\]'"):
+    with pytest.raises(ConfigError, match=r"pip install scipy"):
         smooth(halfspaces, at(1.0), torch.tensor([0]), NOISE)

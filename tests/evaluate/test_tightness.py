@@ -13,7 +13,7 @@ from gloro_fast.data import to_float
 from gloro_fast.errors import SoundnessError
 from gloro_fast.evaluate.tightness import Tightness, tightness
 from gloro_fast.evaluate.tightness_picture import draw_tightness
-from gloro_fast.paper import PaperTightness
+from gloro_fast.recipes.paper import PaperTightness
 
 FEW = {"pairs": 4, "global_steps": 40, "local_steps": 10}
 

@@ -16,9 +16,9 @@ from torch.nn.utils import parametrize
 from gloro_fast import GloRoNet
 from gloro_fast.errors import ArchitectureError, StaleBoundError
 from gloro_fast.graph import agreement
+from gloro_fast.graph.plan import make_plan
 from gloro_fast.losses import CrossEntropyLoss
-from gloro_fast.nn import rules
-from gloro_fast.plan import make_plan
+from gloro_fast.rules import registry
 
 SHAPE = (3, 4, 4)
 
@@ -290,7 +290,7 @@ def test_a_subclass_that_inherits_forward_is_its_parent(kind):
 
 @pytest.mark.parametrize("name", ["timm.layers.drop.DropPath", "torchvision.ops.stochastic_depth.StochasticDepth"])
 def test_paths_that_are_dropped_in_training(name, monkeypatch):
-    monkeypatch.setattr(rules, "_RULES", dict(rules._RULES))
+    monkeypatch.setattr(registry, "_RULES", dict(registry._RULES))
 
     class DropPath(nn.Module):
         def forward(self, x):

@@ -11,7 +11,7 @@ from torch import nn
 from gloro_fast import GloRoNet
 from gloro_fast.errors import ArchitectureError, UnknownLayerError
 from gloro_fast.graph.capture import capture
-from gloro_fast.plan import make_plan
+from gloro_fast.graph.plan import make_plan
 
 SHAPE = (2, 3, 3)
 

@@ -11,7 +11,8 @@ from torch import nn
 from gloro_fast import GloRoNet
 from gloro_fast.errors import ArchitectureError, ConfigError
 from gloro_fast.losses import CrossEntropyLoss, EmmaLoss
-from gloro_fast.nn import LipschitzConstant, MinMax, Scale, register_lipschitz_rule, rules
+from gloro_fast.nn import LipschitzConstant, MinMax, Scale, register_lipschitz_rule
+from gloro_fast.rules import registry
 
 SHAPE, CLASSES = (5,), 4
 
@@ -203,7 +204,7 @@ def test_a_shared_layer_is_no_head_with_something_behind_it():
 
 
 def test_an_estimate_behind_the_head_is_repeated(monkeypatch):
-    monkeypatch.setattr(rules, "_RULES", dict(rules._RULES))
+    monkeypatch.setattr(registry, "_RULES", dict(registry._RULES))
 
     class Curve(nn.Module):
         def forward(self, x):

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from gloro_fast import GloRoNet, plan
+from gloro_fast import GloRoNet
 from gloro_fast.errors import ArchitectureError, GloroFastError, StaleBoundError
-from gloro_fast.graph import reading
-from gloro_fast.nn.rules import known_type
+from gloro_fast.graph import plan, reading
+from gloro_fast.rules.registry import known_type
 
 SHAPE = (4,)
 

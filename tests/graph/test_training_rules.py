@@ -15,8 +15,8 @@ from gloro_fast import GloRoNet
 from gloro_fast.graph.training_rules import TrainingRules
 from gloro_fast.losses import TradesLoss
 from gloro_fast.nn import Conv2d, LipschitzConstant, MinMax, register_lipschitz_rule
-from gloro_fast.nn import rules as rules_module
-from gloro_fast.nn.linear_rules import convolution
+from gloro_fast.rules import registry as rules_module
+from gloro_fast.rules.linear import convolution
 
 SHAPE, CLASSES = (2, 8, 8), 3
 

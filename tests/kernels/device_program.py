@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from gloro_fast.ops import Geometry
-from gloro_fast.ops.power_iteration import layer_numbers
+from gloro_fast.ops.power_iteration_op import layer_numbers
 
 HERE = Path(__file__).resolve().parent
 CSRC = HERE.parents[1] / "csrc"
@@ -86,7 +86,7 @@ class DeviceProgram:
         command = [*self.compiler, *SANITIZERS[sanitizer], str(probe), "-o", str(folder / "probe")]
         if subprocess.run(command, capture_output=True, check=False).returncode != 0:
             pytest.skip(f"{self.compiler[0]} has no {sanitizer} sanitizer")
-        sources = [KERNELS, *(HERE / name for name in FIBERS), CSRC / "cpu" / "power_iteration_description.cpp"]
+        sources = [KERNELS, *(HERE / name for name in FIBERS), CSRC / "common" / "power_iteration_description.cpp"]
         sources += [CSRC / "cuda" / f"power_iteration_{name}.cpp" for name in PLANNER]
         self.objects = self._compile(sources, CSRC / "cuda")
         self.program = self._link(self.objects, "program")
@@ -99,7 +99,7 @@ class DeviceProgram:
             if self.sanitizer == "thread" and source != KERNELS:
                 flags = ["-DFIBERS_THREAD_SANITIZER"]  # the bookkeeping of the fibers is not what it shall see
             objects[source.name] = self.folder / f"{cuda.name}-{source.stem}.o"
-            include = ["-I", str(cuda), "-I", str(CSRC / "cpu"), "-I", str(HERE)]
+            include = ["-I", str(cuda), "-I", str(CSRC / "common"), "-I", str(HERE)]
             command = [*self.compiler, *FLAGS, *flags, *include, "-c", str(source), "-o", str(objects[source.name])]
             running.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
         for process in running:
@@ -118,7 +118,6 @@ class DeviceProgram:
         name = f"bug-{len(list(self.folder.glob('bug-*')))}"
         folder = self.folder / name / f"cuda-{name}"
         shutil.copytree(CSRC / "cuda", folder)
-        shutil.copytree(CSRC / "cpu", folder.parent / "cpu")
         source = (folder / file).read_text()
         assert right in source, f"{file} no longer has the place where the bug is planted"
         (folder / file).write_text(source.replace(right, wrong))

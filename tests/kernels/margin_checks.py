@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gloro_fast.ops import head_differences_reference, margin_reference
-from gloro_fast.ops.margin_loss import CRITERIA, margin_loss_reference
+from gloro_fast.ops.margin_loss_op import CRITERIA, margin_loss_reference
 
 EPSILON = 0.3
 LAMBDA = 1.5

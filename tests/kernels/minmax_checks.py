@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gloro_fast.ops.minmax import minmax_reference, unpack_mask
+from gloro_fast.ops.minmax_op import minmax_reference, unpack_mask
 
 Forward = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
 Backward = Callable[[Tensor, Tensor, bool], tuple[Tensor, Tensor]]

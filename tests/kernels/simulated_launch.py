@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from simulated_gpu import SIMULATOR
 
-from gloro_fast import _extension
+from gloro_fast.native import extension
 
 
 def cuda_tool(name: str) -> str:
@@ -32,7 +32,7 @@ def cuda_tool(name: str) -> str:
 
 def library() -> Path:
     """The ops library with its CUDA kernels."""
-    facts = _extension.facts()
+    facts = extension.facts()
     if not facts.get("cuda_architectures"):
         pytest.skip("the extension was built without CUDA")
     return Path(facts["library"])

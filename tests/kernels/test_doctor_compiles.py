@@ -16,11 +16,11 @@ import triton
 from simulated_gpu import SimulatedGpu, gpu
 from triton.runtime.jit import JITFunction
 
-from gloro_fast import _extension
 from gloro_fast.doctor import compiling
-from gloro_fast.doctor.margin import check_margin
+from gloro_fast.doctor.margin_check import check_margin
+from gloro_fast.native import extension
 
-pytestmark = pytest.mark.skipif(not _extension.available(), reason=f"compiled ops: {_extension.why_not()}")
+pytestmark = pytest.mark.skipif(not extension.available(), reason=f"compiled ops: {extension.why_not()}")
 
 
 @contextmanager

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from gloro_fast import _extension
 from gloro_fast.errors import ConfigError
+from gloro_fast.native import extension
 from gloro_fast.ops import fingerprint
 
-pytestmark = pytest.mark.skipif(not _extension.available(), reason=f"compiled ops: {_extension.why_not()}")
+pytestmark = pytest.mark.skipif(not extension.available(), reason=f"compiled ops: {extension.why_not()}")
 Planted = tuple[str, str, str] | None
 
 
@@ -129,7 +129,7 @@ class TestTable:
 
 
 def test_what_a_captured_graph_makes_is_hashed_without_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = sys.modules["gloro_fast.ops.fingerprint"]
+    module = sys.modules["gloro_fast.ops.fingerprint_op"]
     monkeypatch.setattr(module, "_runs_on_gpu", bool)
     weight = bits(3, 5).T
     with pytest.raises(NotImplementedError, match="fingerprint_shares"):  # which is for GPUs

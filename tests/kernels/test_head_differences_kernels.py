@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from gloro_fast import _extension
-from gloro_fast.ops.head_differences import head_differences_reference
+from gloro_fast.native import extension
+from gloro_fast.ops.head_differences_op import head_differences_reference
 
 pytest.importorskip("triton")
 from gloro_fast.kernels import head_differences as kernels
 from simulated_gpu import far_out, gpu, needs_simulator
 
-pytestmark = pytest.mark.skipif(not _extension.available(), reason=f"compiled ops: {_extension.why_not()}")
+pytestmark = pytest.mark.skipif(not extension.available(), reason=f"compiled ops: {extension.why_not()}")
 SHAPES = [(2, 1), (3, 7), (10, 300), (32, 5), (33, 40), (40, 33), (1, 4), (0, 3), (4, 0)]
 
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch._subclasses import FakeTensor
 
-from gloro_fast import _extension, _gpu, ops
-from gloro_fast.certify import certify_logits
+from gloro_fast import ops
 from gloro_fast.graph.composition import Composition, Join, Product
+from gloro_fast.native import dispatch, extension
+from gloro_fast.ops.certify import certify_logits
 from gloro_fast.ops.image_codes import image_codes as image_codes_op
 from gloro_fast.ops.product import product
 from gloro_fast.ops.statistics import count, record_
@@ -24,7 +25,7 @@ from gloro_fast.kernels import product as product_kernel
 from launches import launches
 from simulated_gpu import gpu
 
-pytestmark = pytest.mark.skipif(not _extension.available(), reason=f"compiled ops: {_extension.why_not()}")
+pytestmark = pytest.mark.skipif(not extension.available(), reason=f"compiled ops: {extension.why_not()}")
 
 
 def on_gpu(
@@ -109,7 +110,7 @@ def test_a_fingerprint_waits_only_for_addresses_that_are_new(monkeypatch: pytest
 
 def test_ops_take_the_kernels_for_tensors_on_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """The dispatcher's own: a call of the op, in place of which a GPU launches what is counted above."""
-    monkeypatch.setattr(_gpu, "runs", lambda op: True)
+    monkeypatch.setattr(dispatch, "runs", lambda op: True)
     with launches(monkeypatch) as counted:
         torch.ops.gloro_fast.product_backward(on_gpu(), on_gpu(6))
         count(*(on_gpu(9, dtype=dtype) for dtype in (torch.int64, torch.int64, torch.bool)))

@@ -21,11 +21,11 @@ from margin_checks import (
     with_specials,
 )
 
-from gloro_fast import _extension
-from gloro_fast.ops.margin import margin_reference
-from gloro_fast.ops.margin_loss import CRITERIA, margin_loss_reference
+from gloro_fast.native import extension
+from gloro_fast.ops.margin_loss_op import CRITERIA, margin_loss_reference
+from gloro_fast.ops.margin_op import margin_reference
 
-pytestmark = pytest.mark.skipif(not _extension.available(), reason=f"compiled ops: {_extension.why_not()}")
+pytestmark = pytest.mark.skipif(not extension.available(), reason=f"compiled ops: {extension.why_not()}")
 SHAPES = [(70, 10), (1, 2), (65, 12), (33, 17), (9, 16), (5, 200), (3, 1000), (2, 1501), (0, 5), (0, 40)]
 DTYPES = [torch.float32, torch.float16]
 

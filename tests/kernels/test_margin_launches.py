@@ -6,6 +6,7 @@ Fake tensors stand for those of a GPU; Triton's launches are counted instead of 
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,10 +17,11 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gloro_fast import _extension, _gpu
 from gloro_fast.losses import CrossEntropyLoss, MarginCriterion, TradesLoss
+from gloro_fast.native import dispatch, extension
 from gloro_fast.ops.labels import check_labels
-from gloro_fast.ops.margin import margin
+from gloro_fast.ops.margin_loss_op import margin_loss
+from gloro_fast.ops.margin_op import margin
 
 pytest.importorskip("triton")
 import triton
@@ -27,7 +29,7 @@ from gloro_fast.kernels import margin as margin_kernel
 from gloro_fast.kernels import margin_loss as loss_kernel
 from simulated_gpu import gpu
 
-pytestmark = pytest.mark.skipif(not _extension.available(), reason=f"compiled ops: {_extension.why_not()}")
+pytestmark = pytest.mark.skipif(not extension.available(), reason=f"compiled ops: {extension.why_not()}")
 CUDA = torch.device("cuda", 0)
 ROWS, CLASSES = 512, 10
 _FREE = {
@@ -69,7 +71,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[Launches]:
     def launch(self: Any, *_: Any, **__: Any) -> None:
         counted.counts[self.__name__] += 1
 
-    monkeypatch.setattr(_gpu, "why_not", lambda op: None)
+    monkeypatch.setattr(dispatch, "why_not", lambda op: None)
     monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
     monkeypatch.setattr(triton.runtime.jit.JITFunction, "run", launch)
     with gpu(), FakeTensorMode(), torch.no_grad(), Launches() as counted:
@@ -122,6 +124,7 @@ def test_a_captured_loss_is_one_launch_and_its_mean(
         losses, *_ = criterion.with_margin(*arguments, epsilon, rows(torch.int64))
         criterion.reduce(losses)
         # Eager, lambda is filled in for as long as it stays: of fake tensors none is kept.
+        # Labels are looked at in the same launch.
         assert launches.counts == {"margin_loss": 1, "mean": 1} | ({} if capturing else {"scalar_tensor": 1})
 
 
@@ -135,6 +138,15 @@ def test_a_number_is_one_launch_more(launches: Launches) -> None:
 def test_labels_are_checked_in_a_few(launches: Launches, ignore_index: int | None, count: int) -> None:
     check_labels(rows(torch.int64), ROWS, CLASSES, ignore_index)
     assert launches.counts.total() == count
+    assert launches.counts["_assert_async"] == 1
+
+
+def test_labels_are_checked_where_no_kernel_does_it(launches: Launches, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = sys.modules["gloro_fast.ops.margin_loss_op"]
+    monkeypatch.setattr(module, "runs_compiled", lambda *arguments: False)
+    monkeypatch.setattr(module, "margin_loss_reference", lambda *arguments: None)
+    f, d, k, epsilon = bounds()
+    margin_loss(f, d, k, epsilon, rows(torch.int64), "ce")
     assert launches.counts["_assert_async"] == 1
 
 

@@ -11,7 +11,7 @@ from margin_checks import NUMBERS, check_gradients, check_loss, check_margin, pr
 from planting import planted
 from torch import Tensor
 
-from gloro_fast import _extension
+from gloro_fast.native import extension
 
 pytest.importorskip("triton")
 from gloro_fast.kernels import margin as margin_kernel
@@ -22,7 +22,7 @@ from simulated_gpu import far_out, gpu, needs_simulator
 
 pytestmark = [
     needs_simulator,
-    pytest.mark.skipif(not _extension.available(), reason=f"compiled ops: {_extension.why_not()}"),
+    pytest.mark.skipif(not extension.available(), reason=f"compiled ops: {extension.why_not()}"),
 ]
 
 
@@ -62,6 +62,16 @@ def test_margin(shape: tuple[int, int], dtype: torch.dtype) -> None:
 def test_loss(shape: tuple[int, int], dtype: torch.dtype, criterion: int) -> None:
     with gpu():
         check_loss(as_on_a_gpu("margin_loss"), problem(*shape, dtype), criterion)
+
+
+@pytest.mark.parametrize("label", [10, -1, 2**40])
+@pytest.mark.parametrize("row", [0, 69])
+def test_labels_that_are_no_classes_stop_the_process(label: int, row: int) -> None:
+    labels = torch.arange(70) % 10
+    labels[row] = label
+    epsilon, lam = NUMBERS
+    with gpu(), pytest.raises(Exception, match="assertFunc"):  # what CUDA calls, and the simulator does not know
+        as_on_a_gpu("margin_loss")(*problem(70, 10), epsilon, labels, 0, lam)
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from minmax_checks import channels_last, check, values
 from torch import Tensor
 
-from gloro_fast import _extension
+from gloro_fast.native import extension
 
-pytestmark = pytest.mark.skipif(not _extension.available(), reason=f"compiled ops: {_extension.why_not()}")
+pytestmark = pytest.mark.skipif(not extension.available(), reason=f"compiled ops: {extension.why_not()}")
 
 SHAPES = [
     (4, 6),

@@ -10,7 +10,7 @@ from minmax_checks import channels_last, check, same_bits, values
 from planting import planted
 from torch import Tensor
 
-from gloro_fast import _extension
+from gloro_fast.native import extension
 
 pytest.importorskip("triton")
 from gloro_fast.kernels import launch_table, minmax, minmax_tiles
@@ -19,7 +19,7 @@ from simulated_gpu import far_out, gpu, needs_simulator
 
 pytestmark = [
     needs_simulator,
-    pytest.mark.skipif(not _extension.available(), reason=f"compiled ops: {_extension.why_not()}"),
+    pytest.mark.skipif(not extension.available(), reason=f"compiled ops: {extension.why_not()}"),
 ]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 ODD_SHAPES = [

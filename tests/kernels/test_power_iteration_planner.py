@@ -10,7 +10,7 @@ from device_program import PLAIN, TENSOR, Card
 from power_iteration_layers import conv, of_network
 
 from gloro_fast.ops import Geometry
-from gloro_fast.ops.power_iteration import layer_numbers
+from gloro_fast.ops.power_iteration_op import layer_numbers
 
 if importlib.util.find_spec("gloro_fast._build_info") is None:
     pytest.skip("the module with the planner was not built: no Python headers", allow_module_level=True)

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from gloro_fast import _extension
+from gloro_fast.native import extension
 from gloro_fast.ops.product import product_reference
 
-pytestmark = pytest.mark.skipif(not _extension.available(), reason=f"compiled ops: {_extension.why_not()}")
+pytestmark = pytest.mark.skipif(not extension.available(), reason=f"compiled ops: {extension.why_not()}")
 GRAD = torch.tensor(0.7)
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from gloro_fast import _extension
+from gloro_fast.native import extension
 from gloro_fast.ops.statistics import count_reference, record_reference_
 
-pytestmark = pytest.mark.skipif(not _extension.available(), reason=f"compiled ops: {_extension.why_not()}")
+pytestmark = pytest.mark.skipif(not extension.available(), reason=f"compiled ops: {extension.why_not()}")
 NUMBERS = (torch.tensor(0.1), torch.tensor(300), torch.tensor(2**40 + 1), torch.tensor(3.7, dtype=torch.float64))
 
 

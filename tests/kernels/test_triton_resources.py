@@ -19,6 +19,7 @@ import triton
 from compiled_resources import global_accesses, resources
 from gloro_fast.kernels import (
     fingerprint,
+    head_difference_bounds,
     head_differences,
     image_codes,
     margin,
@@ -61,6 +62,10 @@ def head_differences_of(classes: int, dtype: torch.dtype) -> None:
     head_differences.head_differences_backward(square, weight, square)
 
 
+def head_bounds_of(classes: int, dtype: torch.dtype) -> None:
+    head_difference_bounds.head_difference_bounds(torch.zeros(classes, 512, dtype=dtype))
+
+
 def one_program_each() -> None:
     count = torch.zeros(512, dtype=torch.int64)
     product.product_backward(torch.zeros(()), torch.zeros(6))
@@ -86,6 +91,9 @@ CALLS: dict[str, Callable[[], None]] = {
     "margin and TRADES-CE, 4096 classes, bfloat16": partial(margin_of, 4096, torch.bfloat16),
     "head differences, 10 classes, float32": partial(head_differences_of, 10, torch.float32),
     "head differences, 1000 classes, bfloat16": partial(head_differences_of, 1000, torch.bfloat16),
+    "head difference bounds, 10 classes, float32": partial(head_bounds_of, 10, torch.float32),
+    "head difference bounds, 1000 classes, bfloat16": partial(head_bounds_of, 1000, torch.bfloat16),
+    "head difference bounds, 1000 classes, float64": partial(head_bounds_of, 1000, torch.float64),
     "product and statistics": one_program_each,
     "certificates, 10 classes, float32": partial(certificate_of, 10, torch.float32),
     "certificates, 1000 classes, float64": partial(certificate_of, 1000, torch.float64),

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from gloro_fast import _extension
-from gloro_fast.certify import certify_logits
+from gloro_fast.native import extension
+from gloro_fast.ops.certify import certify_logits
 from gloro_fast.ops.image_codes import NOT_FINITE, OUTSIDE, image_codes_reference
 from gloro_fast.ops.verdict import CHANGED, verdict_reference
 
 pytestmark = [
-    pytest.mark.skipif(not _extension.available(), reason=f"compiled ops: {_extension.why_not()}"),
+    pytest.mark.skipif(not extension.available(), reason=f"compiled ops: {extension.why_not()}"),
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),  # NumPy's, of what is not finite
 ]
 Planted = tuple[str, str, str] | None

@@ -7,10 +7,10 @@ from torch import nn
 
 from gloro_fast import GloRoNet
 from gloro_fast.errors import ConfigError
-from gloro_fast.execution import BiasedMinMax
+from gloro_fast.graph.execution import BiasedMinMax
 from gloro_fast.losses import CrossEntropyLoss
 from gloro_fast.nn import MinMax, ResidualConv2d
-from gloro_fast.nn.rules import lipschitz_rule
+from gloro_fast.rules.registry import lipschitz_rule
 
 
 @pytest.mark.parametrize(("kernel", "bias"), [(1, True), (3, True), (5, False)])

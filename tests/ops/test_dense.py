@@ -9,11 +9,12 @@ from torch import nn
 from torch.autograd import forward_ad
 from torch.profiler import ProfilerActivity, profile
 
-from gloro_fast import GloRoNet, _extension, ops
-from gloro_fast.execution import BiasedMinMax
-from gloro_fast.flattening import FlattenedLinear
+from gloro_fast import GloRoNet, ops
+from gloro_fast.graph.execution import BiasedMinMax
+from gloro_fast.graph.flattening import FlattenedLinear
+from gloro_fast.native import extension
 
-dense_file = importlib.import_module("gloro_fast.ops.dense")
+dense_file = importlib.import_module("gloro_fast.ops.dense_op")
 
 pytestmark = pytest.mark.skipif(
     not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")),
@@ -122,7 +123,7 @@ def test_small_products_and_intels_processors_keep_mkl(monkeypatch):
     monkeypatch.undo()
     for vendor, expected in (("GenuineIntel", False), ("", False), ("AuthenticAMD", True)):
         dense_file.mkl_holds_back.cache_clear()
-        monkeypatch.setattr(_extension, "processor_vendor", lambda vendor=vendor: vendor)
+        monkeypatch.setattr(extension, "processor_vendor", lambda vendor=vendor: vendor)
         assert dense_file.mkl_holds_back() is (expected and torch._C.has_mkl)
     dense_file.mkl_holds_back.cache_clear()
 

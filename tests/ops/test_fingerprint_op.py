@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gloro_fast import _extension
+from gloro_fast.native import extension
 from gloro_fast.ops import fingerprint, fingerprint_reference
-from gloro_fast.ops.fingerprint import _CHUNK
+from gloro_fast.ops.fingerprint_op import _CHUNK
 
-compiled = pytest.mark.skipif(not _extension.available(), reason=f"compiled ops: {_extension.why_not()}")
+compiled = pytest.mark.skipif(not extension.available(), reason=f"compiled ops: {extension.why_not()}")
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.uint8, torch.bool]
 
 
@@ -89,8 +89,8 @@ class TestReference:
             assert half.unique().numel() >= count - 1
 
     def test_where_nothing_is_compiled_a_graph_has_it_as_one_op(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(_extension, "available", lambda: False)
-        monkeypatch.setattr(_extension, "warn_if_missing", lambda: None)
+        monkeypatch.setattr(extension, "available", lambda: False)
+        monkeypatch.setattr(extension, "warn_if_missing", lambda: None)
         torch.compiler.reset()
         memory = torch.randn(90)
         tensors = [torch.nn.Parameter(memory), memory[1:5], memory[1:8].bfloat16(), memory[5:].view(17, 5).t()]

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from gloro_fast import _extension
+from gloro_fast.native import extension
 from gloro_fast.ops import head_differences, head_differences_reference
 
-pytestmark = pytest.mark.skipif(not _extension.available(), reason=f"compiled ops: {_extension.why_not()}")
+pytestmark = pytest.mark.skipif(not extension.available(), reason=f"compiled ops: {extension.why_not()}")
 SHAPES = [(2, 1), (3, 7), (10, 16), (17, 33), (40, 512), (201, 5), (1, 4), (0, 3), (4, 0)]
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from gloro_fast import GloRoNet
 from gloro_fast.errors import ConfigError
-from gloro_fast.lmt_loss import LmtLoss
+from gloro_fast.losses import LmtLoss
 from gloro_fast.ops import lmt, lmt_reference
 
 EPSILON = 0.4

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from gloro_fast import _extension
 from gloro_fast.errors import ConfigError
+from gloro_fast.native import extension
 from gloro_fast.ops import (
     cross_entropy_reference,
     head_differences,
@@ -23,9 +23,9 @@ from gloro_fast.ops import (
     margin_reference,
     trades_reference,
 )
-from gloro_fast.ops.margin_loss import CRITERIA
+from gloro_fast.ops.margin_loss_op import CRITERIA
 
-compiled = pytest.mark.skipif(not _extension.available(), reason=f"compiled ops: {_extension.why_not()}")
+compiled = pytest.mark.skipif(not extension.available(), reason=f"compiled ops: {extension.why_not()}")
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 EPSILON = 0.3
 EPSILON_TENSOR, LAMBDA_TENSOR = (torch.tensor(number, dtype=torch.float64) for number in (EPSILON, 1.5))

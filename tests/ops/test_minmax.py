@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gloro_fast import _extension
 from gloro_fast.errors import ArchitectureError
-from gloro_fast.ops.minmax import minmax, minmax_reference, unpack_mask
+from gloro_fast.native import extension
+from gloro_fast.ops.minmax_op import minmax, minmax_reference, unpack_mask
 
-compiled = pytest.mark.skipif(not _extension.available(), reason=f"compiled ops: {_extension.why_not()}")
+compiled = pytest.mark.skipif(not extension.available(), reason=f"compiled ops: {extension.why_not()}")
 
 SHAPES = [
     (4, 6),

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gloro_fast import _extension
 from gloro_fast.errors import ArchitectureError
-from gloro_fast.ops.minmax import minmax, minmax_reference
+from gloro_fast.native import extension
 from gloro_fast.ops.minmax_inplace import minmax_
+from gloro_fast.ops.minmax_op import minmax, minmax_reference
 
-compiled = pytest.mark.skipif(not _extension.available(), reason=f"compiled ops: {_extension.why_not()}")
+compiled = pytest.mark.skipif(not extension.available(), reason=f"compiled ops: {extension.why_not()}")
 
 
 def as_is(x: Tensor) -> Tensor:

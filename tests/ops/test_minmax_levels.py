@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from gloro_fast import _extension
-from gloro_fast.ops.minmax import minmax, minmax_reference, unpack_mask
+from gloro_fast.native import extension
 from gloro_fast.ops.minmax_inplace import minmax_
+from gloro_fast.ops.minmax_op import minmax, minmax_reference, unpack_mask
 
-pytestmark = pytest.mark.skipif(not _extension.available(), reason=f"compiled ops: {_extension.why_not()}")
+pytestmark = pytest.mark.skipif(not extension.available(), reason=f"compiled ops: {extension.why_not()}")
 
 # More than a block, a tile and a chunk of everything, channels of every remainder; the last is streamed.
 SHAPES = [(7, 6), (300, 100), (3, 34), (5, 12, 7, 7), (2, 62, 14, 15), (1, 2, 33, 70), (3, 16, 1, 1), (80, 64, 28, 30)]

@@ -16,13 +16,14 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gloro_fast import GloRoNet, _extension, _gpu
-from gloro_fast.architectures import build
+from gloro_fast import GloRoNet
 from gloro_fast.losses import TradesLoss
+from gloro_fast.models.architectures import build
+from gloro_fast.native import dispatch, extension
 from gloro_fast.ops import Geometry, power_iteration, power_iteration_gpu
-from gloro_fast.ops.power_iteration import layer_numbers, power_iteration_reference
+from gloro_fast.ops.power_iteration_op import layer_numbers, power_iteration_reference
 
-pytestmark = pytest.mark.skipif(not _extension.available(), reason=f"compiled ops: {_extension.why_not()}")
+pytestmark = pytest.mark.skipif(not extension.available(), reason=f"compiled ops: {extension.why_not()}")
 
 GEOMETRIES = [Geometry((2, 5, 4), (1, 2), ((1, 0), (2, 1)), (1, 1)), Geometry((9,))]
 SHAPES = [(3, 2, 3, 3), (4, 9)]
@@ -56,7 +57,7 @@ def run_on_gpu(dtype: torch.dtype = torch.float32, iterate: torch.dtype = torch.
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_all_layers_go_to_one_call(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_gpu, "why_not", lambda op: None)
+    monkeypatch.setattr(dispatch, "why_not", lambda op: None)
     counts, sigma = run_on_gpu(dtype)
     assert counts["gloro_fast.power_iteration.default"] == 1
     assert counts["aten.convolution.default"] == 0
@@ -64,7 +65,7 @@ def test_all_layers_go_to_one_call(dtype: torch.dtype, monkeypatch: pytest.Monke
 
 
 def test_the_share_of_the_multiprocessors_comes_to_the_op(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_gpu, "why_not", lambda op: None)
+    monkeypatch.setattr(dispatch, "why_not", lambda op: None)
     with FakeTensorMode(), torch.no_grad(), Calls() as calls:
         weights = [torch.empty(shape, device="cuda") for shape in SHAPES]
         v = [torch.empty(geometry.input_shape, device="cuda") for geometry in GEOMETRIES]
@@ -81,12 +82,12 @@ def in_plain_pytorch(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
         called.append(weights[0].device)
         return weights[0].new_empty(2), v, [torch.empty(3, 4, 3, device="cuda")]
 
-    monkeypatch.setattr(sys.modules["gloro_fast.ops.power_iteration"], "power_iteration_grouped", plain)
+    monkeypatch.setattr(sys.modules["gloro_fast.ops.power_iteration_op"], "power_iteration_grouped", plain)
     return called
 
 
 def test_float64_runs_in_plain_pytorch(monkeypatch: pytest.MonkeyPatch, in_plain_pytorch: list[torch.device]) -> None:
-    monkeypatch.setattr(_gpu, "why_not", lambda op: None)
+    monkeypatch.setattr(dispatch, "why_not", lambda op: None)
     counts, _ = run_on_gpu(torch.float64, torch.float64)
     assert counts["gloro_fast.power_iteration.default"] == 0
     assert len(in_plain_pytorch) == 1
@@ -95,8 +96,8 @@ def test_float64_runs_in_plain_pytorch(monkeypatch: pytest.MonkeyPatch, in_plain
 def test_a_build_without_cuda_runs_plain_pytorch_and_says_so_once(
     monkeypatch: pytest.MonkeyPatch, in_plain_pytorch: list[torch.device]
 ) -> None:
-    monkeypatch.setattr(_gpu, "why_not", lambda op: "there is no kernel here")
-    monkeypatch.setattr(_gpu, "_warned", set())
+    monkeypatch.setattr(dispatch, "why_not", lambda op: "there is no kernel here")
+    monkeypatch.setattr(dispatch, "_warned", set())
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for calls in (1, 2):
@@ -117,8 +118,8 @@ def test_a_gpu_that_refuses_the_launch_runs_plain_pytorch_and_says_so_once(
         asked.append(index)
         return "the GPU refuses a cooperative launch"
 
-    monkeypatch.setattr(_gpu, "why_not", lambda op: None)
-    monkeypatch.setattr(_gpu, "_warned", set())
+    monkeypatch.setattr(dispatch, "why_not", lambda op: None)
+    monkeypatch.setattr(dispatch, "_warned", set())
     monkeypatch.setattr(power_iteration_gpu, "_refusal", refusal)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with warnings.catch_warnings(record=True) as caught:
@@ -134,7 +135,7 @@ def test_a_gpu_that_refuses_the_launch_runs_plain_pytorch_and_says_so_once(
 
 
 def test_without_a_driver_the_extension_gives_the_reason() -> None:
-    if not _extension.has_kernel("power_iteration", "cuda"):
+    if not extension.has_kernel("power_iteration", "cuda"):
         pytest.skip("the extension was built without CUDA")
     if torch.cuda.is_available():
         pytest.skip("there is a driver")

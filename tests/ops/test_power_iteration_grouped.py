@@ -7,8 +7,8 @@ import torch
 from power_iteration_layers import MIXED, SPECIAL, conv, dense, draw
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gloro_fast.ops.power_iteration import power_iteration_reference
 from gloro_fast.ops.power_iteration_grouped import power_iteration_grouped
+from gloro_fast.ops.power_iteration_op import power_iteration_reference
 
 RESIDUAL = conv((6, 5), (4, 4), 3, padding=(1, 1))
 GROUPED = conv((7, 5), (6, 4), 3, 2, (1, 2), 1, 2)

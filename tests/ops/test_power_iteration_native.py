@@ -12,11 +12,11 @@ import torch
 from power_iteration_layers import MIXED, SPECIAL, Layer, conv, convolutions, dense
 from torch import Tensor
 
-from gloro_fast import _extension
+from gloro_fast.native import extension
 from gloro_fast.ops import Geometry, power_iteration, power_iteration_reference
-from gloro_fast.ops.power_iteration import _describe
+from gloro_fast.ops.power_iteration_op import describe
 
-pytestmark = pytest.mark.skipif(not _extension.available(), reason=f"compiled ops: {_extension.why_not()}")
+pytestmark = pytest.mark.skipif(not extension.available(), reason=f"compiled ops: {extension.why_not()}")
 
 LEVELS = ["portable", "avx2", "avx512"]  # one that this machine lacks runs as the widest that it has
 
@@ -211,7 +211,7 @@ def test_a_kernel_larger_than_its_input_is_an_error() -> None:
 def test_opcheck(dtype: torch.dtype) -> None:
     weights, v, geometries = draw([conv((6, 5), (4, 3), 3, 2, (1, 1)), dense(7, 5)], dtype)
     weights[0] = weights[0].detach().to(memory_format=torch.channels_last).requires_grad_()
-    numbers = _describe(weights, v, geometries)
+    numbers = describe(weights, v, geometries)
     assert numbers is not None
     for share in ({}, {"multiprocessors": 3}):
         torch.library.opcheck(torch.ops.gloro_fast.power_iteration.default, (weights, v, numbers, 2), share)

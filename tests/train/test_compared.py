@@ -8,8 +8,8 @@ import pytest
 import torch
 from tiny_run import tiny_data, tiny_recipe
 
-from gloro_fast.run_folder import load_net
 from gloro_fast.train import Trainer
+from gloro_fast.train.trained_net import load_net
 
 
 def test_standard_training_knows_no_bottom(tmp_path):

@@ -13,8 +13,8 @@ from test_resume import assert_same_run, rows
 from tiny_run import EVERYTHING, SignalAt, tiny_data, tiny_recipe
 
 from gloro_fast.errors import CheckpointError, DivergenceError
-from gloro_fast.run_folder import RunFolder
 from gloro_fast.train import Interrupted, Observer, Trainer
+from gloro_fast.train.run_folder import RunFolder
 
 
 class FullDisk(Observer):
@@ -185,7 +185,7 @@ class TestDamage:
 
     def test_other_architecture(self, checkpoint, monkeypatch):
         """A checkpoint whose tensors are those of another net than its configuration names."""
-        monkeypatch.setattr("gloro_fast.tensor_file.digest", lambda tensors, document="": "")
+        monkeypatch.setattr("gloro_fast.files.tensor_file.digest", lambda tensors, document="": "")
 
         def change(tensors, metadata):
             tensors["net.module.2.weight"] = torch.zeros(32, 16, 3, 3)
@@ -200,7 +200,7 @@ class TestDamage:
 
     @pytest.mark.parametrize("name", ["sums", "generator.order", "optimizer.0.exp_avg"])
     def test_missing_or_misshapen_state(self, checkpoint, monkeypatch, name):
-        monkeypatch.setattr("gloro_fast.tensor_file.digest", lambda tensors, document="": "")
+        monkeypatch.setattr("gloro_fast.files.tensor_file.digest", lambda tensors, document="": "")
 
         def change(tensors, metadata):
             tensors[name] = torch.zeros(2, 3)

@@ -5,9 +5,9 @@ import pytest
 from tiny_run import tiny_data, tiny_recipe
 
 from gloro_fast import GloRoNet, architectures
-from gloro_fast.run_folder import RunFolder
 from gloro_fast.train import Trainer, gap
 from gloro_fast.train.gap import bound_gap
+from gloro_fast.train.run_folder import RunFolder
 
 
 def net(channels=1, side=8, name="2C2F"):

@@ -16,9 +16,9 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from gloro_fast import GloRoNet
 from gloro_fast.errors import ConfigError, DataError, StaleBoundError
 from gloro_fast.losses import CrossEntropyLoss
-from gloro_fast.run_folder import RunFolder
 from gloro_fast.train import GraphedStep, Trainer, build, checkpoint, graphed_step
 from gloro_fast.train import trainer as trainer_module
+from gloro_fast.train.run_folder import RunFolder
 
 
 @pytest.fixture

@@ -8,11 +8,12 @@ from test_resume import assert_same_run
 from tiny_run import EVERYTHING, SignalAt, tiny_data, tiny_recipe
 
 from gloro_fast.data import DataSet, Split
-from gloro_fast.run_folder import RunFolder, load_net
-from gloro_fast.tensor_file import read
+from gloro_fast.files.tensor_file import read
 from gloro_fast.train import Interrupted, Trainer
 from gloro_fast.train import steps as steps_module
 from gloro_fast.train import trainer as trainer_module
+from gloro_fast.train.run_folder import RunFolder
+from gloro_fast.train.trained_net import load_net
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
 

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file
 from tiny_run import EPOCHS, EVERYTHING, STEPS, SignalAt, tiny_data, tiny_recipe
 
-from gloro_fast import _extension
 from gloro_fast.errors import CheckpointError, ConfigError
-from gloro_fast.run_folder import RunFolder
+from gloro_fast.native import extension
 from gloro_fast.train import Interrupted, Observer, Trainer, checkpoint, result
+from gloro_fast.train.run_folder import RunFolder
 
 ALL_EPOCHS = EPOCHS + EVERYTHING["warmup_epochs"]
 
@@ -215,12 +215,12 @@ class TestRefusals:
 
 class TestKernelsInUse:
     def test_not_loaded(self, monkeypatch):
-        monkeypatch.setattr(_extension, "available", lambda: False)
+        monkeypatch.setattr(extension, "available", lambda: False)
         assert result.versions()["extension"] == "not loaded"
 
     def test_loaded(self, monkeypatch):
-        monkeypatch.setattr(_extension, "available", lambda: True)
-        monkeypatch.setattr(_extension, "facts", lambda: {"simd": "avx2", "compiler": "gcc 12"})
+        monkeypatch.setattr(extension, "available", lambda: True)
+        monkeypatch.setattr(extension, "facts", lambda: {"simd": "avx2", "compiler": "gcc 12"})
         assert result.versions()["extension"] == "avx2, gcc 12"
 
 

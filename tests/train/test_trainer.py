@@ -14,10 +14,11 @@ from gloro_fast.data import Split, split_validation
 from gloro_fast.errors import ConfigError
 from gloro_fast.evaluate import evaluate
 from gloro_fast.losses import CrossEntropyLoss, EmmaLoss, TradesLoss
-from gloro_fast.run_folder import RunFolder, load_net
 from gloro_fast.train import Interrupted, Observer, Trainer
 from gloro_fast.train import validation as validation_module
 from gloro_fast.train.build import memory_format
+from gloro_fast.train.run_folder import RunFolder
+from gloro_fast.train.trained_net import load_net
 
 
 class Watch(Observer):

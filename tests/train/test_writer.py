@@ -7,8 +7,8 @@ import pytest
 from test_resume import assert_same_run
 from tiny_run import EVERYTHING, tiny_data, tiny_recipe
 
-from gloro_fast import tensor_file
 from gloro_fast.errors import CheckpointError
+from gloro_fast.files import tensor_file
 from gloro_fast.train import Observer, Trainer, checkpoint
 
 

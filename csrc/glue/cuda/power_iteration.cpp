@@ -12,7 +12,7 @@
 #include <string>
 #include <tuple>
 
-#include "../../cpu/power_iteration_description.h"
+#include "../../common/power_iteration_description.h"
 #include "../../cuda/power_iteration.h"
 #include "../../cuda/power_iteration_residency.h"
 #include "stream.h"

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
-from gloro_fast.run_folder import RunFolder
 from gloro_fast.train.config import RunConfig
 from gloro_fast.train.epochs import EpochMetrics, EpochSettings
 from gloro_fast.train.result import Result
+from gloro_fast.train.run_folder import RunFolder
 from gloro_fast.train.running import Running, RunningSums
 
 

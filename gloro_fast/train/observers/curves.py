@@ -1,4 +1,4 @@
-"""curves.png: loss, accuracies and Lipschitz constant over the epochs."""
+"""curves.png: loss, accuracies, Lipschitz constant, lambda and epsilon over the epochs."""
 
 from __future__ import annotations
 
@@ -6,18 +6,35 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gloro_fast import atomic
-from gloro_fast.run_folder import RunFolder
-from gloro_fast.tensor_file import saving
+from gloro_fast.files import atomic
+from gloro_fast.files.tensor_file import saving
 from gloro_fast.train.epochs import EpochMetrics
 from gloro_fast.train.observers.base import Observer, RunStart
 from gloro_fast.train.result import Result
+from gloro_fast.train.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
 
+_BLUE, _RED, _GREY = "#1f5fa8", "#c8503c", "#555555"
+_SHARES = ("clean accuracy", "VRA")
+_SCHEDULES = "what is trained with"
+_GAP = "K: upper bound over the estimate"
+# Title, then columns of metrics.csv with their labels.
+_PANELS = (
+    ("loss", {"loss": "training split"}),
+    ("clean accuracy", {"train_clean": "training split", "validation_clean": "validation split"}),
+    ("VRA, by the estimate", {"train_vra": "training split", "validation_vra": "validation split"}),
+    (
+        "Lipschitz constant K (estimate)",
+        {"lipschitz": "last step of the epoch", "validation_lipschitz": "to convergence"},
+    ),
+    (_GAP, {"bound_gap": "end of the epoch"}),
+    # Last, since its second scale is on the right.
+    (_SCHEDULES, {"lam": "lambda", "epsilon": "epsilon"}),
+)
+_COLORS = dict.fromkeys(("validation split", "to convergence", "epsilon"), _RED)
 # Drawing takes up to a second, as long as some epochs do.
 _SECONDS_BETWEEN = 30.0
 
@@ -59,7 +76,7 @@ class Curves(Observer):
 
 
 def draw(rows: list[EpochMetrics], path: Path) -> None:
-    """Draw loss, clean accuracy, VRA and K over the epochs into a PNG file.
+    """Draw what is known of the epochs into a PNG file: loss, accuracies and K, what is trained with, the gap of K.
 
     Args:
         rows: one epoch each, at least one.
@@ -67,47 +84,77 @@ def draw(rows: list[EpochMetrics], path: Path) -> None:
     """
     # The figure by itself: pyplot keeps global state and looks for a display. Imported late, since it is slow.
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(9, 6.5))
-    # Fixed margins: a layout engine would draw everything twice.
-    figure.subplots_adjust(left=0.07, right=0.98, bottom=0.08, top=0.95, wspace=0.16, hspace=0.16)
-    loss, lipschitz, clean, vra = figure.subplots(2, 2, sharex=True).flat
-    _plot(loss, "loss", {"training": lambda row: row.loss}, rows)
-    _plot(
-        lipschitz,
-        "Lipschitz constant K (estimate)",
-        {"training": lambda row: row.lipschitz, "validation": lambda row: row.validation_lipschitz},
-        rows,
-    )
-    _plot(
-        clean,
-        "clean accuracy",
-        {"training": lambda row: row.train_clean, "validation": lambda row: row.validation_clean},
-        rows,
-    )
-    _plot(
-        vra,
-        "verified-robust accuracy (VRA), by the estimate",
-        {"training": lambda row: row.train_vra, "validation": lambda row: row.validation_vra},
-        rows,
-    )
-    for axes in (clean, vra):
-        axes.set_ylim(0, 1)
-        axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    panels = [(title, lines) for title, columns in _PANELS if (lines := _known(rows, columns))]
+    in_a_row = 2 if len(panels) == 4 else 3
+    count = -(-len(panels) // in_a_row)
+    width, height = 4.1 * min(in_a_row, len(panels)), 3.0 * count + 0.3
+    figure = Figure(figsize=(width, height))
+    # Fixed margins, in inches: a layout engine would draw everything twice.
+    left, right, bottom, top = 0.6 / width, 1 - 0.65 / width, 0.75 / height, 1 - 0.35 / height
+    grid = figure.add_gridspec(count, 6, left=left, right=right, bottom=bottom, top=top, wspace=0.9, hspace=0.42)
+    for place, (title, lines) in enumerate(panels):
+        row, column = divmod(place, in_a_row)
+        # The last row's panels share its width, so that no place is empty.
+        share = 6 // min(in_a_row, len(panels) - row * in_a_row)
+        axes = figure.add_subplot(grid[row, column * share : (column + 1) * share])
+        axes.set_xlim(0, 1.03 * rows[-1].epoch)
+        _plot(axes, title, lines)
+    figure.text(left, 0.12 / height, _note(rows), fontsize=8, color=_GREY)
     figure.savefig(path, format="png", dpi=120)
 
 
-def _plot(
-    axes: Axes, title: str, lines: dict[str, Callable[[EpochMetrics], float | None]], rows: list[EpochMetrics]
-) -> None:
-    axes.set_title(title, fontsize="medium")
-    axes.grid(alpha=0.3)
-    for name, value in lines.items():
-        points = [(row.epoch, y) for row in rows if (y := value(row)) is not None]
-        if points:
-            # A single epoch would make a line of no length.
-            axes.plot(*zip(*points, strict=True), label=name, marker="." if len(points) == 1 else "")
-    if len(axes.lines) > 1:
-        axes.legend()
+def _known(rows: list[EpochMetrics], columns: dict[str, str]) -> dict[str, list[tuple[int, float]]]:
+    """Give the points of each column that has any, by label."""
+    lines = {
+        label: [(row.epoch, value) for row in rows if (value := getattr(row, column)) is not None]
+        for column, label in columns.items()
+    }
+    return {label: points for label, points in lines.items() if points}
+
+
+def _plot(axes: Axes, title: str, lines: dict[str, list[tuple[int, float]]]) -> None:
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
+    axes.set_xlabel("epoch", fontsize=9)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(color="#dddddd", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines["top"].set_visible(False)
+    drawn: list[Line2D] = []
+    for label, points in lines.items():
+        color = _COLORS.get(label, _BLUE)
+        # Two quantities, lambda and epsilon, have a scale each.
+        own = axes.twinx() if title == _SCHEDULES and drawn else axes
+        own.spines["top"].set_visible(False)
+        # A single epoch would make a line of no length.
+        marker = "." if len(points) == 1 or title == _GAP else ""
+        drawn += own.plot(*zip(*points, strict=True), label=label, color=color, linewidth=1.8, marker=marker)
+        if title == _SCHEDULES:
+            own.set_ylabel(label, color=color, fontsize=9)
+            own.set_ylim(0, 1.1 * max(value for _, value in points))
+        else:
+            own.spines["right"].set_visible(False)
+            own.ticklabel_format(axis="y", useOffset=False)
+    if title.startswith(_SHARES):
+        axes.set_ylim(0, 1)
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    if title != _SCHEDULES:
+        axes.legend(frameon=False, fontsize=8)
+
+
+def _note(rows: list[EpochMetrics]) -> str:
+    """Say what the curves are of, and why a loss may rise."""
+    note = "Training split: the mean over the batches of an epoch, each with the weights of its step."
+    first, last = (next((row for row in order if row.epsilon is not None), None) for order in (rows, rows[::-1]))
+    if first is not None and last is not None:
+        grows = [
+            name
+            for name, before, after in (("lambda", first.lam, last.lam), ("epsilon", first.epsilon, last.epsilon))
+            if before is not None and after is not None and after > before
+        ]
+        if grows:
+            verb = "grow" if len(grows) > 1 else "grows"
+            note += f" The loss is a harder one as {' and '.join(grows)} {verb}, and may rise with it."
+    return note

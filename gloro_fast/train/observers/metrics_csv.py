@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import io
 
-from gloro_fast import atomic
-from gloro_fast.run_folder import RunFolder
-from gloro_fast.tensor_file import saving
+from gloro_fast.files import atomic
+from gloro_fast.files.tensor_file import saving
 from gloro_fast.train.epochs import COLUMNS, EpochMetrics
 from gloro_fast.train.observers.base import Observer, RunStart
+from gloro_fast.train.run_folder import RunFolder
 
 
 class MetricsCsv(Observer):

@@ -1,4 +1,4 @@
-"""A progress bar with loss, clean accuracy, VRA, K and the seconds left; lines in a log file."""
+"""A progress bar with loss, clean accuracy, VRA, K and the seconds left; without a terminal, lines."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from gloro_fast import progress
 from gloro_fast.train.epochs import EpochMetrics
 from gloro_fast.train.observers.base import Observer, RunStart, Step
 
@@ -15,7 +16,7 @@ _SECONDS_BETWEEN = 0.4
 
 
 class ProgressBar(Observer):
-    """Shows the run on a terminal; where there is none, it prints one line an epoch.
+    """Shows the run on a terminal; where there is none, it prints one line an epoch, and one every 30 seconds.
 
     Args:
         console: where to; standard error by default.
@@ -24,6 +25,7 @@ class ProgressBar(Observer):
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True)
         self._progress: Progress | None = None
+        self._lines: progress.Progress | None = None
         self._task = TaskID(0)
         self._run: RunStart | None = None
         self._numbers = ""
@@ -33,6 +35,8 @@ class ProgressBar(Observer):
         """Begin at the step where the run stands."""
         self._run, self._numbers, self._last = run, "", 0.0
         if not self._console.is_terminal:
+            if self._console.stderr:
+                self._lines = progress.Progress("training").__enter__()
             return
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -51,7 +55,12 @@ class ProgressBar(Observer):
 
     def on_step(self, step: Step) -> None:
         """Show the step, and now and then the numbers."""
-        if self._progress is None or self._run is None:
+        if self._run is None:
+            return
+        done = (step.epoch - 1) * self._run.batches + step.batch
+        if self._lines is not None:
+            self._lines(done - self._run.steps_done, self._run.epochs * self._run.batches - self._run.steps_done)
+        if self._progress is None:
             return
         now = time.monotonic()
         if now - self._last >= _SECONDS_BETWEEN:
@@ -64,7 +73,7 @@ class ProgressBar(Observer):
         self._progress.update(
             self._task,
             description=f"epoch {step.epoch}/{self._run.epochs}",
-            completed=(step.epoch - 1) * self._run.batches + step.batch,
+            completed=done,
             numbers=self._numbers,
         )
 
@@ -81,6 +90,9 @@ class ProgressBar(Observer):
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+        if self._lines is not None:
+            self._lines.__exit__(None, None, None)
+            self._lines = None
 
 
 def _numbers(loss: float, clean: float, vra: float | None, lipschitz: float | None) -> str:

@@ -24,7 +24,7 @@ class TensorBoard(Observer):
             import torch.utils.tensorboard  # noqa: F401
         except ImportError as error:
             raise ConfigError(
-                f"TensorBoard cannot be imported ({error}); install it with: pip install 'gloro-fast[tensorboard]'"
+                f"TensorBoard cannot be imported ({error}); install it with: pip install tensorboard"
             ) from None
         self._writer: SummaryWriter | None = None
 

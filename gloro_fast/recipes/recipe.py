@@ -1,0 +1,342 @@
+"""Configurations by name, the paper's (Leino et al. 2021, Tables B.1 and B.2) and others, and how to change them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from gloro_fast.errors import ConfigError, nearest
+from gloro_fast.recipes import schedules
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a training run, but for the seed and the place of the data.
+
+    Attributes:
+        name: what ``--recipe`` calls it.
+        data: name of the data set (see ``gloro_fast.data.NAMES``).
+        architecture: name for ``gloro_fast.architectures.build``.
+        activation: ``"minmax"`` or ``"relu"``.
+        initialization: ``"orthogonal"`` or ``"glorot_uniform"`` (the paper's "default").
+        augmentation: ``"none"``; ``"default"`` or ``"tfds"`` (Appendix B); ``"light"``, for digits.
+        warmup_epochs: epochs of plain cross entropy before the others, not counted in ``epochs``.
+        batch_size: images a step.
+        epochs: epochs of robust training; changing it with ``override`` rescales every schedule.
+        epsilon: the certified l2 radius, in units of pixels scaled to [0, 1].
+        epsilon_train: the epsilon trained with, often a little larger.
+        epsilon_schedule: ``"single"``, ``"log"`` or ``"x,y,e"``.
+        loss: ``"ce"``, ``"trades-kl"``, ``"trades-ce"``, ``"emma"``, ``"lmt"`` (Lipschitz margin training), or
+            ``"standard"``: cross entropy without bottom.
+        lam: the TRADES weight lambda: ``"x"`` or ``"x,y,e"``; unused with the others.
+        learning_rate: Adam's learning rate for the first half of the epochs.
+        learning_rate_end: what it decays to, exponentially, in the second half.
+        power_iterations: power iterations a training step.
+        precision: ``"float32"``, or ``"bfloat16"`` for autocast (weights stay float32).
+        validation_size: images held out of the training split; 0 means none, and the last epoch is kept.
+            With a validation split the epoch of the best VRA on it is kept, but after standard training the last
+            all the same. Never the test set.
+        noise: standard deviation of the Gaussian noise added to every training image, for randomized smoothing.
+    """
+
+    name: str
+    data: str
+    architecture: str
+    epochs: int
+    epsilon: float
+    epsilon_train: float
+    activation: str = "minmax"
+    initialization: str = "orthogonal"
+    augmentation: str = "none"
+    warmup_epochs: int = 0
+    batch_size: int = 512
+    epsilon_schedule: str = "single"
+    loss: str = "trades-kl"
+    lam: str = "1.0"
+    learning_rate: float = 1e-3
+    learning_rate_end: float = 1e-6
+    power_iterations: int = 5
+    precision: str = "float32"
+    validation_size: int = 0
+    noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        for field in ("epochs", "batch_size", "power_iterations"):
+            _require(field, getattr(self, field), getattr(self, field) >= 1, "it must be at least 1")
+        for field in ("warmup_epochs", "validation_size"):
+            _require(field, getattr(self, field), getattr(self, field) >= 0, "it must not be negative")
+        for field in ("epsilon", "epsilon_train", "learning_rate", "learning_rate_end"):
+            value = getattr(self, field)
+            _require(field, value, math.isfinite(value) and value > 0, "it must be a number greater than 0")
+        _choice("activation", self.activation, ("minmax", "relu"))
+        _choice("initialization", self.initialization, ("orthogonal", "glorot_uniform"))
+        _choice("augmentation", self.augmentation, ("none", "default", "light", "tfds"))
+        _choice("loss", self.loss, ("ce", "trades-kl", "trades-ce", "emma", "lmt", "standard"))
+        _choice("precision", self.precision, ("float32", "bfloat16"))
+        _require("noise", self.noise, math.isfinite(self.noise) and self.noise >= 0, "it must be a number >= 0")
+        schedules.parse_lambda(self.lam)
+        schedules.parse_epsilon(self.epsilon_schedule, self.epsilon_train, self.epochs)
+
+    @property
+    def has_lambda(self) -> bool:
+        """Whether the loss has a weight lambda."""
+        return self.loss.startswith("trades")
+
+    def override(self, **fields: Any) -> Recipe:
+        """Give a copy with other values.
+
+        A new ``epochs`` stretches the durations of the epsilon and lambda schedules with it (the warm-up
+        stays); a new ``epsilon`` without ``epsilon_train`` keeps the ratio of the two.
+
+        Raises:
+            ConfigError: a field does not exist (the nearest name is suggested) or has an unusable value.
+        """
+        for field in fields:
+            if field not in FIELDS:
+                raise ConfigError(f"recipes have no field {field!r}{nearest(field, FIELDS)}")
+        changed = dict(fields)
+        if "epochs" in changed:
+            factor = changed["epochs"] / self.epochs
+            changed.setdefault("lam", schedules.rescale(self.lam, factor))
+            changed.setdefault("epsilon_schedule", schedules.rescale(self.epsilon_schedule, factor))
+        if "epsilon" in changed:
+            changed.setdefault("epsilon_train", changed["epsilon"] * self.epsilon_train / self.epsilon)
+        return dataclasses.replace(self, **changed)
+
+
+FIELDS = tuple(field.name for field in dataclasses.fields(Recipe))
+"""The names of the fields of a recipe, in their order."""
+NEUTRAL_NEEDS = ("data", "architecture", "epsilon")
+"""What :func:`neutral` has to be told, in this order."""
+
+
+def neutral(data: str, architecture: str, epsilon: float) -> Recipe:
+    """Give a recipe for data of one's own, tuned to none: TRADES with lambda from 0.1 to 2, no augmentation.
+
+    Args:
+        data: name or path of the data set.
+        architecture: name for ``gloro_fast.architectures.build``.
+        epsilon: the certified l2 radius, trained with too.
+    """
+    return Recipe("neutral", data, architecture, 100, epsilon, epsilon_train=epsilon, batch_size=64, lam="0.1,2.0,100")
+
+
+def get(name: str) -> Recipe:
+    """Look a recipe up by name.
+
+    Raises:
+        ConfigError: there is none of that name; the message suggests the nearest.
+    """
+    try:
+        return RECIPES[name]
+    except KeyError:
+        raise ConfigError(f"there is no recipe {name!r}{nearest(name, RECIPES)}") from None
+
+
+def _require(field: str, value: object, holds: bool, remedy: str) -> None:
+    if not holds:
+        raise ConfigError(f"{field} is {value}; {remedy}")
+
+
+def _choice(field: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{field} is {value!r}{nearest(value, choices)}")
+
+
+_PIXELS = 36 / 255
+
+_DIGITS = Recipe(
+    name="digits",
+    data="digits",
+    architecture="2C2F",
+    batch_size=64,
+    epochs=100,
+    epsilon=0.3,
+    epsilon_train=0.3,
+    lam="0.1,2.0,100",
+)
+_MNIST_2C2F = Recipe(
+    name="mnist-2c2f",
+    data="mnist",
+    architecture="2C2F",
+    epochs=500,
+    epsilon=0.3,
+    epsilon_train=0.3,
+    lam="0.1,2.0,500",
+)
+# Not the paper's. At its learning rate the net underfits once the digits are moved about: VRA on 10,000 held-out images
+# after 100 epochs was 95.6 % by its recipe, 96.3 with the augmentation, 96.9 with that and a rate of 3e-3, 96.8 with
+# 1e-2 (epsilon 0.3, power iteration, bfloat16).
+_MNIST_2C2F_TUNED = dataclasses.replace(
+    _MNIST_2C2F,
+    name="mnist-2c2f-tuned",
+    augmentation="light",
+    epochs=400,
+    lam="0.1,2.0,400",
+    learning_rate=5e-3,
+    learning_rate_end=1e-5,
+    precision="bfloat16",
+)
+_MNIST_4C3F = Recipe(
+    name="mnist-4c3f",
+    data="mnist",
+    architecture="4C3F",
+    epochs=200,
+    epsilon=1.58,
+    epsilon_train=1.74,
+    epsilon_schedule="log",
+    lam="1.5",
+)
+_CIFAR10_6C2F = Recipe(
+    name="cifar10-6c2f",
+    data="cifar10",
+    architecture="6C2F",
+    augmentation="tfds",
+    epochs=800,
+    epsilon=_PIXELS,
+    epsilon_train=_PIXELS,
+    epsilon_schedule="log",
+    lam="1.2",
+)
+_TINY_8C2F = Recipe(
+    name="tiny-imagenet-8c2f",
+    data="tiny-imagenet",
+    architecture="8C2F",
+    augmentation="default",
+    initialization="glorot_uniform",
+    epochs=800,
+    epsilon=_PIXELS,
+    epsilon_train=_PIXELS,
+    epsilon_schedule="log",
+    lam="1.2,10,800",
+    learning_rate=1e-4,
+    learning_rate_end=5e-6,
+)
+
+# Depth, width, loss, epsilon (from 0.1 to 3 times the certified one in half of the epochs), batch, epochs and power
+# iterations are those of the authors' code (Hu et al. 2023), which has generated images besides, NAdam with lookahead
+# for an optimizer, and a larger dense part.
+_CIFAR10_LIRESNET = Recipe(
+    name="cifar10-liresnet",
+    data="cifar10",
+    architecture="LiResNet-12x512",
+    augmentation="default",
+    batch_size=256,
+    epochs=800,
+    epsilon=_PIXELS,
+    epsilon_train=_PIXELS,
+    epsilon_schedule=f"{0.1 * _PIXELS:.6g},{3 * _PIXELS:.6g},400",
+    loss="emma",
+    power_iterations=10,
+)
+_DIGITS_LIRESNET = Recipe(
+    name="digits-liresnet",
+    data="digits",
+    architecture="LiResNet-4x32",
+    batch_size=64,
+    epochs=50,
+    epsilon=0.3,
+    epsilon_train=0.3,
+    epsilon_schedule="0.03,0.45,25",
+    loss="emma",
+)
+
+
+def _relu(recipe: Recipe, suffix: str, **fields: Any) -> Recipe:
+    """Derive a column of Table B.2 from the MinMax recipe of the same net (Table B.1)."""
+    shared = {"activation": "relu", "batch_size": 256, "lam": "1.0"}
+    return dataclasses.replace(recipe, **{**shared, "name": f"{recipe.name}-relu-{suffix}", **fields})
+
+
+# What the columns of Table B.2 share, net by net. 0.1551 and 0.16 belong to a radius printed as 0.141; the
+# certified radius itself is 36/255 exactly.
+_RELU_2C2F = {"epsilon_train": 0.45, "initialization": "glorot_uniform", "power_iterations": 10}
+_RELU_4C3F = {
+    "epochs": 300,
+    "epsilon_train": 1.75,
+    "epsilon_schedule": "single",
+    "initialization": "glorot_uniform",
+    "learning_rate_end": 5e-6,
+    "power_iterations": 10,
+}
+_RELU_6C2F = {"epsilon_train": 0.1551, "augmentation": "default", "warmup_epochs": 20}
+_RELU_8C2F = {
+    "epsilon_train": 0.16,
+    "epsilon_schedule": "single",
+    "learning_rate": 2.5e-4,
+    "learning_rate_end": 5e-7,
+}
+
+
+def _compared(recipe: Recipe, method: str, epochs: int, **fields: Any) -> Recipe:
+    """Give the training of a method that the paper compares with: ReLU, as its tables do not say more of it."""
+    shared = {
+        "activation": "relu",
+        "initialization": "glorot_uniform",
+        "batch_size": min(recipe.batch_size, 256),
+        "augmentation": "none" if recipe.augmentation == "none" else "default",
+        "epsilon_train": recipe.epsilon,
+        "epsilon_schedule": "single",
+        "loss": "standard",
+        "lam": "1.0",
+    }
+    return dataclasses.replace(recipe, **{**shared, "name": f"{recipe.name}-{method}", "epochs": epochs, **fields})
+
+
+# Noise is chosen on held-out images by gloro-fast reproduce; here it stands at what suits the radius.
+def _smoothing(recipe: Recipe, epochs: int) -> Recipe:
+    return _compared(recipe, "smoothing", epochs, noise=round(0.8 * recipe.epsilon, 2))
+
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        _DIGITS,
+        _MNIST_2C2F,
+        _MNIST_2C2F_TUNED,
+        _MNIST_4C3F,
+        _CIFAR10_6C2F,
+        _TINY_8C2F,
+        _CIFAR10_LIRESNET,
+        _DIGITS_LIRESNET,
+        _relu(_MNIST_2C2F, "ce", loss="ce", **_RELU_2C2F),
+        _relu(_MNIST_2C2F, "trades", loss="trades-ce", lam="0,2,500", **_RELU_2C2F),
+        _relu(_MNIST_4C3F, "ce", loss="ce", **_RELU_4C3F),
+        _relu(_MNIST_4C3F, "trades", loss="trades-ce", lam="0,3,300", **_RELU_4C3F),
+        _relu(_CIFAR10_6C2F, "ce", loss="ce", **_RELU_6C2F),
+        _relu(
+            _CIFAR10_6C2F,
+            "trades",
+            loss="trades-ce",
+            lam="1.2",
+            initialization="glorot_uniform",
+            **_RELU_6C2F,
+        ),
+        _relu(_TINY_8C2F, "ce", loss="ce", epochs=250, **_RELU_8C2F),
+        _relu(
+            _TINY_8C2F,
+            "trades",
+            loss="trades-kl",
+            lam="1,10,500",
+            epochs=500,
+            power_iterations=1,
+            **_RELU_8C2F,
+        ),
+        _compared(_DIGITS, "standard", 100),
+        _compared(_DIGITS, "lmt", 100, loss="lmt"),
+        _smoothing(_DIGITS, 100),
+        # The paper's epochs where they are legible (100 and 42).
+        _compared(_MNIST_2C2F, "standard", 100),
+        _compared(_MNIST_4C3F, "standard", 42),
+        _compared(_CIFAR10_6C2F, "standard", 100),
+        _compared(_MNIST_2C2F, "lmt", 100, loss="lmt"),
+        _compared(_MNIST_4C3F, "lmt", 100, loss="lmt", epsilon_schedule="log"),
+        _compared(_CIFAR10_6C2F, "lmt", 100, loss="lmt", epsilon_schedule="log"),
+        _smoothing(_MNIST_2C2F, 100),
+        _smoothing(_MNIST_4C3F, 42),
+        _smoothing(_CIFAR10_6C2F, 100),
+    )
+}
+"""All recipes by name; the paper's rows among them are those of Tables B.1 and B.2."""

@@ -1,0 +1,11 @@
+"""Certificates for the program that runs: the rounding of a net's own forward pass, bounded layer by layer.
+
+Stands on ``graph``, ``bounds`` and a bound that ``signing`` has signed; ``net`` asks it for executed certificates.
+"""
+
+from __future__ import annotations
+
+from gloro_fast.rounding_error.network import ExecutedNet
+from gloro_fast.rounding_error.settings import sums_of_products
+
+__all__ = ["ExecutedNet", "sums_of_products"]

@@ -1,0 +1,228 @@
+"""Which kinds of layers it is known of how they round, and what is to be found out about each of them."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from gloro_fast.bounds.absolute import absolute_norm
+from gloro_fast.errors import ArchitectureError
+from gloro_fast.nn.conv import Conv2d
+from gloro_fast.nn.group_sort import GroupSort
+from gloro_fast.nn.minmax import MinMax
+from gloro_fast.nn.normalize import Normalize, Scale
+from gloro_fast.nn.pairwise_minmax import PairwiseMinMax
+from gloro_fast.nn.residual import ResidualConv2d
+from gloro_fast.rounding import product_up
+from gloro_fast.rounding_error.arithmetic import Arithmetic, norms
+from gloro_fast.rounding_error.scaling import Scaling
+from gloro_fast.rounding_error.state import Step
+from gloro_fast.rounding_error.steps import Addition, Selection, Sums
+from gloro_fast.rules.registry import Knowledge, LinearMap, known_type
+
+_LINEAR = (
+    nn.Linear,
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+    Conv2d,
+    ResidualConv2d,
+)
+# The largest or smallest of some inputs, copies in other places, and nothing in evaluation.
+_SELECTIONS = (
+    MinMax,
+    PairwiseMinMax,
+    GroupSort,
+    nn.ReLU,
+    nn.MaxPool1d,
+    nn.MaxPool2d,
+    nn.MaxPool3d,
+    nn.AdaptiveMaxPool1d,
+    nn.AdaptiveMaxPool2d,
+    nn.AdaptiveMaxPool3d,
+    nn.Identity,
+    nn.Flatten,
+    nn.Unflatten,
+    nn.PixelShuffle,
+    nn.PixelUnshuffle,
+    nn.ChannelShuffle,
+    nn.ZeroPad1d,
+    nn.ZeroPad2d,
+    nn.ZeroPad3d,
+    nn.ReflectionPad1d,
+    nn.ReflectionPad2d,
+    nn.ReflectionPad3d,
+    nn.ReplicationPad1d,
+    nn.ReplicationPad2d,
+    nn.ReplicationPad3d,
+    nn.CircularPad1d,
+    nn.CircularPad2d,
+    nn.CircularPad3d,
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.Dropout3d,
+)
+_AVERAGES = (
+    nn.AvgPool1d,
+    nn.AvgPool2d,
+    nn.AvgPool3d,
+    nn.AdaptiveAvgPool1d,
+    nn.AdaptiveAvgPool2d,
+    nn.AdaptiveAvgPool3d,
+)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+def make_step(
+    name: str,
+    module: nn.Module,
+    input_shape: tuple[int, ...],
+    rule: Knowledge,
+    constant: float,
+    arithmetic: Arithmetic,
+) -> Step:
+    """Give what bounds the rounding of one layer.
+
+    Args:
+        name: its name in the module.
+        module: the layer, in evaluation mode.
+        input_shape: of one input.
+        rule: what is known of it with its present weights.
+        constant: its Lipschitz constant, as bounded.
+        arithmetic: the program's.
+
+    Raises:
+        ArchitectureError: it is not known how its kind rounds.
+    """
+    kind = known_type(module)
+    if kind in _LINEAR and isinstance(rule, LinearMap):
+        return _sums(name, float64_copy(module, rule), input_shape, rule, constant, arithmetic)
+    # Copies stay in evaluation mode when the net is trained on.
+    if kind in _AVERAGES:
+        return _averages(name, copy.deepcopy(module).eval(), input_shape, constant, arithmetic)
+    if kind in _SELECTIONS:
+        return Selection(copy.deepcopy(module).eval(), (constant,), arithmetic)
+    if kind in _BATCH_NORMS:
+        return _batch_norm(module, input_shape, constant, arithmetic)
+    if kind is Normalize:
+        assert isinstance(module, Normalize)
+        return scaling(module.mean, module.std.double().square(), None, None, input_shape, constant, arithmetic)
+    if kind is Scale:
+        return Addition(copy.deepcopy(module), (constant,), 0.0, 7, math.prod(input_shape), arithmetic)
+    raise ArchitectureError(
+        f"{name or 'the module'} is a {kind.__name__}, whose rounding is not bounded; certify without executed"
+    )
+
+
+def scaling(
+    shift: Tensor,
+    square: Tensor,
+    gain: Tensor | None,
+    bias: Tensor | None,
+    input_shape: tuple[int, ...],
+    constant: float,
+    arithmetic: Arithmetic,
+) -> Scaling:
+    """Return what bounds (x - shift) gain / sqrt(square) + bias, each a number a channel, or one for all.
+
+    Args:
+        shift: (C,) or (1,).
+        square: likewise.
+        gain: likewise; None for 1.
+        bias: likewise; None for 0.
+        input_shape: (C, ...), of one input.
+        constant: its Lipschitz constant, as bounded.
+        arithmetic: the program's.
+    """
+    gain = torch.ones_like(square) if gain is None else gain
+    bias = torch.zeros_like(square) if bias is None else bias
+    shape = (-1, *[1] * (len(input_shape) - 1))
+    # Copies, which do not follow when the net is trained on.
+    m, d, g, b = (tensor.detach().double().clone().reshape(shape) for tensor in (shift, square, gain, bias))
+    return Scaling(m, d, g, b, constant, arithmetic)
+
+
+def _batch_norm(module: nn.Module, input_shape: tuple[int, ...], constant: float, arithmetic: Arithmetic) -> Scaling:
+    assert isinstance(module, nn.modules.batchnorm._BatchNorm)
+    assert module.running_mean is not None
+    assert module.running_var is not None
+    square = module.running_var.double() + module.eps
+    return scaling(module.running_mean, square, module.weight, module.bias, input_shape, constant, arithmetic)
+
+
+def _sums(
+    name: str,
+    layer: nn.Module,
+    input_shape: tuple[int, ...],
+    rule: LinearMap,
+    constant: float,
+    arithmetic: Arithmetic,
+) -> Sums:
+    outputs = _outputs(layer, input_shape, rule.weight.device)
+    norm = 0.0
+    if isinstance(layer.bias, Tensor):
+        norm = float(norms(layer.bias.expand(outputs // len(layer.bias), -1)[None]))
+    inputs = math.prod(input_shape)
+    absolute = product_up([absolute_norm(rule), rule.factor])
+    return Sums(name, layer, constant, absolute, number_of_terms(rule), outputs, inputs, norm, arithmetic)
+
+
+def _averages(
+    name: str, module: nn.Module, input_shape: tuple[int, ...], constant: float, arithmetic: Arithmetic
+) -> Sums:
+    """Take averages for sums: their matrix has no negative entry, so that its norm is that of the absolute values.
+
+    A sum of n numbers is divided by their number, or multiplied by its rounded reciprocal: two more roundings than of
+    n - 1 additions, which is what n + 1 products have room for.
+    """
+    outputs, inputs = _outputs(module, input_shape, torch.device("cpu")), math.prod(input_shape)
+    return Sums(name, module, constant, constant, _window(module, input_shape), outputs, inputs, 0.0, arithmetic)
+
+
+def _window(module: nn.Module, input_shape: tuple[int, ...]) -> int:
+    """Give at least as many numbers as are averaged for one output."""
+    kernel = getattr(module, "kernel_size", None)
+    if kernel is None:
+        # Adaptive: no window is larger than the image.
+        return math.prod(input_shape)
+    dimensions = {nn.AvgPool1d: 1, nn.AvgPool2d: 2, nn.AvgPool3d: 3}[type(module)]
+    return int(math.prod(kernel) if isinstance(kernel, tuple) else kernel**dimensions)
+
+
+def _outputs(layer: nn.Module, input_shape: tuple[int, ...], device: torch.device) -> int:
+    return int(layer(torch.zeros(1, *input_shape, dtype=torch.float64, device=device)).numel())
+
+
+def number_of_terms(rule: LinearMap) -> int:
+    """Give the largest number of products that one output of a linear layer adds."""
+    ones, shape = torch.ones_like(rule.weight, dtype=torch.float64), rule.geometry.input_shape
+    counts = rule.geometry.apply(ones, ones.new_ones(shape))
+    if rule.transposed:
+        counts = rule.geometry.adjoint(ones, torch.ones_like(counts))
+    return round(float(counts.max()))
+
+
+def float64_copy(module: nn.Module, rule: LinearMap) -> nn.Module:
+    """Give a copy of a linear layer that computes in float64 with the very weights that its rule names."""
+    copied = copy.deepcopy(module)
+    if parametrize.is_parametrized(module):
+        # remove_parametrizations would take the weight from the class, which copy and original share.
+        copied.__class__ = parametrize.type_before_parametrizations(module)
+        del copied.parametrizations
+        for name in module.parametrizations:  # type: ignore[union-attr]
+            setattr(copied, name, nn.Parameter(getattr(module, name).detach().clone()))
+    if isinstance(copied, ResidualConv2d):
+        # The sums of the merged kernel are what is rounded.
+        copied.weight = nn.Parameter(rule.weight.detach().clone())
+        copied.identity = torch.zeros_like(copied.identity)
+    assert isinstance(copied.weight, Tensor)
+    assert torch.equal(copied.weight, rule.weight)
+    return copied.double().eval().requires_grad_(False)

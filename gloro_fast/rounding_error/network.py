@@ -1,0 +1,107 @@
+"""The certified radius of the executed program: a walk over the graph, then margins against all deviations."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gloro_fast.errors import ExecutionError
+from gloro_fast.graph.plan import Plan, floating_dtype
+from gloro_fast.rounding import down
+from gloro_fast.rounding_error.arithmetic import Arithmetic, plus, times
+from gloro_fast.rounding_error.graph import ExecutedGraph
+from gloro_fast.rounding_error.head import Head, Logits, without_head
+from gloro_fast.rounding_error.steps import Sums
+from gloro_fast.signing.signed_bound import SignedBound, as_evaluated
+
+SPARE = 3.0
+"""How many times the error of the float64 evaluation is subtracted: two more than holds, so that another float64
+evaluation with the same error bound, whatever the order of its sums, confirms the radius."""
+
+
+@dataclass(frozen=True)
+class ExecutedNet:
+    """A network with the bounds on its rounding, for the weights that were signed.
+
+    Attributes:
+        graph: all nodes before the head.
+        head: what the last layer does if it is dense.
+        bound: the Lipschitz bound that was signed.
+    """
+
+    graph: ExecutedGraph
+    head: Head | None
+    bound: SignedBound
+
+    @classmethod
+    def of(cls, module: nn.Module, plan: Plan, bound: SignedBound) -> ExecutedNet:
+        """Look at every layer of ``plan``, whose weights ``bound`` holds for.
+
+        Raises:
+            ConfigError: the net is in half precision.
+            ArchitectureError: it is not known how a layer rounds; names it.
+        """
+        arithmetic = Arithmetic.of(floating_dtype(module))
+        with as_evaluated(module, plan.device):
+            graph = ExecutedGraph.of(plan, bound, arithmetic)
+            head = None if plan.head is None else Head.of(plan, plan.head, arithmetic)
+        return cls(graph, head, bound)
+
+    def absolute_norms(self) -> dict[str, float]:
+        """Give || |W| || of the linear layers before the head, as bounded, by name."""
+        steps = [place.step for place in self.graph.places]
+        return {step.name: step.absolute for step in steps if isinstance(step, Sums)}
+
+    @torch.no_grad()
+    def radius(self, x: Tensor, logits: Tensor, prediction: Tensor) -> Tensor:
+        """Give float64 (B,) <= every epsilon at which the program might predict something else within epsilon of x.
+
+        For j = ``prediction``, every i and every x' of the program's type with ||x' - x|| <= epsilon, the logits F of
+        the program and the real ones f obey
+
+            F_j(x') - F_i(x') >= f_j(x) - f_i(x) - epsilon K_ij - E_ij,     E_ij = D_ij deviation + r_i + r_j,
+
+        with D_ij = ||w_i - w_j||, or what stands for it (:class:`gloro_fast.graph.head.Head`), the deviation before the
+        last layer and the rounding r of that layer's sums. Both bounds grow with the ball as constant + slope *
+        epsilon, so that the right side is positive for every
+
+            epsilon < min over i of (f_j(x) - f_i(x) - constant_ij) / (K_ij + slope_ij):
+
+        one radius, whatever epsilon is asked for. f_j(x) - f_i(x) is the evaluation in float64 less its error bound.
+        An image gets 0 where that is not positive, and no more than the epsilon at which a sum might overflow.
+
+        Args:
+            x: (B, *input_shape) images of the program's type.
+            logits: (B, m), what the program gave for them.
+            prediction: (B,), their argmax.
+
+        Raises:
+            ExecutionError: the logits are further from the real ones than any order of sums explains.
+        """
+        state = self.graph(x)
+        real = self.head(state) if self.head is not None else without_head(state)
+        _check_explained(real, logits)
+        differences = self.bound.differences[prediction]
+        error = real.error_of_pairs(prediction, differences)
+        deviation = real.deviation_of_pairs(prediction, differences)
+        gap = down(real.value.gather(1, prediction[:, None]) - real.value)
+        gap = down(down(gap - times(error, SPARE)) - deviation.constant)
+        slope = plus(times(differences, self.bound.network.lipschitz), deviation.slope)
+        quotient = torch.where(gap > 0, down(gap / slope).clamp_min(0.0), 0.0)
+        quotient.scatter_(1, prediction[:, None], math.inf)
+        radius = torch.minimum(quotient.amin(dim=1), real.limit)
+        usable = real.value.isfinite() & logits.isfinite() & slope.isfinite()
+        return torch.where(usable.all(dim=1) & ~radius.isnan(), radius, 0.0)
+
+
+def _check_explained(real: Logits, logits: Tensor) -> None:
+    unexplained = real.unexplained(logits)
+    if unexplained is not None:
+        raise ExecutionError(
+            f"a logit is {unexplained[0]:.3g} off its real value, of which sums of products in "
+            f"{logits.dtype} explain {unexplained[1]:.3g}: the layers are computed in another way; "
+            "certify without executed"
+        )
