@@ -27,8 +27,11 @@ std::vector<cpu::LinearLayer> read(const std::vector<int64_t>& numbers) {
   return layers;
 }
 
-cuda::Card read_card(const std::array<int, 6>& numbers) {
+// Six properties, and where tests want it a seventh number for the cores.
+cuda::Card read_card(const std::vector<int>& numbers) {
+  if (numbers.size() != 6 && numbers.size() != 7) throw py::value_error("a card has 6 or 7 numbers");
   cuda::Card card;
+  if (numbers.size() == 7) card.cores = static_cast<cuda::Cores>(numbers[6]);
   card.multiprocessors = numbers[0];
   card.shared_bytes = numbers[1];
   card.shared_bytes_per_block = numbers[2];
@@ -46,7 +49,8 @@ py::dict describe(const cuda::Tiling& tiling) {
                   "tiles"_a = py::make_tuple(tiling.tiles_y, tiling.tiles_x),
                   "channels"_a = cuda::kThreadChannels << tiling.log_channel_lanes, "split"_a = 1 << tiling.log_split,
                   "pixels"_a = tiling.thread_pixels, "window_lanes"_a = 1 << tiling.log_window_lanes,
-                  "chunk"_a = tiling.chunk, "resident"_a = tiling.resident != 0);
+                  "chunk"_a = tiling.chunk, "step_taps"_a = tiling.step_taps, "stages"_a = tiling.stages,
+                  "windows"_a = tiling.windows, "resident"_a = tiling.resident != 0);
 }
 
 // What `describe` gave, as far as the cost model needs it.
@@ -70,7 +74,7 @@ cuda::Tiling read_tiling(const py::dict& numbers) {
 }
 
 // The time that the model gives the kernel that an H100 has run, in a plan that Plan.layers() described then.
-double predict_measured_kernel(const std::vector<int64_t>& numbers, const std::array<int, 6>& card,
+double predict_measured_kernel(const std::vector<int64_t>& numbers, const std::vector<int>& card,
                                const std::vector<py::dict>& described, int blocks, int iterations) {
   const std::vector<cpu::LinearLayer> layers = read(numbers);
   std::vector<cuda::LayerPlan> planned;
@@ -90,6 +94,7 @@ py::list describe_layers(const Plan& plan) {
     const cuda::LayerPlan& layer = plan.launch.layer[i];
     layers.append(py::dict("layer"_a = plan.order[static_cast<size_t>(i)], "first_block"_a = layer.first_block,
                            "blocks"_a = layer.blocks, "dense"_a = layer.dense != 0,
+                           "wide"_a = layer.wide != 0,
                            "forward"_a = describe(layer.forward), "transposed"_a = describe(layer.transposed)));
   }
   return layers;
@@ -124,11 +129,13 @@ void bind_planner(py::module_& module) {
   py::class_<Plan>(module, "Plan", "A launch of the batched power iteration, or of its gradient.")
       .def_readonly("blocks", &Plan::blocks)
       .def_readonly("shared_bytes", &Plan::shared_bytes)
+      .def_readonly("wide", &Plan::wide)
+      .def_readonly("blocks_per_multiprocessor", &Plan::blocks_per_multiprocessor)
       .def_readonly("workspace_bytes", &Plan::workspace_bytes)
       .def_readonly("microseconds", &Plan::microseconds)
       .def_readonly("order", &Plan::order)
       .def("predict",
-           [](const Plan& plan, int iterations, const std::array<int, 6>& card) {
+           [](const Plan& plan, int iterations, const std::vector<int>& card) {
              return cuda::predict_microseconds({plan.launch.layer, plan.launch.layer + plan.launch.layers}, plan.blocks,
                                                iterations, read_card(card), cuda::KernelShape{});
            })
@@ -141,28 +148,29 @@ void bind_planner(py::module_& module) {
   module.attr("THREADS") = cuda::kThreads;
   module.attr("BLOCKS_PER_MULTIPROCESSOR") = cuda::kBlocksPerMultiprocessor;
   module.attr("MOST_LAYERS") = cuda::kMostLayers;
-  module.def("plan_power_iteration", [](const std::vector<int64_t>& numbers, const std::array<int, 6>& card) {
+  module.def("plan_power_iteration", [](const std::vector<int64_t>& numbers, const std::vector<int>& card) {
     return cuda::plan_power_iteration(read(numbers), read_card(card));
   });
   module.def("predict_measured_kernel", &predict_measured_kernel);
-  module.def("enough_multiprocessors", [](const std::vector<int64_t>& numbers, const std::array<int, 6>& card) {
+  module.def("enough_multiprocessors", [](const std::vector<int64_t>& numbers, const std::vector<int>& card) {
     return cuda::enough_multiprocessors(read(numbers), read_card(card));
   });
   // The driver's answers are functions: blocks a multiprocessor by shared bytes, and why blocks and shared bytes are
   // refused.
   module.def(
       "fit_power_iteration",
-      [](const std::vector<int64_t>& numbers, const std::array<int, 6>& properties,
+      [](const std::vector<int64_t>& numbers, const std::vector<int>& properties,
          const std::function<int(int)>& resident_blocks, const std::function<std::string(int, int)>& try_launch,
          bool cooperative, int64_t multiprocessors) {
         cuda::Card card = read_card(properties);
         card.cooperative = cooperative;
         return cuda::fit_power_iteration(read(numbers), cuda::share_of(card, multiprocessors),
-                                         {resident_blocks, try_launch});
+                                         {[&](const Plan& p) { return resident_blocks(p.shared_bytes); },
+                                          [&](const Plan& p) { return try_launch(p.blocks, p.shared_bytes); }});
       },
       py::arg("numbers"), py::arg("card"), py::arg("resident_blocks"), py::arg("try_launch"),
       py::arg("cooperative") = true, py::arg("multiprocessors") = 0);
-  module.def("plan_gradient", [](const std::vector<int64_t>& numbers, const std::array<int, 6>& card) {
+  module.def("plan_gradient", [](const std::vector<int64_t>& numbers, const std::vector<int>& card) {
     return cuda::plan_gradient(read(numbers), read_card(card));
   });
 }

@@ -54,18 +54,6 @@ GLORO_FAST_DEVICE uint16_t narrow_float16(float value) {
   return bits;
 }
 
-// threadIdx.x, read anew wherever it is called, so that nothing made of it takes a register in between.
-GLORO_FAST_DEVICE int thread_anew() {
-  int thread;
-  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
-  return thread;
-}
-
-// What was read of memory is read anew afterwards, and takes no register in between.
-GLORO_FAST_DEVICE void read_anew() {
-  asm volatile("" ::: "memory");
-}
-
 // Copies 16 (or 4) bytes of global memory to shared memory behind the thread's back, or zeros where `present` is false;
 // nothing is read then. They are there after wait_for_copies, for other threads after a barrier on top of that.
 GLORO_FAST_DEVICE void copy_16_bytes(float* to, const float* from, bool present) {

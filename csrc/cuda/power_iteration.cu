@@ -15,15 +15,14 @@ const char* reason(cudaError_t status) {
 }
 
 template <typename Kernel>
-const char* launch_kernel(Kernel kernel, const Launch& launch, int blocks, int shared_bytes, void* stream,
-                          bool cooperative) {
+const char* launch_kernel(Kernel kernel, const Plan& plan, const Launch& launch, void* stream, bool cooperative) {
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeCooperative;
   attribute.val.cooperative = 1;
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.gridDim = dim3(static_cast<unsigned>(plan.blocks));
   config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
+  config.dynamicSmemBytes = static_cast<size_t>(plan.shared_bytes);
   config.stream = static_cast<cudaStream_t>(stream);
   config.attrs = &attribute;
   config.numAttrs = cooperative ? 1 : 0;
@@ -62,23 +61,29 @@ const char* read_card(int device, Card* card) {
 }
 
 const char* prepare_power_iteration(const Card& card) {
-  const cudaError_t status = prepare(power_iteration_kernel, card);
-  return reason(status != cudaSuccess ? status : prepare(power_iteration_gradient_kernel, card));
+  for (const auto kernel : {power_iteration_kernel, power_iteration_wide_kernel, power_iteration_gradient_kernel,
+                            power_iteration_wide_gradient_kernel}) {
+    const cudaError_t status = prepare(kernel, card);
+    if (status != cudaSuccess) return reason(status);
+  }
+  return nullptr;
 }
 
-int resident_blocks(int shared_bytes) {
+int resident_blocks(const Plan& plan) {
   int blocks = 0;
-  const cudaError_t status = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, power_iteration_kernel, kThreads,
-                                                                           static_cast<size_t>(shared_bytes));
+  const cudaError_t status = cudaOccupancyMaxActiveBlocksPerMultiprocessor(
+      &blocks, plan.wide ? power_iteration_wide_kernel : power_iteration_kernel, kThreads,
+      static_cast<size_t>(plan.shared_bytes));
   return reason(status) == nullptr ? blocks : 0;
 }
 
-const char* launch_power_iteration(const Launch& launch, int blocks, int shared_bytes, void* stream) {
-  return launch_kernel(power_iteration_kernel, launch, blocks, shared_bytes, stream, true);
+const char* launch_power_iteration(const Plan& plan, const Launch& launch, void* stream) {
+  return launch_kernel(plan.wide ? power_iteration_wide_kernel : power_iteration_kernel, plan, launch, stream, true);
 }
 
-const char* launch_power_iteration_gradient(const Launch& launch, int blocks, int shared_bytes, void* stream) {
-  return launch_kernel(power_iteration_gradient_kernel, launch, blocks, shared_bytes, stream, false);
+const char* launch_power_iteration_gradient(const Plan& plan, void* stream) {
+  return launch_kernel(plan.wide ? power_iteration_wide_gradient_kernel : power_iteration_gradient_kernel, plan,
+                       plan.launch, stream, false);
 }
 
 }  // namespace gloro_fast::cuda

@@ -13,13 +13,13 @@ const char* read_card(int device, Card* card);
 // Once for a device, before anything that follows. Returns null, or what the driver complained about.
 const char* prepare_power_iteration(const Card& card);
 
-// How many blocks of the power iteration with so many bytes of shared memory a multiprocessor of the current device
-// holds at once; 0 where the driver does not say.
-int resident_blocks(int shared_bytes);
+// How many blocks of a plan of the power iteration a multiprocessor of the current device holds at once; 0 where the
+// driver does not say.
+int resident_blocks(const Plan& plan);
 
-// Launch a plan on `stream` (a cudaStream_t) of the current device, whose layers' pointers have been filled in.
-// Return null, or why the launch failed.
-const char* launch_power_iteration(const Launch& launch, int blocks, int shared_bytes, void* stream);
-const char* launch_power_iteration_gradient(const Launch& launch, int blocks, int shared_bytes, void* stream);
+// Launch a plan on `stream` (a cudaStream_t) of the current device, whose layers' pointers have been filled in, or with
+// `launch` for its own. Return null, or why the launch failed.
+const char* launch_power_iteration(const Plan& plan, const Launch& launch, void* stream);
+const char* launch_power_iteration_gradient(const Plan& plan, void* stream);
 
 }  // namespace gloro_fast::cuda

@@ -84,7 +84,7 @@ int best_window_lanes(int positions, int channels, const Cost& cost) {
 }
 
 double staging_cycles(const LayerPlan& layer, const Tiling& tiling, bool transposed, const Cost& cost) {
-  if (layer.dense) return 0;
+  if (layer.dense || layer.wide) return 0;
   constexpr double kTerm = 150;  // of the tables
   const int chunks = ceil_div(in_channels(layer, transposed), tiling.chunk);
   const int terms = tiling.chunk * taps(layer, transposed);
@@ -94,6 +94,7 @@ double staging_cycles(const LayerPlan& layer, const Tiling& tiling, bool transpo
 
 double item_cycles(const LayerPlan& layer, const Tiling& tiling, bool transposed, const Cost& cost) {
   if (layer.dense) return dense_item_cycles(layer, tiling, transposed, cost);
+  if (layer.wide) return gemm_item_cycles(layer, tiling, transposed, cost);
   const int chunks = ceil_div(in_channels(layer, transposed), tiling.chunk);
   const int terms = ceil_div(tiling.chunk * taps(layer, transposed), 1 << tiling.log_split);
   const double window =
@@ -122,7 +123,7 @@ double gradient_item_cycles(const LayerPlan& layer, const Tiling& tiling, const 
 }
 
 double layer_cycles(const LayerPlan& layer, int iterations, const Cost& cost) {
-  double cycles = 0;
+  double cycles = layer.wide ? packing_cycles(layer) : 0;
   for (const bool transposed : {false, true}) {
     const Tiling& tiling = transposed ? layer.transposed : layer.forward;
     const int products = iterations + (transposed ? 0 : 1), rounds = ceil_div(tiling.items, layer.blocks);

@@ -42,7 +42,8 @@ constexpr KernelShape measured_kernel() {
 
 struct Cost {
   double gigahertz = 1.755;
-  double fma_lanes = 128;  // per multiprocessor
+  double fma_lanes = 128;     // per multiprocessor
+  double tensor_fmas = 1024;  // the same on tensor cores, TF32
   int sharing = 1;         // blocks that share a multiprocessor
   KernelShape kernel;
 
@@ -68,6 +69,11 @@ double item_cycles(const LayerPlan& layer, const Tiling& tiling, bool transposed
 double find_cycles(const LayerPlan& layer, int rounds, const Cost& cost);
 // Once a product: what all blocks of a layer wait for.
 double meet_cycles(int blocks, const Cost& cost);
+// On tensor cores, for a block that has a multiprocessor to itself; and once a layer, to pack and to unpack its vectors
+// and weights: power_iteration_gemm_tiling.cpp.
+double gemm_item_cycles(const LayerPlan& layer, const Tiling& tiling, bool transposed, const Cost& cost);
+double gemm_gradient_item_cycles(const LayerPlan& layer, const Tiling& tiling, const Cost& cost);
+double packing_cycles(const LayerPlan& layer);
 double gradient_item_cycles(const LayerPlan& layer, const Tiling& tiling, const Cost& cost);
 
 // So many steps of a planned layer.

@@ -16,6 +16,12 @@ inline constexpr int kBlocksPerMultiprocessor = 2;
 inline constexpr int kThreadChannels = 8;
 inline constexpr int kThreadPixels = 4, kFewThreadPixels = 2;
 inline constexpr int kThreadSums = kThreadChannels * kThreadPixels;
+// A convolution on tensor cores ("wide"): what one warp computes, input channels that lie together in memory and are
+// staged together.
+inline constexpr int kWarpPixels = 32;
+inline constexpr int kWarpChannels = 64;
+inline constexpr int kSlice = 16;
+inline constexpr int kGemmItemWords = 24;  // of shared memory, before an item's tables
 // Shared memory in front of every layout: what the warps of a block tell each other.
 inline constexpr int kReservedBytes = 384;
 // Rows of a dense layer that a warp takes at once: one, so that many loads of it are under way. Bytes of a row that its
@@ -55,6 +61,11 @@ struct Tiling {
   int32_t entry_tiles;        // gradient: tiles of (input channel, tap)
   int32_t resident;           // the weights stay in shared memory from one product to the next
   int32_t tables, weights, window;
+  // Wide: taps whose weights are staged at once; stages of them, 2 or 3, of which all but one are under way; and staged
+  // windows, of a slice of channels for each warp that shares a sum. The tile has kThreadChannels << log_channel_lanes
+  // channels here too. The gradient has stages of `chunk` pixels.
+  int16_t step_taps;
+  int8_t stages, windows;
 };
 
 struct LayerPlan {
@@ -63,13 +74,14 @@ struct LayerPlan {
   const float* start;
   float* v;
   float* u;
-  float* spare;         // as long as v
+  float* spare;         // as long as v; wide: packed weights, two packed iterates and u (power_iteration_pack.cuh)
   uint64_t* squares_v;  // of each block, the sum of squares of what it gives of v, with its phase
   uint64_t* squares_u;
   float* sigma;               // backward: the gradient with respect to sigma, read
   int32_t weight_strides[4];  // output, input, height, width, in elements
   WeightType type;
   int32_t dense;
+  int32_t wide;  // on tensor cores, vectors and weights packed in `spare`
   int32_t groups, group_outputs, group_inputs;
   int32_t first_block, blocks;  // backward: the items of all layers in a row
   AxisPlan height, width;

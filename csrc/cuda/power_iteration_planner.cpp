@@ -19,6 +19,8 @@ using cpu::LinearLayer;
 
 // What `enough` is: so many times as long as on all multiprocessors.
 constexpr double kEnough = 1.1;
+// Tensor cores must be predicted to take at most this part of the time of the other path, which has been measured.
+constexpr double kConvincing = 0.9;
 constexpr double kNever = std::numeric_limits<double>::infinity();
 
 [[noreturn]] void refuse(const std::string& reason) {
@@ -50,8 +52,8 @@ WeightType plan_type(Element element) {
   refuse("float64 weights do not run on the GPU's kernels");
 }
 
-int budget_words(const Card& card) {
-  const int shared = card.shared_bytes / kBlocksPerMultiprocessor - card.reserved_bytes_per_block;
+int budget_words(const Card& card, int blocks_per_multiprocessor = kBlocksPerMultiprocessor) {
+  const int shared = card.shared_bytes / blocks_per_multiprocessor - card.reserved_bytes_per_block;
   return (std::min(shared, card.shared_bytes_per_block) - kReservedBytes) / 16 * 4;
 }
 
@@ -59,14 +61,38 @@ int budget_words(const Card& card) {
 Cost cost_of(const Card& card, int sharing) {
   static constexpr struct {
     int major, minor;
-    double gigahertz, fma_lanes;
-  } kKnown[] = {{8, 0, 1.41, 64}, {8, 6, 1.71, 128}, {8, 9, 2.52, 128}, {10, 0, 1.9, 128}, {12, 0, 2.41, 128}};
+    double gigahertz, fma_lanes, tensor_fmas;
+  } kKnown[] = {{8, 0, 1.41, 64, 512},
+                {8, 6, 1.71, 128, 128},
+                {8, 9, 2.52, 128, 128},
+                {10, 0, 1.9, 128, 1024},
+                {12, 0, 2.41, 128, 128}};
   Cost cost;
   cost.sharing = sharing;
   for (const auto& known : kKnown)
     if (known.major == card.major && known.minor == card.minor)
-      cost.gigahertz = known.gigahertz, cost.fma_lanes = known.fma_lanes;
+      cost.gigahertz = known.gigahertz, cost.fma_lanes = known.fma_lanes, cost.tensor_fmas = known.tensor_fmas;
   return cost;
+}
+
+int64_t input_size(const LayerPlan& layer) {
+  return int64_t{layer.groups} * layer.group_inputs * layer.height.input * layer.width.input;
+}
+
+int64_t output_size(const LayerPlan& layer) {
+  return int64_t{layer.groups} * layer.group_outputs * layer.height.output * layer.width.output;
+}
+
+// Whether tensor cores are tried. Where vectors are shorter, what they cut off of the factors does not average out:
+// sigma was off by up to 9e-5 with 150 elements.
+bool may_be_wide(const LayerPlan& layer, const Card& card) {
+  constexpr int64_t kShortest = 1024;
+  if (card.major < 8 || card.cores == Cores::plain || !can_be_wide(layer)) return false;
+  return card.cores == Cores::tensor || std::min(input_size(layer), output_size(layer)) >= kShortest;
+}
+
+bool may_be_wide(const std::vector<LayerPlan>& layers, const Card& card) {
+  return std::any_of(layers.begin(), layers.end(), [&](const LayerPlan& layer) { return may_be_wide(layer, card); });
 }
 
 // Lays tables, weights and window out one after the other.
@@ -82,20 +108,28 @@ struct Choice {
   Tiling forward, transposed;
   int words = 0;
   double cycles = kNever;
+  bool wide = false;
 };
 
 // The ways to work on one layer, and the best of them for a number of blocks.
 class Choices {
  public:
-  Choices(const LayerPlan& layer, int budget, const Cost& cost, int most_blocks)
+  // `wide`: also on tensor cores, `only_wide`: nowhere else.
+  Choices(const LayerPlan& layer, int budget, const Cost& cost, int most_blocks, bool wide, bool only_wide)
       : layer_(layer), budget_(budget), cost_(cost) {
     const auto candidates = layer.dense ? dense_candidates : conv_candidates;
     forward_ = candidates(layer, false, budget, cost);
     transposed_ = candidates(layer, true, budget, cost);
     if (forward_.empty() || transposed_.empty())
       refuse("a layer's window or kernel is larger than the shared memory of this GPU");
+    if (wide) {
+      wide_forward_ = gemm_candidates(layer, false, budget, cost);
+      wide_transposed_ = gemm_candidates(layer, true, budget, cost);
+      if (wide_forward_.empty()) wide_transposed_.clear();
+      only_wide_ = only_wide && !wide_transposed_.empty();
+    }
     int most_items = 0;
-    for (const auto* list : {&forward_, &transposed_})
+    for (const auto* list : {&forward_, &transposed_, &wide_forward_, &wide_transposed_})
       for (const Candidate& candidate : *list) most_items = std::max(most_items, candidate.tiling.items);
     cycles_.assign(static_cast<size_t>(std::min(most_blocks, most_items)), -1);
   }
@@ -115,31 +149,46 @@ class Choices {
   }
 
   Choice choose(int blocks) const {
-    Choice best = choose_apart(blocks);
-    if (!layer_.dense) {
-      const Choice resident = choose_resident(blocks);
-      if (resident.words > 0 && resident.cycles < best.cycles) best = resident;
+    Choice best;
+    if (!only_wide_) {
+      best = choose_apart(forward_, transposed_, blocks);
+      if (!layer_.dense) {
+        const Choice resident = choose_resident(blocks);
+        if (resident.words > 0 && resident.cycles < best.cycles) best = resident;
+      }
+      price(best, blocks);
     }
-    LayerPlan planned = layer_;
-    planned.blocks = blocks, planned.forward = best.forward, planned.transposed = best.transposed;
-    best.cycles = layer_cycles(planned, kTypicalIterations, cost_);
+    if (!wide_transposed_.empty()) {
+      Choice wide = choose_apart(wide_forward_, wide_transposed_, blocks);
+      wide.wide = true;
+      price(wide, blocks);
+      if (wide.cycles < best.cycles) best = wide;
+    }
     return best;
   }
 
  private:
+  void price(Choice& choice, int blocks) const {
+    LayerPlan planned = layer_;
+    planned.blocks = blocks, planned.forward = choice.forward, planned.transposed = choice.transposed;
+    planned.wide = choice.wide;
+    choice.cycles = layer_cycles(planned, kTypicalIterations, cost_);
+  }
+
   double product_cycles(const Candidate& candidate, int blocks) const {
     const int rounds = (candidate.tiling.items + blocks - 1) / blocks;
     return rounds * (candidate.cycles + candidate.staging) + find_cycles(layer_, rounds, cost_);
   }
 
   // Each product for itself, all of shared memory its own.
-  Choice choose_apart(int blocks) const {
+  Choice choose_apart(const std::vector<Candidate>& forwards, const std::vector<Candidate>& transposeds,
+                      int blocks) const {
     const auto best = [&](const std::vector<Candidate>& list) {
       return *std::min_element(list.begin(), list.end(), [&](const Candidate& a, const Candidate& b) {
         return product_cycles(a, blocks) < product_cycles(b, blocks);
       });
     };
-    const Candidate forward = best(forward_), transposed = best(transposed_);
+    const Candidate forward = best(forwards), transposed = best(transposeds);
     Choice choice;
     choice.forward = layer_.dense ? forward.tiling : lay_out(forward, 0, forward.fixed_words);
     choice.transposed = layer_.dense ? transposed.tiling : lay_out(transposed, 0, transposed.fixed_words);
@@ -172,7 +221,8 @@ class Choices {
   LayerPlan layer_;
   int budget_;
   Cost cost_;
-  std::vector<Candidate> forward_, transposed_;
+  bool only_wide_ = false;
+  std::vector<Candidate> forward_, transposed_, wide_forward_, wide_transposed_;
   std::vector<double> cycles_;  // by number of blocks, less one; negative where not yet known
 };
 
@@ -217,10 +267,6 @@ int64_t round_up(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
-int64_t input_size(const LayerPlan& layer) {
-  return int64_t{layer.groups} * layer.group_inputs * layer.height.input * layer.width.input;
-}
-
 void measure_workspace(Plan& plan) {
   constexpr int64_t kAlignment = 256;
   int64_t bytes = 0;
@@ -232,7 +278,7 @@ void measure_workspace(Plan& plan) {
     place.squares_u = bytes;
     bytes += round_up(8 * int64_t{layer.blocks}, kAlignment);
     place.spare = bytes;
-    bytes += round_up(4 * input_size(layer), kAlignment);
+    bytes += round_up(layer.wide ? packed_bytes(layer) : 4 * input_size(layer), kAlignment);
   }
   plan.workspace_bytes = bytes;
 }
@@ -242,16 +288,22 @@ struct Fastest {
   Cost cost;
   std::vector<Choices> choices;
   double cycles = 0;
+  bool wide = false;
+
+  double price() const { return wide ? cycles / kConvincing : cycles; }
 };
 
-// With `sharing` blocks on a multiprocessor.
-Fastest find_fastest(const std::vector<LayerPlan>& layers, const Card& card, int sharing) {
-  const int most_blocks = card.multiprocessors * sharing, budget = budget_words(card);
+// With `sharing` blocks on a multiprocessor; `wide`: with one, which has all of its shared memory, for the kernel that
+// knows tensor cores.
+Fastest find_fastest(const std::vector<LayerPlan>& layers, const Card& card, int sharing, bool wide = false) {
+  const int most_blocks = card.multiprocessors * sharing, budget = wide ? budget_words(card, 1) : budget_words(card);
   Fastest fastest;
   fastest.cost = cost_of(card, sharing);
+  fastest.wide = wide;
   double low = 0, high = 0;
   for (const LayerPlan& layer : layers) {
-    fastest.choices.emplace_back(layer, budget, fastest.cost, most_blocks);
+    fastest.choices.emplace_back(layer, budget, fastest.cost, most_blocks, wide && may_be_wide(layer, card),
+                                 card.cores == Cores::tensor);
     high += fastest.choices.back().cycles_of(1);
   }
   // One block for all takes `high`.
@@ -267,6 +319,9 @@ Fastest find_fastest(const std::vector<LayerPlan>& layers, const Card& card, int
 // for memory.
 std::vector<Fastest> find_all(const std::vector<LayerPlan>& layers, const Card& card) {
   std::vector<Fastest> all;
+  const bool wide = may_be_wide(layers, card);
+  if (wide) all.push_back(find_fastest(layers, card, 1, true));
+  if (wide && card.cores == Cores::tensor) return all;
   for (int sharing = 1; sharing <= card.blocks_per_multiprocessor; ++sharing)
     all.push_back(find_fastest(layers, card, sharing));
   return all;
@@ -274,7 +329,7 @@ std::vector<Fastest> find_all(const std::vector<LayerPlan>& layers, const Card& 
 
 Fastest& fastest_of(std::vector<Fastest>& all) {
   return *std::min_element(all.begin(), all.end(),
-                           [](const Fastest& a, const Fastest& b) { return a.cycles < b.cycles; });
+                           [](const Fastest& a, const Fastest& b) { return a.price() < b.price(); });
 }
 
 Plan plan_launch(const std::vector<LayerPlan>& layers, int first_index, const Card& card) {
@@ -285,11 +340,14 @@ Plan plan_launch(const std::vector<LayerPlan>& layers, int first_index, const Ca
 
   Plan plan;
   plan.microseconds = fastest.cost.microseconds(fastest.cycles + Cost::kLaunch);
+  plan.blocks_per_multiprocessor = fastest.cost.sharing;
   int words = 0;
   const auto add = [&](int index, int blocks) {
     LayerPlan layer = layers[static_cast<size_t>(index)];
     const Choice choice = choices[static_cast<size_t>(index)].choose(blocks);
     layer.forward = choice.forward, layer.transposed = choice.transposed;
+    layer.wide = choice.wide;
+    plan.wide = plan.wide || choice.wide;
     layer.first_block = plan.blocks, layer.blocks = blocks;
     words = std::max(words, choice.words);
     plan.workplaces.push_back({});
@@ -320,18 +378,24 @@ Tiling dense_gradient_tiling(const LayerPlan& layer) {
   return tiling;
 }
 
-Plan plan_gradient_launch(const std::vector<LayerPlan>& layers, int first_index, const Card& card) {
-  const double blocks_at_once = card.multiprocessors * kBlocksPerMultiprocessor;
-  const Cost cost = cost_of(card, kBlocksPerMultiprocessor);
+Plan plan_gradient_launch(const std::vector<LayerPlan>& layers, int first_index, const Card& card, bool wide) {
+  const int sharing = wide ? 1 : kBlocksPerMultiprocessor;
+  const double blocks_at_once = card.multiprocessors * sharing;
+  const int budget = budget_words(card, sharing);
+  const Cost cost = cost_of(card, sharing);
   double longest = 0, all = 0;
   Plan plan;
   plan.launch = {};
+  plan.wide = wide;
   int words = kGradientRows;
   for (LayerPlan layer : layers) {
     if (layer.dense) {
       layer.forward = dense_gradient_tiling(layer);
     } else {
-      const std::vector<Candidate> candidates = gradient_candidates(layer, budget_words(card), cost);
+      std::vector<Candidate> candidates;
+      if (wide && may_be_wide(layer, card)) candidates = gemm_gradient_candidates(layer, budget, cost);
+      layer.wide = !candidates.empty();
+      if (!layer.wide) candidates = gradient_candidates(layer, budget, cost);
       if (candidates.empty()) refuse("a layer's window or kernel is larger than the shared memory of this GPU");
       // An item's own time counts, and its share of the card's.
       const auto price = [&](const Candidate& c) { return c.cycles * (1 + c.tiling.items / blocks_at_once); };
@@ -349,6 +413,14 @@ Plan plan_gradient_launch(const std::vector<LayerPlan>& layers, int first_index,
   plan.shared_bytes = kReservedBytes + 4 * words;
   plan.microseconds = cost.microseconds(std::max(longest, all / blocks_at_once) + 2 * Cost::kTrip);
   return plan;
+}
+
+Plan plan_gradient_launch(const std::vector<LayerPlan>& layers, int first_index, const Card& card) {
+  if (!may_be_wide(layers, card)) return plan_gradient_launch(layers, first_index, card, false);
+  Plan wide = plan_gradient_launch(layers, first_index, card, true);
+  if (card.cores == Cores::tensor) return wide;
+  Plan narrow = plan_gradient_launch(layers, first_index, card, false);
+  return wide.microseconds < kConvincing * narrow.microseconds ? wide : narrow;
 }
 
 // Calls function with the layers of each launch and the index of the first of them.
@@ -393,11 +465,17 @@ std::vector<Plan> plan_power_iteration(const std::vector<LinearLayer>& layers, c
 int enough_multiprocessors(const std::vector<LinearLayer>& layers, const Card& card) {
   int most = 1;
   for_each_run(layers, [&](const auto& run, int) {
-    std::vector<Fastest> all = find_all(run, card);
-    const double enough = kEnough * (fastest_of(all).cycles + Cost::kLaunch) - Cost::kLaunch;
-    int needed = card.multiprocessors;
-    for (Fastest& way : all) needed = std::min(needed, (divide(way.choices, enough).total - 1) / way.cost.sharing + 1);
-    most = std::max(most, needed);
+    const auto cycles = [&](int multiprocessors) {
+      std::vector<Fastest> all = find_all(run, share_of(card, multiprocessors));
+      return fastest_of(all).cycles + Cost::kLaunch;
+    };
+    const double enough = kEnough * cycles(card.multiprocessors);
+    int low = 0, high = card.multiprocessors;
+    while (high - low > 1) {
+      const int middle = (low + high) / 2;
+      (cycles(middle) <= enough ? high : low) = middle;
+    }
+    most = std::max(most, high);
   });
   return std::min(most, card.multiprocessors);
 }

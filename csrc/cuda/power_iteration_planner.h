@@ -12,6 +12,9 @@
 
 namespace gloro_fast::cuda {
 
+// On which cores convolutions that can run on tensor cores do: where it is predicted to be faster, or as tests want it.
+enum class Cores { fastest, plain, tensor };
+
 struct Card {
   int multiprocessors = 0;
   int shared_bytes = 0;  // of a multiprocessor
@@ -20,6 +23,7 @@ struct Card {
   int cooperative = 0;
   int major = 0, minor = 0;
   int blocks_per_multiprocessor = kBlocksPerMultiprocessor;  // that work at once, at most
+  Cores cores = Cores::fastest;
 };
 
 // Where a layer's working memory lies in the launch's workspace, in bytes.
@@ -31,6 +35,8 @@ struct Plan {
   Launch launch;  // without pointers
   int blocks = 0;
   int shared_bytes = 0;
+  bool wide = false;                  // with layers on tensor cores: a kernel of their own
+  int blocks_per_multiprocessor = 0;  // that the plan counts on
   int64_t workspace_bytes = 0;
   std::vector<Workplace> workplaces;  // of the layers in the order of `launch`
   std::vector<int> order;             // and which of the layers that were given they are

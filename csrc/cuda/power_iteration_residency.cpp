@@ -18,10 +18,13 @@ std::vector<Plan> fit_power_iteration(const std::vector<cpu::LinearLayer>& layer
   for (;;) {
     std::vector<Plan> plans = plan_power_iteration(layers, card);
     int held = card.blocks_per_multiprocessor;
-    for (const Plan& plan : plans) held = std::min(held, driver.resident_blocks(plan.shared_bytes));
+    for (const Plan& plan : plans) {
+      const int resident = driver.resident_blocks(plan);
+      if (resident < plan.blocks_per_multiprocessor) held = std::min(held, resident);
+    }
     if (held == card.blocks_per_multiprocessor) {
       for (const Plan& plan : plans) {
-        const std::string reason = driver.try_launch(plan.blocks, plan.shared_bytes);
+        const std::string reason = driver.try_launch(plan);
         if (!reason.empty()) refuse("the GPU refuses a cooperative launch: " + reason);
       }
       return plans;

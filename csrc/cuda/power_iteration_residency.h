@@ -11,10 +11,10 @@ namespace gloro_fast::cuda {
 
 // What is asked of the driver before the first launch. Tests answer in its place.
 struct Driver {
-  // How many blocks of the kernel with so many bytes of shared memory a multiprocessor holds at once.
-  std::function<int(int shared_bytes)> resident_blocks;
-  // Launches blocks that only wait for each other. Returns why that was refused, or nothing.
-  std::function<std::string(int blocks, int shared_bytes)> try_launch;
+  // How many blocks of the plan's kernel, with its shared memory, a multiprocessor holds at once.
+  std::function<int(const Plan& plan)> resident_blocks;
+  // Launches the plan's blocks, which only wait for each other. Returns why that was refused, or nothing.
+  std::function<std::string(const Plan& plan)> try_launch;
 };
 
 // Plans the power iteration as plan_power_iteration does, for two blocks a multiprocessor, and folds the plan onto

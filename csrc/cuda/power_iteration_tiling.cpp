@@ -20,11 +20,6 @@ int ceil_div(int value, int divisor) {
   return (value + divisor - 1) / divisor;
 }
 
-// The picture that a product gives: one phase of it, and how many there are.
-int phase_size(const AxisPlan& axis, bool transposed) {
-  return transposed ? ceil_div(axis.input, axis.stride) : axis.output;
-}
-
 // What warps that share sums need to join them.
 int join_words(const Tiling& tiling) {
   return tiling.log_split > 0 ? kThreads * kThreadChannels * tiling.thread_pixels / 2 : 0;
@@ -34,26 +29,10 @@ int steps(const AxisPlan& axis, bool transposed) {
   return transposed ? 1 : axis.stride;
 }
 
-void set_tiles(Tiling& tiling, int height, int width, int columns) {
-  const int capacity = pixels_of_a_tile(tiling);
-  tiling.tiles_x = ceil_div(width, std::min({width, capacity, columns}));
-  tiling.tile_width = ceil_div(width, tiling.tiles_x);
-  tiling.tiles_y = ceil_div(height, std::min(height, capacity / tiling.tile_width));
-  tiling.tile_height = ceil_div(height, tiling.tiles_y);
-}
-
 void set_window_lanes(Tiling& tiling, const LayerPlan& layer, bool transposed, const Cost& cost) {
   const int positions = window_extent(layer.height, transposed, tiling.tile_height) *
                         window_extent(layer.width, transposed, tiling.tile_width);
   tiling.log_window_lanes = best_window_lanes(positions, tiling.chunk, cost);
-}
-
-// A staged plane: as many rows and columns as the window has of one position mod step.
-int set_plane(Tiling& tiling, const LayerPlan& layer, bool transposed) {
-  const int step_y = steps(layer.height, transposed), step_x = steps(layer.width, transposed);
-  tiling.rows = ceil_div(window_extent(layer.height, transposed, tiling.tile_height), step_y);
-  tiling.pitch = ceil_div(window_extent(layer.width, transposed, tiling.tile_width), step_x);
-  return step_y * step_x * tiling.rows * tiling.pitch;
 }
 
 // Columns of a tile at most, and pixels of a thread.
@@ -65,7 +44,26 @@ std::vector<std::pair<int, int>> shapes(int width) {
   return found;
 }
 
-// Drops what another candidate is at least as good as in every respect.
+}  // namespace
+
+int phase_size(const AxisPlan& axis, bool transposed) {
+  return transposed ? ceil_div(axis.input, axis.stride) : axis.output;
+}
+
+void set_tiles(Tiling& tiling, int height, int width, int columns, int capacity) {
+  tiling.tiles_x = ceil_div(width, std::min({width, capacity, columns}));
+  tiling.tile_width = ceil_div(width, tiling.tiles_x);
+  tiling.tiles_y = ceil_div(height, std::min(height, capacity / tiling.tile_width));
+  tiling.tile_height = ceil_div(height, tiling.tiles_y);
+}
+
+int set_plane(Tiling& tiling, const LayerPlan& layer, bool transposed) {
+  const int step_y = steps(layer.height, transposed), step_x = steps(layer.width, transposed);
+  tiling.rows = ceil_div(window_extent(layer.height, transposed, tiling.tile_height), step_y);
+  tiling.pitch = ceil_div(window_extent(layer.width, transposed, tiling.tile_width), step_x);
+  return step_y * step_x * tiling.rows * tiling.pitch;
+}
+
 void drop_the_worse(std::vector<Candidate>& candidates) {
   const auto as_good = [](const Candidate& a, const Candidate& b) {
     return a.tiling.items <= b.tiling.items && a.fixed_words <= b.fixed_words && a.window_words <= b.window_words &&
@@ -80,8 +78,6 @@ void drop_the_worse(std::vector<Candidate>& candidates) {
   }
   candidates = kept;
 }
-
-}  // namespace
 
 int pixels_of_a_tile(const Tiling& tiling) {
   return (32 >> tiling.log_channel_lanes) * tiling.thread_pixels * (kWarps >> tiling.log_split);
@@ -117,7 +113,7 @@ std::vector<Candidate> conv_candidates(const LayerPlan& layer, bool transposed, 
         tiling.log_channel_lanes = lanes;
         tiling.log_split = split;
         tiling.thread_pixels = pixels;
-        set_tiles(tiling, height, width, columns);
+        set_tiles(tiling, height, width, columns, pixels_of_a_tile(tiling));
         tiling.channel_tiles = ceil_div(out_channels, channels_of_a_tile(tiling));
         tiling.items = layer.groups * tiling.channel_tiles * phases * tiling.tiles_y * tiling.tiles_x;
         const int plane = set_plane(tiling, layer, transposed);

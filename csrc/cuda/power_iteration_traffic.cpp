@@ -1,5 +1,6 @@
 // Bytes that a plan asks of global memory, counted from the tiles alone: what the simulator counts must agree.
 #include <algorithm>
+#include <cmath>
 
 #include "power_iteration_planner.h"
 
@@ -74,6 +75,31 @@ Product conv_product(const LayerPlan& layer, const Tiling& tiling, bool transpos
           in_channels * tiling.channel_tiles * y.positions * x.positions * 4};
 }
 
+double slices(double channels) {
+  return std::ceil(channels / kSlice) * kSlice;
+}
+
+// As conv_product, of packed weights and vectors.
+Product gemm_product(const LayerPlan& layer, const Tiling& tiling, bool transposed) {
+  const auto sums = transposed ? transposed_sums : forward_sums;
+  const AxisSums y = sums(layer.height, tiling.tile_height, tiling.tiles_y);
+  const AxisSums x = sums(layer.width, tiling.tile_width, tiling.tiles_x);
+  const double inputs = slices(layer.group_inputs), outputs = slices(layer.group_outputs);
+  return {4 * layer.groups * inputs * outputs * y.taps * x.taps,
+          4 * layer.groups * (transposed ? outputs : inputs) * tiling.channel_tiles * y.positions * x.positions};
+}
+
+// Pairs of an output and a tap that meet an input, along one axis.
+double meetings(const AxisPlan& axis) {
+  double sum = 0;
+  for (int k = 0; k < axis.kernel; ++k)
+    for (int o = 0; o < axis.output; ++o) {
+      const int input = o * axis.stride + k * axis.dilation - axis.padding;
+      sum += input >= 0 && input < axis.input;
+    }
+  return sum;
+}
+
 Product dense_product(const LayerPlan& layer, const Tiling& tiling, bool transposed) {
   const double length = transposed ? layer.group_outputs : layer.group_inputs;
   const int readings = tiling.chunk >= length ? std::min(layer.blocks, tiling.items) : tiling.items;
@@ -88,11 +114,19 @@ Traffic predict_traffic(const Plan& plan, int index, int iterations) {
   for (const bool transposed : {false, true}) {
     const Tiling& tiling = transposed ? layer.transposed : layer.forward;
     const int products = transposed ? iterations : iterations + 1;
-    const auto count = layer.dense ? dense_product : conv_product;
+    const auto count = layer.dense ? dense_product : layer.wide ? gemm_product : conv_product;
     const Product product = count(layer, tiling, transposed);
     traffic.weights += product.weights * (tiling.resident ? std::min(products, 1) : products);
-    traffic.vectors += products * (product.inputs + 4 * (transposed ? input_size(layer) : output_size(layer)));
+    const double written = transposed ? input_size(layer) : output_size(layer);
+    const int channels = transposed ? layer.group_inputs : layer.group_outputs;
+    traffic.vectors += products * (product.inputs + 4 * written * (layer.wide ? slices(channels) / channels : 1));
     traffic.norms += 8.0 * layer.blocks * (1 + (layer.blocks > 1 ? products : 0));  // what is read while waiting apart
+  }
+  if (layer.wide) {  // packed
+    const double weights = double(layer.groups) * layer.height.kernel * layer.width.kernel;
+    const double inputs = slices(layer.group_inputs), outputs = slices(layer.group_outputs);
+    traffic.weights += weights * (layer.group_outputs * layer.group_inputs * weight_bytes(layer) + 4 * inputs * outputs);
+    traffic.vectors += 4 * input_size(layer) * (1 + inputs / layer.group_inputs);
   }
   // At the end both iterates are read, divided by their norms and written.
   traffic.vectors += 8 * (input_size(layer) + output_size(layer));
@@ -112,6 +146,12 @@ Traffic predict_gradient_traffic(const Plan& plan, int index) {
   }
   const int taps = layer.height.kernel * layer.width.kernel, entries = layer.group_inputs * taps;
   traffic.weights = double(layer.groups) * layer.group_outputs * entries * weight_bytes(layer);
+  if (layer.wide) {
+    traffic.vectors = 4.0 * layer.groups *
+                      (double(tiling.channel_tiles) * layer.group_inputs * meetings(layer.height) * meetings(layer.width) +
+                       double(tiling.entry_tiles) * layer.group_outputs * layer.height.output * layer.width.output);
+    return traffic;
+  }
   // Windows are staged for whole tiles, outputs beyond the picture included.
   const auto positions = [](const AxisPlan& axis, int tile, int tiles) {
     double sum = 0;

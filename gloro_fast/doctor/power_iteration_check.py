@@ -19,7 +19,10 @@ _LAYERS = (
     ((33, 19, 3, 3), Geometry((19, 17, 15), (1, 1), ((1, 1), (1, 1)), (1, 1))),
     ((83, 333), Geometry((333,))),
     ((100, 1568), Geometry((1568,))),
+    ((256, 128, 3, 3), Geometry((128, 16, 16), (1, 1), ((1, 1), (1, 1)), (1, 1))),
 )
+_FEWEST_CHANNELS = 16
+"""Of a group: convolutions with as many may run on a GPU's tensor cores, which cut factors to 11 bits."""
 _ITERATIONS = 5
 _SCALES = (1.0, 1e-30, 1e30, 0.0)
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -38,13 +41,23 @@ def check_power_iteration(device: torch.device) -> Iterator[str | None]:
                 power_iteration_reference, [w.double() for w in weights], [t.double() for t in v], geometries
             )
             name = f"{str(dtype).removeprefix('torch.')}, weights times {scale:g}"
-            yield difference(f"estimate, {name}", found[0][0], expected[0][0], relative=1e-5)
+            for index, (actual, exact) in enumerate(zip(found[0], expected[0], strict=True)):
+                allowed = 1e-4 if _may_be_cut(index, device) else 1e-5
+                yield difference(f"estimate {index}, {name}", actual, exact, relative=allowed)
             rounding = torch.finfo(dtype).eps
             for index, (actual, exact) in enumerate(zip(found[1], expected[1], strict=True)):
-                yield difference(f"iterate {index}, {name}", actual, exact, absolute=1e-5)
+                cut = _may_be_cut(index % len(_LAYERS), device)
+                allowed = 2e-3 * float(exact.abs().max()) if cut else 1e-5
+                yield difference(f"iterate {index}, {name}", actual, exact, absolute=allowed)
             for index, (actual, exact) in enumerate(zip(found[2], expected[2], strict=True)):
-                allowed = 1e-4 * float(exact.abs().max())
+                allowed = (2e-3 if _may_be_cut(index, device) else 1e-4) * float(exact.abs().max())
                 yield difference(f"gradient {index}, {name}", actual, exact, rounding, allowed)
+
+
+def _may_be_cut(index: int, device: torch.device) -> bool:
+    """Tell whether a layer may run on tensor cores."""
+    shape, geometry = _LAYERS[index]
+    return device.type == "cuda" and len(shape) > 2 and min(shape[0] // geometry.groups, shape[1]) >= _FEWEST_CHANNELS
 
 
 def _draw(generator: torch.Generator, dtype: torch.dtype, scale: float) -> tuple[list[Tensor], list[Tensor]]:
@@ -64,4 +77,4 @@ def _run(
     leaves = [weight.requires_grad_() for weight in weights]
     sigma, v_new, u = operation(leaves, v, geometries, _ITERATIONS)
     gradients = torch.autograd.grad(sigma.sum(), leaves)
-    return [sigma.detach()], [*v_new, *u], list(gradients)
+    return list(sigma.detach()), [*v_new, *u], list(gradients)

@@ -113,7 +113,7 @@ class CertificateRecord:
 
         Raises:
             CertificateError: the file is missing, truncated, edited, of another kind or of another version, or has an
-            entry of another type or range than certificates have.
+                entry of another type or range than certificates have.
         """
         document = json_file.read(path, FORMAT, FORMAT_VERSION)
         try:

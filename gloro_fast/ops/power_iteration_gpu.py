@@ -42,7 +42,7 @@ def enough_multiprocessors(numbers: tuple[int, ...], index: int) -> int:
     """Return the fewest multiprocessors on which these layers are expected to take 1.1 times as long as on all at most.
 
     By the cost model of the planner. Small nets wait rather than compute: on an H100 with 132 multiprocessors it gives
-    21 for 2C2F, 100 for 6C2F and 103 for 8C2F.
+    21 for 2C2F, 58 for 6C2F and 104 for 8C2F.
 
     Args:
         numbers: the layers as the compiled op takes them (:func:`gloro_fast.ops.power_iteration_op.layer_numbers`).

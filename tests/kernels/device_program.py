@@ -27,7 +27,7 @@ SANITIZERS = {
     "address": ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
     "thread": ["-g", "-fsanitize=thread"],
 }
-PLANNER = ["cost", "planner", "residency", "tiling", "traffic"]
+PLANNER = ["cost", "planner", "residency", "tiling", "gemm_tiling", "traffic"]
 FIBERS = ["fiber.cpp", "fibers.cpp"]
 KERNELS = HERE / "power_iteration_device.cpp"
 
@@ -41,6 +41,10 @@ class Card(NamedTuple):
     reserved_bytes_per_block: int = 1 << 10
     major: int = 8
     minor: int = 6
+    cores: int = 0  # on which convolutions run: the fastest, PLAIN or TENSOR
+
+
+PLAIN, TENSOR = 1, 2
 
 
 @dataclass

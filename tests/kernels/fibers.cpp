@@ -51,7 +51,8 @@ void first_steps() {
   (*kernel)();
   Copy forgotten;
   commit_copies();
-  if (next_landed(0, forgotten)) fail(describe(*running) + " has left with copies under way, for which it never waited");
+  if (next_landed(0, forgotten))
+    fail(describe(*running) + " has left with copies under way, for which it never waited");
   running->state = State::finished;
   ++running->block->finished;
   progress = true;
@@ -165,8 +166,8 @@ void grid_barrier(Site site) {
 
 namespace {
 
-// Calls `together` with the number of the warp's first lane once all 32 are there. No token: what lanes exchange orders no
-// memory. Values come and go by way of the fibers.
+// Calls `together` with the number of the warp's first lane once all 32 are there. No token: what lanes exchange orders
+// no memory. Values come and go by way of the fibers.
 template <typename Together>
 void meet_lanes(Site site, const char* what, const Together& together) {
   Fiber& mine = *running;

@@ -35,8 +35,8 @@ void block_barrier(Site site);
 void grid_barrier(Site site);
 // Gives the value of the lane whose number differs in the bits `lanes`; all 32 lanes take part.
 uint64_t exchange(uint64_t value, unsigned lanes, Site site);
-// Copies to shared memory that land when their thread waits for them; until then NaN lies there. A thread that ends with
-// copies under way is an error. The words themselves are moved by those who call, for the sanitizers to see.
+// Copies to shared memory that land when their thread waits for them; until then NaN lies there. A thread that ends
+// with copies under way is an error. The words themselves are moved by those who call, for the sanitizers to see.
 struct Copy {
   float* to;
   const float* from;  // null for zeros
@@ -155,12 +155,6 @@ inline uint16_t narrow_bfloat16(float value) {
 inline uint16_t narrow_float16(float value) {
   return cpu::narrow<cpu::Half>(value).bits;
 }
-
-inline int thread_anew() {
-  return static_cast<int>(threadIdx.x);
-}
-
-inline void read_anew() {}
 
 inline void start_copy(float* to, const float* from, unsigned words, bool present) {
   std::fill(to, to + words, std::numeric_limits<float>::quiet_NaN());

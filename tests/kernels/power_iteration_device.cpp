@@ -82,6 +82,7 @@ cuda::Card read_card(File& file) {
   for (int* value : {&card.multiprocessors, &card.shared_bytes, &card.shared_bytes_per_block,
                      &card.reserved_bytes_per_block, &card.major, &card.minor})
     *value = static_cast<int>(file.number());
+  card.cores = static_cast<cuda::Cores>(file.number());
   return card;
 }
 
@@ -100,18 +101,20 @@ struct Device {
   int resident_blocks;  // of a multiprocessor
   unsigned schedule;
 
-  void launch(const cuda::Launch& parameter, int blocks, int shared_bytes) const {
-    fibers::Shape shape = shape_of(blocks, shared_bytes, schedule);
+  void launch(const cuda::Plan& plan, const cuda::Launch& parameter) const {
+    fibers::Shape shape = shape_of(plan.blocks, plan.shared_bytes, schedule);
     shape.cooperative = true;
     shape.resident = static_cast<unsigned>(card.multiprocessors * resident_blocks);
-    fibers::launch(shape, [&] { cuda::power_iteration_kernel(parameter); });
+    fibers::launch(shape, [&] {
+      plan.wide ? cuda::power_iteration_wide_kernel(parameter) : cuda::power_iteration_kernel(parameter);
+    });
   }
 
   cuda::Driver driver() const {
-    return {[this](int) { return resident_blocks; },
-            [this](int blocks, int shared_bytes) -> std::string {
+    return {[this](const cuda::Plan&) { return resident_blocks; },
+            [this](const cuda::Plan& plan) -> std::string {
               try {
-                launch(cuda::Launch{}, blocks, shared_bytes);
+                launch(plan, cuda::Launch{});
                 return "";
               } catch (const std::runtime_error& error) {
                 return error.what();
@@ -151,13 +154,16 @@ void run(const char* input, const char* output) {
     plan.launch.iterations = static_cast<int32_t>(iterations);
     const Tensor<char> workspace(plan.workspace_bytes);
     cuda::place_workspace(plan, workspace.data.get());
-    device.launch(plan.launch, plan.blocks, plan.shared_bytes);
+    device.launch(plan, plan.launch);
   }
   for (cuda::Plan& plan : cuda::plan_gradient(shapes, card)) {
     attach(plan, layers, factors, true);
     fibers::Shape shape = shape_of(plan.blocks, plan.shared_bytes, schedule);
     shape.resident = 4;
-    fibers::launch(shape, [&] { cuda::power_iteration_gradient_kernel(plan.launch); });
+    fibers::launch(shape, [&] {
+      plan.wide ? cuda::power_iteration_wide_gradient_kernel(plan.launch)
+                : cuda::power_iteration_gradient_kernel(plan.launch);
+    });
   }
 
   const File result(output, "wb");

@@ -68,7 +68,11 @@ def address(index: int) -> int:
 
 
 class Launch:
-    """One launch; ``traffic`` has its bytes, the parameter apart."""
+    """One launch; ``traffic`` has its bytes, the parameter apart.
+
+    ``wide_loads``: how often eight lanes loaded 16 bytes each of shared memory, and how many of these times lanes met a
+    bank that another one reads elsewhere.
+    """
 
     def __init__(
         self, kernel: str, parameter: bytes, arrays: list[np.ndarray], blocks: int, threads: int, shared: int
@@ -81,6 +85,7 @@ class Launch:
         simulation.params = [(name, "u64", 8), *((f"array{i}", "u64", 8) for i in range(len(arrays)))]
         simulation.launch([np.frombuffer(parameter, np.uint8).copy(), *arrays], (blocks,), (threads,), shared)
         self.traffic: dict[str, int] = simulation.traffic
+        self.wide_loads: tuple[int, int] = simulation.wide_loads
 
 
 @cache
@@ -93,6 +98,7 @@ def _with_parameter() -> Any:
         parameter = ""
         waits = False
         halves: frozenset[int] = frozenset()  # arrays of 2-byte elements
+        wide_loads = (0, 0)
 
         def get(self, s: str, ty: str) -> Any:
             if s.strip() == self.parameter:
@@ -139,6 +145,15 @@ def _with_parameter() -> Any:
                 count = len(self.bufs[key]) // 2 + 4
                 self.shadow[key] = [[np.full(count, -1, np.int64) for _ in range(3)] for _ in range(2)]
             return super().note(i, a, key, off * 2, size * 2, *rest)
+
+        def load(self, i: Any, a: Any, space: str, addr: Any, dt: Any, n: int) -> Any:
+            if space == "shared" and dt.itemsize * n == 16:
+                eights = a // 8
+                units = np.unique(np.stack([eights, addr // 16]), axis=1)
+                banks = np.unique(np.stack([units[0], units[1] % 8]), axis=1)
+                met = units.shape[1] - banks.shape[1]
+                self.wide_loads = (self.wide_loads[0] + len(np.unique(eights)), self.wide_loads[1] + met)
+            return super().load(i, a, space, addr, dt, n)
 
         def count(self, kind: str, a: Any, key: Any, off: Any, size: int) -> None:
             if key != 1 and not self.waits:

@@ -143,8 +143,8 @@ BUGS = {
     ),
     "more blocks than the card holds": Bug(
         "power_iteration_residency.cpp",
-        "held = std::min(held, driver.resident_blocks(plan.shared_bytes))",
-        "static_cast<void>(plan)",
+        "if (resident < plan.blocks_per_multiprocessor) held = std::min(held, resident);",
+        "static_cast<void>(resident);",
         "plain",
         "too many blocks in cooperative launch",
         resident=1,

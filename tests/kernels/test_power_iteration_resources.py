@@ -21,7 +21,12 @@ from simulated_launch import cuda_tool, library
 from test_power_iteration_planner import CARDS, NETWORKS, numbers_of, planner
 
 RECORD = json.loads((HERE.parents[1] / "docs" / "power_iteration_resources.json").read_text())
-KERNELS = ("power_iteration_kernel", "power_iteration_gradient_kernel")
+KERNELS = (
+    "power_iteration_kernel",
+    "power_iteration_wide_kernel",
+    "power_iteration_gradient_kernel",
+    "power_iteration_wide_gradient_kernel",
+)
 SLACK = 8  # registers by which another version of the compiler may differ
 
 
@@ -52,7 +57,7 @@ def usage_of(file: Path) -> dict[str, dict[str, dict[str, int]]]:
 
 @cache
 def resources() -> dict[str, dict[str, dict[str, int]]]:
-    """The usage of both kernels of the library by architecture."""
+    """The usage of the kernels of the library by architecture."""
 
     def kernel(function: str) -> str | None:
         return next((name for name in KERNELS if re.search(rf"\d{name}", function)), None)
@@ -124,9 +129,10 @@ def calculator(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("card", CARDS.values(), ids=CARDS.keys())
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_planned_blocks_are_resident_at_once(name: str, card: tuple[int, ...], calculator: Path) -> None:
-    multiprocessors, shared, _, _, major, minor = card
+    multiprocessors, shared, _, _, major, minor, _ = card
     (plan,) = planner.plan_power_iteration(numbers_of(name), card)
-    registers = resources()[f"sm_{major}{minor}"]["power_iteration_kernel"]["registers"]
+    kernel = "power_iteration_wide_kernel" if plan.wide else "power_iteration_kernel"
+    registers = resources()[f"sm_{major}{minor}"][kernel]["registers"]
 
     def resident(shared_bytes: int) -> int:
         numbers = (major, minor, registers, planner.THREADS, shared_bytes, shared)

@@ -56,12 +56,14 @@ class Simulated:
 
         shared = self.plan.shared_bytes
         parameter = self.plan.parameters(iterations, address(2), addresses(self.plan, "weight", 0))
-        self.forward = Launch("power_iteration_kernel", parameter, arrays, self.plan.blocks, planner.THREADS, shared)
+        kernel = "power_iteration_wide_kernel" if self.plan.wide else "power_iteration_kernel"
+        self.forward = Launch(kernel, parameter, arrays, self.plan.blocks, planner.THREADS, shared)
         shared = self.gradient_plan.shared_bytes
         parameter = self.gradient_plan.parameters(0, address(2), addresses(self.gradient_plan, "gradient", 1))
-        self.backward = Launch(
-            "power_iteration_gradient_kernel", parameter, arrays, self.gradient_plan.blocks, planner.THREADS, shared
+        kernel = (
+            "power_iteration_wide_gradient_kernel" if self.gradient_plan.wide else "power_iteration_gradient_kernel"
         )
+        self.backward = Launch(kernel, parameter, arrays, self.gradient_plan.blocks, planner.THREADS, shared)
         self.outcome = Outcome(torch.from_numpy(sigma), v, u, gradients, b"")
 
 

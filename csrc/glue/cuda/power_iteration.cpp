@@ -50,8 +50,8 @@ void check_launch(const char* error) {
 cuda::Driver driver_of(int32_t device, const cuda::Card& card) {
   check_launch(cuda::prepare_power_iteration(card));
   void* const stream = current_stream(device);
-  return {cuda::resident_blocks, [stream](int blocks, int shared_bytes) {
-            const char* const error = cuda::launch_power_iteration(cuda::Launch{}, blocks, shared_bytes, stream);
+  return {cuda::resident_blocks, [stream](const Plan& plan) {
+            const char* const error = cuda::launch_power_iteration(plan, cuda::Launch{}, stream);
             return std::string(error == nullptr ? "" : error);
           }};
 }
@@ -156,7 +156,7 @@ std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> power_iteration_cud
       layer.u = floats(u[i]);
       layer.sigma = floats(sigma) + i;
     }
-    check_launch(cuda::launch_power_iteration(plan.launch, plan.blocks, plan.shared_bytes, stream));
+    check_launch(cuda::launch_power_iteration(plan, plan.launch, stream));
   }
   return {sigma, v, u};
 }
@@ -192,7 +192,7 @@ std::vector<Tensor> power_iteration_backward_cuda(const Tensor& grad_sigma_any, 
       layer.u = floats(u[i]);
       layer.sigma = floats(grad_sigma) + i;
     }
-    check_launch(cuda::launch_power_iteration_gradient(plan.launch, plan.blocks, plan.shared_bytes, stream));
+    check_launch(cuda::launch_power_iteration_gradient(plan, stream));
   }
   return gradients;
 }
