@@ -130,7 +130,7 @@ def device_times(contenders: Mapping[str, Job], device: torch.device) -> dict[st
 
 @cache
 def stock_in_a_graph(name: str, device: torch.device, quick: bool) -> dict[Settings, float]:
-    """Give the median seconds of stock's candidates as graphs, the fastest first."""
+    """Return the median seconds of stock's candidates as graphs, the fastest first."""
     return choose(name, device, {STOCK_IN_A_GRAPH: CANDIDATES}, _rounds(quick))[STOCK_IN_A_GRAPH]
 
 

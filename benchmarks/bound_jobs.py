@@ -19,7 +19,7 @@ Weights = Sequence[Tensor] | Callable[[], Sequence[Tensor]]
 
 
 def ours(weights: Weights, geometries: Sequence[Geometry], parameters: Sequence[Tensor]) -> Job:
-    """Give the estimates of all layers in one call, and the gradient of their product."""
+    """Return the estimates of all layers in one call, and the gradient of their product."""
     iterates = [v[0] for v in eager.start(geometries, parameters[0].device)]
 
     def job() -> None:
@@ -33,7 +33,7 @@ def ours(weights: Weights, geometries: Sequence[Geometry], parameters: Sequence[
 def eager_loop(
     weights: Weights, geometries: Sequence[Geometry], parameters: Sequence[Tensor], compile: bool = False
 ) -> Job:
-    """Give the same by a loop over the layers."""
+    """Return the same by a loop over the layers."""
     iterates = eager.start(geometries, parameters[0].device)
 
     def product() -> Tensor:
@@ -44,7 +44,7 @@ def eager_loop(
 
 
 def call(maps: Sequence[LinearMap]) -> Job:
-    """Give the call alone, with its autograd, for as many layers of one feature: what no kernel can save."""
+    """Return the call alone, with its autograd, for as many layers of one feature: what no kernel can save."""
     ones = [torch.ones(1, 1, device=maps[0].weight.device, requires_grad=True) for _ in maps]
     return ours(ones, [Geometry((1,))] * len(maps), ones)
 

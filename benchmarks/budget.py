@@ -34,7 +34,7 @@ class Budget:
         self._jobs -= 1
 
     def rounds(self, wanted: float) -> float:
-        """Give the seconds for the rounds of the benchmark that runs: at most ``wanted``, at least 0."""
+        """Return the seconds for the rounds of the benchmark that runs: at most ``wanted``, at least 0."""
         return max(0.0, min(wanted, self._spare() / (self._jobs + 1)))
 
     def why_not_compile(self) -> str | None:

@@ -14,7 +14,7 @@ _WARM_UP = 2
 
 
 def fastest(candidates: Mapping[_K, Job], synchronize: Job, rounds: int) -> tuple[_K, dict[_K, float]]:
-    """Give the candidate with the smallest median over interleaved rounds.
+    """Return the candidate with the smallest median over interleaved rounds.
 
     The rounds that decide are not those that are reported: the winner is measured anew, so that it owes nothing to
     luck.

@@ -32,7 +32,7 @@ class Bar:
 
 
 def bars(records: Sequence[Record]) -> list[Bar]:
-    """Give one bar a ratio, in the order of the records; shares of a peak are no comparison and are left out."""
+    """Return one bar a ratio, in the order of the records; shares of a peak are no comparison and are left out."""
     found = []
     for record in records:
         if record.ours != OURS:

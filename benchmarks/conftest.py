@@ -57,7 +57,7 @@ def device(pytestconfig: pytest.Config) -> torch.device:
 
 @pytest.fixture(scope="session")
 def quick(pytestconfig: pytest.Config) -> bool:
-    """Whether this is the run of two minutes."""
+    """Return whether this is the run of two minutes."""
     return bool(pytestconfig.getoption("--quick"))
 
 

@@ -102,20 +102,20 @@ def converged_norm(weight: Tensor, geometry: Geometry, start: Tensor, tolerance:
 
 
 def bottom_logit(logits: Tensor, head: Tensor, lipschitz: Tensor, epsilon: float) -> Tensor:
-    """Give max over i != j of f_i + epsilon K ||w_i - w_j||, with j = argmax f."""
+    """Return max over i != j of f_i + epsilon K ||w_i - w_j||, with j = argmax f."""
     differences = torch.cdist(head, head, compute_mode="donot_use_mm_for_euclid_dist")
     return bottom_from_differences(logits, differences, lipschitz, epsilon)
 
 
 def bottom_from_differences(logits: Tensor, differences: Tensor, lipschitz: Tensor, epsilon: float) -> Tensor:
-    """Give the bottom logit from the distances of the head's rows."""
+    """Return the bottom logit from the distances of the head's rows."""
     prediction = logits.argmax(dim=1)
     raised = logits + epsilon * lipschitz * differences[prediction]
     return raised.scatter(1, prediction[:, None], -torch.inf).max(dim=1).values
 
 
 def trades(logits: Tensor, bottom: Tensor, labels: Tensor, lam: float) -> Tensor:
-    """Give the mean TRADES-KL loss in closed form."""
+    """Return the mean TRADES-KL loss in closed form."""
     lse = logits.logsumexp(dim=1)
     true_logit = logits.gather(1, labels[:, None]).squeeze(1)
     return (lse - true_logit + lam * F.softplus(bottom - lse)).mean()
@@ -153,7 +153,7 @@ class EagerStep:
         self.labels = labels
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Give the loss of a batch."""
+        """Return the loss of a batch."""
         logits = self.module(images)
         weights = [layer.weight for layer in self.module if isinstance(layer, nn.Conv2d | nn.Linear)]
         lipschitz = spectral_norms(weights[:-1], self.iterates, self._geometries, self._iterations).prod()

@@ -104,7 +104,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _largest() -> float:
-    """Give the largest resident set so far, in GB."""
+    """Return the largest resident set so far, in GB."""
     size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return size / (1e9 if sys.platform == "darwin" else 1e6)
 

@@ -14,7 +14,7 @@ from gloro_fast.native import extension
 
 
 def describe(device: torch.device, cpu: dict[str, Any]) -> dict[str, Any]:
-    """Give what a reader must know of the machine; no host name, no paths.
+    """Return what a reader must know of the machine; no host name, no paths.
 
     Args:
         device: what was measured.

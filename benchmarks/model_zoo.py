@@ -137,7 +137,7 @@ class Outcome:
 
 
 def executed_logits(net: GloRoNet, x: Tensor) -> Tensor:
-    """Give the class logits that the net executes in evaluation, without finding its bound first."""
+    """Return the class logits that the net executes in evaluation, without finding its bound first."""
     net.eval()
     return net._plan.run(x)
 

@@ -48,7 +48,7 @@ class Network:
         return recipe.override(precision=self.precision)
 
     def autocast(self, device: torch.device) -> torch.autocast:
-        """Give the context of a forward pass in the network's precision."""
+        """Return the context of a forward pass in the network's precision."""
         return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
 
     def linear_maps(self, device: torch.device) -> list[LinearMap]:

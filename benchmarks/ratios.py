@@ -45,13 +45,13 @@ class Ratio:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Give median and quartiles of a sample of at least one value."""
+    """Return median and quartiles of a sample of at least one value."""
     lower, median, upper = np.quantile(np.asarray(values, dtype=np.float64), [0.25, 0.5, 0.75])
     return Spread(float(lower), float(median), float(upper))
 
 
 def paired_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Ratio:
-    """Give the median over the rounds of numerator / denominator.
+    """Return the median over the rounds of numerator / denominator.
 
     What slows a whole round down (a busy neighbour, a lower clock) is in both and cancels, which it would not in
     a ratio of medians. The interval resamples rounds, so that pairs stay together.
@@ -74,7 +74,7 @@ def paired_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> 
 
 
 def bootstrap_interval(values: NDArray[np.float64], confidence: float = 0.95) -> tuple[float, float]:
-    """Give the percentile bootstrap interval of the median; the same values always give the same interval."""
+    """Return the percentile bootstrap interval of the median; the same values always give the same interval."""
     generator = np.random.default_rng(_SEED)
     chosen = generator.integers(len(values), size=(RESAMPLES, len(values)))
     medians = np.median(values[chosen], axis=1)

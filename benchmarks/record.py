@@ -65,7 +65,7 @@ class Record:
         return next(iter(self.samples))
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the record as JSON can say it."""
+        """Return the record as JSON can say it."""
         return dataclasses.asdict(self)
 
     @classmethod

@@ -29,7 +29,7 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def available() -> bool:
-    """Whether the system tells the largest resident set since a moment of one's choice."""
+    """Return whether the system tells the largest resident set since a moment of one's choice."""
     return _STATUS.exists() and _CLEAR.exists()
 
 

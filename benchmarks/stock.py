@@ -110,7 +110,7 @@ class StandardStep:
 
 
 def adam(module: nn.Module, fused: bool, capturable: bool = False) -> torch.optim.Adam:
-    """Give the fused Adam with the recipe's eps, or the one that ``Adam(lr=...)`` gives."""
+    """Return the fused Adam with the recipe's eps, or the one that ``Adam(lr=...)`` gives."""
     if fused:
         return torch.optim.Adam(module.parameters(), lr=1e-3, eps=1e-7, fused=True, capturable=capturable)
     return torch.optim.Adam(module.parameters(), lr=1e-3, capturable=capturable)

@@ -20,7 +20,7 @@ _MEANING = {COST: "ours / theirs", SPEEDUP: "theirs / ours", RATE: "our rate / t
 
 
 def ratio_of(record: Record, comparison: Comparison) -> Ratio:
-    """Give the ratio that ``comparison`` asks for, taken round by round."""
+    """Return the ratio that ``comparison`` asks for, taken round by round."""
     ours, theirs = record.samples[record.ours], record.samples[comparison.against]
     if comparison.kind == COST:
         return paired_ratio(ours, theirs)
@@ -46,7 +46,7 @@ def verdict(comparison: Comparison, ratio: Ratio) -> str:
 
 
 def markdown(records: Sequence[Record], machine: Mapping[str, Any], commit: Mapping[str, Any], command: str) -> str:
-    """Give the whole page.
+    """Return the whole page.
 
     Args:
         records: of one run.

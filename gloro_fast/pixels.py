@@ -11,7 +11,7 @@ from gloro_fast.errors import DataError
 
 
 def to_float(images: Tensor) -> Tensor:
-    """Give ``images`` as float32, bytes divided by 255 and floats taken to be in [0, 1] already.
+    """Return ``images`` as float32, bytes divided by 255 and floats taken to be in [0, 1] already.
 
     Args:
         images: uint8 of any shape, or any floating type.

@@ -17,7 +17,7 @@ SMALLEST = sys.float_info.min
 
 
 def product_up(factors: Iterable[float]) -> float:
-    """Give a float >= the real product of ``factors`` >= 0, whatever over- or underflows on the way.
+    """Return a float >= the real product of ``factors`` >= 0, whatever over- or underflows on the way.
 
     A factor of exactly 0 makes the product exactly 0, but for one that is infinite or NaN beside it: that layer
     is not known at all, and inf certifies nothing.
@@ -37,7 +37,7 @@ def product_up(factors: Iterable[float]) -> float:
 
 
 def gamma(count: int) -> float:
-    """Give a float >= gamma_n = n u / (1 - n u), for n = ``count``.
+    """Return a float >= gamma_n = n u / (1 - n u), for n = ``count``.
 
     A sum of n products, in any order, with or without fused multiply-adds, is within gamma_n times the sum of their
     absolute values of the real one (Higham, Accuracy and Stability of Numerical Algorithms, Section 3.1).
@@ -47,7 +47,7 @@ def gamma(count: int) -> float:
 
 
 def add_up(*terms: float) -> float:
-    """Give a float >= the real sum of ``terms`` >= 0; NaN becomes inf."""
+    """Return a float >= the real sum of ``terms`` >= 0; NaN becomes inf."""
     total = 0.0
     for term in terms:
         # A term of 0 leaves the sum as it is.
@@ -56,13 +56,13 @@ def add_up(*terms: float) -> float:
 
 
 def sqrt_up(x: float) -> float:
-    """Give a float >= the real root of ``x`` >= 0; NaN becomes inf."""
+    """Return a float >= the real root of ``x`` >= 0; NaN becomes inf."""
     # sqrt is rounded correctly.
     return math.inf if math.isnan(x) else math.nextafter(math.sqrt(x), math.inf)
 
 
 def root_sum_squares_up(*terms: float) -> float:
-    """Give a float >= the real root of the sum of squares of ``terms`` >= 0; inf where one is infinite or NaN.
+    """Return a float >= the real root of the sum of squares of ``terms`` >= 0; inf where one is infinite or NaN.
 
     They are scaled by a power of two first, which is exact, so that nothing overflows; what underflows is raised to
     normal numbers.
@@ -82,7 +82,7 @@ def root_sum_squares_up(*terms: float) -> float:
 
 
 def norm_up(x: Tensor, dims: int) -> Tensor:
-    """Give floats >= the l2 norms over the last ``dims`` dimensions of ``x``, whose entries are far from overflow.
+    """Return floats >= the l2 norms over the last ``dims`` dimensions of ``x``, whose entries are far from overflow.
 
     A sum of n squares is within a factor (1 + u)^(n + 1) of the real one, in any order, and its root within
     (1 + u)^(n / 2 + 2). It is enlarged by 1 + (n + 8) u, which is more for n < 2^40. Squares that underflow take less
@@ -95,15 +95,15 @@ def norm_up(x: Tensor, dims: int) -> Tensor:
 
 
 def up(x: Tensor) -> Tensor:
-    """Give the next float64 above each rounded result in ``x``: >= the real value it was rounded from."""
+    """Return the next float64 above each rounded result in ``x``: >= the real value it was rounded from."""
     return torch.nextafter(x, torch.full_like(x, torch.inf))
 
 
 def positive_up(x: Tensor) -> Tensor:
-    """Give ``up(x)`` for results whose real values are > 0: never 0, nor subnormal, where they underflowed."""
+    """Return ``up(x)`` for results whose real values are > 0: never 0, nor subnormal, where they underflowed."""
     return up(x).clamp_min(SMALLEST)
 
 
 def down(x: Tensor) -> Tensor:
-    """Give the next float64 below each rounded result in ``x``: <= the real value it was rounded from."""
+    """Return the next float64 below each rounded result in ``x``: <= the real value it was rounded from."""
     return torch.nextafter(x, torch.full_like(x, -torch.inf))

@@ -11,13 +11,13 @@ _LARGEST = tl.constexpr(3.4028234663852886e38)
 
 @triton.jit
 def is_finite(x):
-    """Whether x is neither NaN nor infinite."""
+    """Return whether x is neither NaN nor infinite."""
     return tl.abs(x) <= _LARGEST
 
 
 @triton.jit
 def next_after(x, up):
-    """Give the neighbour of x above (where ``up``) or below."""
+    """Return the neighbour of x above (where ``up``) or below."""
     bits = x.to(tl.int32, bitcast=True)
     outward = (x > 0) == up
     neighbour = (bits + tl.where(outward, 1, -1)).to(tl.float32, bitcast=True)
@@ -28,7 +28,7 @@ def next_after(x, up):
 
 @triton.jit
 def exp(x):
-    """Give e^x to 2 units in the last place, 0 below e^-87; NaN and infinities as they should be."""
+    """Return e^x to 2 units in the last place, 0 below e^-87; NaN and infinities as they should be."""
     within = tl.minimum(tl.maximum(x, -87.0), 88.0)
     power = tl.floor(within * 1.4426950408889634 + 0.5)
     rest = tl.fma(power, -0.693359375, within)  # ln 2 in two parts, the first of few bits: exact
@@ -46,7 +46,7 @@ def exp(x):
 
 @triton.jit
 def log1p(x):
-    """Give log(1 + x) for x >= 0 to a few units in the last place; -inf at -1, infinity and NaN as they should be."""
+    """Return log(1 + x) for x >= 0 to a few units in the last place; -inf at -1, infinity and NaN as they should be."""
     total = 1.0 + x
     bits = total.to(tl.int32, bitcast=True)
     power = (bits - 0x3F3504F3) >> 23  # leaves a factor in [0.71, 1.41]

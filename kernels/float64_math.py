@@ -10,7 +10,7 @@ from .float32_math import INFINITY
 
 @triton.jit
 def next_up(x):
-    """Give the next number above x; infinity and NaN stay."""
+    """Return the next number above x; infinity and NaN stay."""
     bits = x.to(tl.int64, bitcast=True)
     above = (bits + tl.where(bits < 0, -1, 1)).to(tl.float64, bitcast=True)
     least = (x == 0).to(tl.int64).to(tl.float64, bitcast=True)  # the number with the bits of 1
@@ -19,5 +19,5 @@ def next_up(x):
 
 @triton.jit
 def next_down(x):
-    """Give the next number below x; minus infinity and NaN stay."""
+    """Return the next number below x; minus infinity and NaN stay."""
     return -next_up(-x)

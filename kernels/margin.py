@@ -35,7 +35,7 @@ def margin_rows(
 def margin(
     logits: Tensor, differences: Tensor, lipschitz: Tensor, epsilon: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Give bottom, prediction, radius, runner-up: the CUDA implementation of the op ``gloro_fast::margin``."""
+    """Return bottom, prediction, radius, runner-up: the CUDA implementation of the op ``gloro_fast::margin``."""
     logits, differences = checked(logits, differences, lipschitz, epsilon=epsilon)
     count = logits.shape[0]
     bottom, radius = (differences.new_empty(count) for _ in range(2))
@@ -57,5 +57,5 @@ def _margins_of(shape: torch.Size, dtype: torch.dtype) -> Launch:
 
 
 def margin_backward(grad_bottom: Tensor, logits: Tensor, *saved: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Give the gradients of logits, D and K: the CUDA implementation of the op ``gloro_fast::margin_backward``."""
+    """Return the gradients of logits, D and K: the CUDA implementation of the op ``gloro_fast::margin_backward``."""
     return gradients(grad_bottom, logits, None, *saved)

@@ -112,7 +112,7 @@ def gradients(
     epsilon: Tensor,
     with_differences: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Give the gradients of logits, D and K.
+    """Return the gradients of logits, D and K.
 
     Args:
         grad: (B,) float32, of each row's loss, or without ``shares`` of its bottom; any stride.

@@ -116,7 +116,7 @@ def margin_loss(
     criterion: int,
     lam: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Give loss, prediction, certified and the shares: the CUDA implementation of ``gloro_fast::margin_loss``."""
+    """Return loss, prediction, certified and the shares: the CUDA implementation of ``gloro_fast::margin_loss``."""
     logits, differences = checked(logits, differences, lipschitz, epsilon=epsilon, lam=lam)
     count = logits.shape[0]
     if labels.shape != (count,) or labels.dtype != torch.int64 or labels.device != logits.device:
@@ -146,5 +146,5 @@ def _losses_of(shape: torch.Size, dtype: torch.dtype, criterion: int) -> Launch:
 def margin_loss_backward(
     grad_loss: Tensor, logits: Tensor, share_of_logits: Tensor, share_of_bottom: Tensor, *saved: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Give the gradients of logits, D and K: the CUDA implementation of ``gloro_fast::margin_loss_backward``."""
+    """Return the gradients of logits, D and K: the CUDA implementation of ``gloro_fast::margin_loss_backward``."""
     return gradients(grad_loss, logits, (share_of_logits, share_of_bottom), *saved)

@@ -20,7 +20,7 @@ _NO_PLACE = tl.constexpr(1 << 30)
 
 @triton.jit
 def first_largest(values, column, inside):
-    """Give value and place as torch.argmax does: NaN counts as the largest, the first of equals wins."""
+    """Return value and place as torch.argmax does: NaN counts as the largest, the first of equals wins."""
     is_nan = values != values
     largest = tl.max(tl.where(inside & (is_nan == 0), values, -INFINITY), 1)
     first = tl.min(tl.where(inside & (values == largest[:, None]), column, _NO_PLACE), 1)
@@ -84,7 +84,7 @@ def distances(differences, place, live, classes, STAGED: tl.constexpr, ROWS: tl.
 
 @triton.jit
 def margin_of_rows(values, distance, column, inside, top, prediction, lipschitz, epsilon):
-    """Give (bottom, radius, runner_up), each operation as in ``margin_reference``."""
+    """Return (bottom, radius, runner_up), each operation as in ``margin_reference``."""
     slope = lipschitz * distance
     gap = top[:, None] - values
     other = inside & (column != prediction[:, None])
@@ -104,7 +104,7 @@ def margin_of_rows(values, distance, column, inside, top, prediction, lipschitz,
 
 @triton.jit
 def rows_of_program(program, rows, vectors, VECTOR: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Give where a program's tile lies: (classes, first_row, row, live, column); the cut is that of ``RowTiles``."""
+    """Return where a program's tile lies: (classes, first_row, row, live, column); the cut is that of ``RowTiles``."""
     first_row = program.to(tl.int64) * ROWS
     row = first_row + tl.arange(0, ROWS)
     return vectors * VECTOR, first_row, row, row < rows, tl.arange(0, COLUMNS)[None, :]
@@ -125,7 +125,7 @@ def margin_of_program(
 
 
 def checked(logits: Tensor, differences: Tensor, lipschitz: Tensor, **numbers: Tensor) -> tuple[Tensor, Tensor]:
-    """Give logits and D contiguous; ``numbers`` are float64, by name."""
+    """Return logits and D contiguous; ``numbers`` are float64, by name."""
     if logits.dim() != 2 or not 2 <= logits.shape[1] <= RowTiles.MOST_CLASSES or logits.dtype not in DTYPES:
         raise RuntimeError(
             f"margin: logits must be (batch, classes) of float32, bfloat16 or float16 with 2 to "

@@ -26,7 +26,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 @triton.jit
 def _sort_pairs(a, b):
-    """Give (swap, low, high); compared in float32, which holds every value of the narrower types."""
+    """Return (swap, low, high); compared in float32, which holds every value of the narrower types."""
     wide_a = a.to(tl.float32)
     wide_b = b.to(tl.float32)
     swap = wide_a > wide_b
@@ -37,19 +37,19 @@ def _sort_pairs(a, b):
 
 @triton.jit
 def _add(x, bias):
-    """Give x + bias rounded to the type of x."""
+    """Return x + bias rounded to the type of x."""
     return (x.to(tl.float32) + bias.to(tl.float32)).to(x.dtype)
 
 
 @triton.jit
 def _count(vectors, VECTOR: tl.constexpr):
-    """Give vectors * VECTOR, in which Triton sees the factor, and with it how wide it may load."""
+    """Return vectors * VECTOR, in which Triton sees the factor, and with it how wide it may load."""
     return tl.full((), VECTOR, tl.int64) * vectors
 
 
 @triton.jit
 def _bytes_of_bits(vectors, VECTOR: tl.constexpr):
-    """Give the bytes that hold vectors * VECTOR bits."""
+    """Return the bytes that hold vectors * VECTOR bits."""
     return _count(vectors, VECTOR // 8) if VECTOR % 8 == 0 else tl.cdiv(_count(vectors, VECTOR), 8)
 
 
@@ -194,7 +194,7 @@ def interleaved_backward(
 
 
 def minmax(x: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Give y and the mask: the CUDA implementation of the op ``gloro_fast::minmax``."""
+    """Return y and the mask: the CUDA implementation of the op ``gloro_fast::minmax``."""
     if not (x.is_contiguous() or _is_channels_last(x)):
         x = x.contiguous()
     y = torch.empty_like(x)
@@ -209,7 +209,7 @@ def minmax_(x: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def minmax_backward(grad_y: Tensor, mask: Tensor, with_bias: bool) -> tuple[Tensor, Tensor]:
-    """Give the gradients of x and bias: the CUDA implementation of the op ``gloro_fast::minmax_backward``."""
+    """Return the gradients of x and bias: the CUDA implementation of the op ``gloro_fast::minmax_backward``."""
     planar = mask.dim() == 2
     channels_last = not planar and grad_y.dim() == 4
     grad_y = grad_y.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
@@ -244,7 +244,7 @@ def _forward_of(
     bias: tuple[torch.Size, torch.dtype, bool] | None,
     in_place: bool,
 ) -> tuple[tuple[int, ...], Launch | None]:
-    """Give the shape of the mask, and how to launch a forward pass: on x, the bias, y, the mask.
+    """Return the shape of the mask, and how to launch a forward pass: on x, the bias, y, the mask.
 
     Args:
         shape: of x.
@@ -279,7 +279,7 @@ def _forward_of(
 def _backward_of(
     shape: torch.Size, dtype: torch.dtype, planar: bool, with_bias: bool
 ) -> tuple[tuple[int, ...], int, Launch | None]:
-    """Give the shape of the mask, and how to launch a backward pass: on the gradient of y, the mask, that of x, sums.
+    """Return the shape of the mask, and how to launch a backward pass: on the gradient of y, the mask, that of x, sums.
 
     The sums of the gradient of x are asked for with the bias, in float32: rows, so many, of one value a channel.
     """

@@ -65,7 +65,7 @@ def imports(found: dict[str, Path]) -> Iterator[Import]:
 
 
 def _absolute(node: ast.ImportFrom, source: str, path: Path) -> str:
-    """Give the name of what is imported from, also where it is written from where the importing file lies."""
+    """Return the name of what is imported from, also where it is written from where the importing file lies."""
     if not node.level:
         return node.module or ""
     package = ["gloro_fast", *source.split(".")]
@@ -74,13 +74,13 @@ def _absolute(node: ast.ImportFrom, source: str, path: Path) -> str:
 
 
 def _module(parts: list[str], found: dict[str, Path]) -> str:
-    """Give the module that ``parts`` names, or the one that holds what they name."""
+    """Return the module that ``parts`` names, or the one that holds what they name."""
     longest = next((n for n in (len(parts), len(parts) - 1) if n > 0 and ".".join(parts[:n]) in found), 0)
     return ".".join(parts[:longest]) or "__init__"
 
 
 def room(module: str) -> str:
-    """Give the room that a module lies in."""
+    """Return the room that a module lies in."""
     return module.partition(".")[0]
 
 
@@ -117,7 +117,7 @@ def reached(start: str, all_imports: list[Import]) -> set[str]:
 
 
 def circle(all_imports: list[Import]) -> list[str]:
-    """Give modules that import each other in a circle; none if there is no circle."""
+    """Return modules that import each other in a circle; none if there is no circle."""
     targets: dict[str, set[str]] = {}
     for i in all_imports:
         targets.setdefault(i.source, set()).add(i.target)
@@ -143,7 +143,7 @@ def shadowed(found: dict[str, Path]) -> list[str]:
 
 
 def _bound(node: ast.stmt) -> Iterator[tuple[str, str]]:
-    """Give the names that a statement binds, each with what it imports."""
+    """Yield the names that a statement binds, each with what it imports."""
     if isinstance(node, ast.ImportFrom):
         yield from ((alias.asname or alias.name, f"{node.module}.{alias.name}") for alias in node.names)
     elif isinstance(node, ast.FunctionDef | ast.ClassDef):

@@ -19,7 +19,7 @@ SETTINGS = Settings(channels_last=True, inplace=True, fused=True)
 
 
 def networks(fast: bool) -> Iterator[Network]:
-    """Give the paper's networks at the batches of a GPU."""
+    """Yield the paper's networks at the batches of a GPU."""
     for network in (*(replace(NETWORKS[name], batch_size=size) for name, size in BATCHES.items()), LARGEST):
         yield replace(network, batch_size=4) if fast else network
 

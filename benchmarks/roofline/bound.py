@@ -73,7 +73,7 @@ def eager_launches(network: Network) -> int:
 
 
 def planned_microseconds(network: Network, card: Card) -> float:
-    """Give the planner's estimate of both kernels, with the launches."""
+    """Return the planner's estimate of both kernels, with the launches."""
     planner = importlib.import_module("gloro_fast._build_info")
     weights, _, geometries = _layers(network)
     numbers = layer_numbers(weights, geometries)

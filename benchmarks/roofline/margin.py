@@ -10,7 +10,7 @@ _FLOAT, _INDEX = 4, 8
 
 
 def work() -> Iterator[Work]:
-    """Give forward and backward for batches of float32 logits."""
+    """Yield forward and backward for batches of float32 logits."""
     for rows, classes in ((512, 10), (256, 200), (512, 1000)):
         case = f"{rows} rows of {classes} classes, float32"
         logits = rows * classes * _FLOAT

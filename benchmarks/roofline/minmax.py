@@ -14,7 +14,7 @@ from gloro_fast.nn.minmax import MinMax
 
 
 def work() -> Iterator[Work]:
-    """Give forward and backward of each network's MinMax layers in one step, in float32 and bfloat16."""
+    """Yield forward and backward of each network's MinMax layers in one step, in float32 and bfloat16."""
     for network in NETWORKS.values():
         shapes = activation_shapes(network)
         for dtype in (torch.float32, torch.bfloat16):

@@ -46,7 +46,7 @@ class Row(NamedTuple):
 
 
 def numbers_of(network: str) -> list[int]:
-    """Give the layers of a measured network as the planner takes them."""
+    """Return the layers of a measured network as the planner takes them."""
     if network in _STACKS:
         count, channels, side = _STACKS[network]
         geometry = Geometry((channels, side, side), (1, 1), ((1, 1), (1, 1)), (1, 1))
@@ -56,7 +56,7 @@ def numbers_of(network: str) -> list[int]:
 
 
 def rows() -> Iterator[Row]:
-    """Give every figure with the model's."""
+    """Yield every figure with the model's."""
     planner = importlib.import_module("gloro_fast._build_info")
     record: dict[str, Any] = json.loads(MEASURED.read_text())
     for figure in record["rows"]:

@@ -107,7 +107,7 @@ def _rounding(layer: Affine, size: Array, dtype: str, value: Array) -> Array:
 
 
 def gamma(operations: int, dtype: str) -> float:
-    """Give n u / (1 - n u)."""
+    """Return n u / (1 - n u)."""
     product = operations * _UNITS[dtype]
     return product / (1 - product) if product < 0.5 else math.inf
 
@@ -118,7 +118,7 @@ def _sorted(value: Array, layer: Pairs) -> Array:
 
 
 def _largest(error: Array, layer: Pairs) -> Array:
-    """Give both of a pair the larger bound: sorting moves neither further than the one that moves most."""
+    """Return both of a pair the larger bound: sorting moves neither further than the one that moves most."""
     both = np.maximum(*_split(error, layer))
     return _join(both, both, error)
 
@@ -150,7 +150,7 @@ def executed_radius(
     prediction: Sequence[int],
     dtype: str,
 ) -> Array:
-    """Give the radius (B,) of :meth:`gloro_fast.rounding_error.ExecutedNet.radius`, from its formula.
+    """Return the radius (B,) of :meth:`gloro_fast.rounding_error.ExecutedNet.radius`, from its formula.
 
     That subtracts the error of the float64 evaluation three times, and this once, with less room for the rounding of
     the bounds: what it signed is below this.
@@ -225,12 +225,12 @@ def _least(
 
 
 def _reach(value: Array, error: Array, constant: Array, slope: float, so_far: float) -> tuple[Array, Array, float]:
-    """Give ||value||, and constant and slope of what the program's activations cannot exceed."""
+    """Return ||value||, and constant and slope of what the program's activations cannot exceed."""
     seen: Array = np.linalg.norm(value, axis=0)
     return seen, seen + error + constant, so_far + slope
 
 
 def _room(magnitude: Array, rise: float, dtype: str) -> Array:
-    """Give the epsilon up to which a magnitude + rise * epsilon is at most an eighth of the largest number."""
+    """Return the epsilon up to which a magnitude + rise * epsilon is at most an eighth of the largest number."""
     room: Array = np.maximum(_LARGEST[dtype] / 8 - magnitude, 0.0) / rise if rise else np.full(len(magnitude), np.inf)
     return room

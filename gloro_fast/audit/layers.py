@@ -131,7 +131,7 @@ def describe_modules(module: nn.Module) -> list[list[str]]:
 
 
 def _kind(layer: nn.Module) -> type[nn.Module] | str | None:
-    """Give the entry of ``_KNOWN`` that a layer computes as: its type, or one from which it only inherits."""
+    """Return the entry of ``_KNOWN`` that a layer computes as: its type, or one from which it only inherits."""
     for base in parametrize.type_before_parametrizations(layer).__mro__:
         known = next((known for known in _KNOWN if known is base or known == _name(base)), None)
         if known is not None:
@@ -219,7 +219,7 @@ def _convolution(name: str, layer: nn.Module, shape: tuple[int, ...]) -> tuple[A
 
 
 def _reached(count: int, step: int, before: int, offset: int, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Give the outputs along an axis for which a tap meets the image, and the place of the image that it meets."""
+    """Return the outputs along an axis for which a tap meets the image, and the place of the image that it meets."""
     out = np.arange(count)
     source = out * step - before + offset
     inside = (source >= 0) & (source < size)

@@ -81,7 +81,7 @@ def _first(lines: Iterator[str]) -> Iterator[str]:
 
 
 def _batches(split: Split, dtype: str) -> Iterator[tuple[int, Array]]:
-    """Give the place of the first image and the images as columns, as the program of that type gets them."""
+    """Yield the place of the first image and the images as columns, as the program of that type gets them."""
     for first in tracked(range(0, len(split), _BATCH), len(split) / _BATCH, "evaluating the images anew"):
         images = to_float(split.images[first : first + _BATCH])
         yield first, images.numpy().astype(dtype).astype(np.float64).reshape(len(images), -1).T
@@ -142,7 +142,7 @@ def _check_exactly(certificate: CertificateRecord) -> Iterator[str]:
 
 
 def _slopes(certificate: CertificateRecord, classes: int) -> list[list[Fraction | None]]:
-    """Give K D_ij; None where it is not finite."""
+    """Return K D_ij; None where it is not finite."""
     entries = iter(certificate.differences)
     slopes: list[list[Fraction | None]] = [[Fraction(0)] * classes for _ in range(classes)]
     for i in range(classes):
@@ -190,7 +190,7 @@ def _check_radius(radius: float, exact: Fraction | None) -> Iterator[str]:
 
 
 def _executed(certificate: CertificateRecord, layers: Sequence[Layer], split: Split) -> Array:
-    """Give the radius that the formula of executed certificates allows each image."""
+    """Return the radius that the formula of executed certificates allows each image."""
     dtype = _dtype(certificate)
     constants = [Constants(record.value, record.absolute or 0.0) for record in certificate.layers]
     differences = _differences(certificate)
@@ -202,7 +202,7 @@ def _executed(certificate: CertificateRecord, layers: Sequence[Layer], split: Sp
 
 
 def _differences(certificate: CertificateRecord) -> Array:
-    """Give D, (m, m)."""
+    """Return D, (m, m)."""
     classes = certificate.logits.shape[1]
     differences = np.zeros((classes, classes))
     differences[np.triu_indices(classes, 1)] = certificate.differences

@@ -131,7 +131,7 @@ def _proves_by_factors(matrix: sparse.csr_array, bound: float) -> bool | None:
 
 
 def _full(matrix: sparse.csr_array) -> tuple[sparse.csr_array, float, int]:
-    """Give the smaller of M^T M and M M^T, a bound on the norm of its error, and its side."""
+    """Return the smaller of M^T M and M M^T, a bound on the norm of its error, and its side."""
     wide = matrix.toarray() if matrix.shape[0] <= matrix.shape[1] else matrix.toarray().T
     gram, rest, error = _product(wide, wide)
     rows = error + np.abs(rest).sum(axis=1)
@@ -139,7 +139,7 @@ def _full(matrix: sparse.csr_array) -> tuple[sparse.csr_array, float, int]:
 
 
 def _banded(matrix: sparse.csr_array) -> tuple[sparse.csr_array, float, int]:
-    """Give M^T M in an order in which it is near its diagonal, a bound on the error of that product, and its band.
+    """Return M^T M in an order in which it is near its diagonal, a bound on the error of that product, and its band.
 
     A sum of t products is off by at most gamma_{t+1} |M|^T |M|, whose norm is at most its largest row sum.
     """
@@ -202,7 +202,7 @@ def _residual_rows(target: Array, left: list[Array], right: list[Array]) -> Arra
 
 
 def _product(a: Array, b: Array) -> tuple[Array, Array, Array]:
-    """Give a b^T as the sum of two matrices, and bounds on the row sums of what it is off.
+    """Return a b^T as the sum of two matrices, and bounds on the row sums of what it is off.
 
     Beyond side 640 that is the rounded product, off by at most gamma_{n+1} |a| |b|^T for sums of n products. Up to
     there each factor is cut into two slices of so few bits that the products of slices add up without any rounding

@@ -16,7 +16,7 @@ _FLOOR = 1e-9
 
 @torch.no_grad()
 def absolute_norm(layer: LinearMap) -> float:
-    """Give a float >= || |W| ||_2, the spectral norm of the layer with every weight w taken as |w|; never 0.
+    """Return a float >= || |W| ||_2, the spectral norm of the layer with every weight w taken as |w|; never 0.
 
     It holds for the real numbers that the weights are. || |W| ||^2 is the spectral radius of the nonnegative matrix
     A = |W|^T |W|, and for every vector v > 0 that is at most max_k (A v)_k / v_k (Collatz 1942, Wielandt 1950). So

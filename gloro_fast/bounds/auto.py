@@ -20,7 +20,7 @@ _EXCESS = 1e-6
 
 
 def auto(name: str, layer: LinearMap) -> LayerBound:
-    """Give a float >= the spectral norm of the real-arithmetic layer with these weights as the values they are.
+    """Return a float >= the spectral norm of the real-arithmetic layer with these weights as the values they are.
 
     ``cholesky`` for dense layers and wherever its factorisation takes under a second, within some 1e-6 of the norm;
     elsewhere the smaller of ``torus`` and ``trivial``. The result names the method that found it.
@@ -37,13 +37,13 @@ def auto(name: str, layer: LinearMap) -> LayerBound:
 
 
 def work(layer: LinearMap) -> float:
-    """Give about as many floating-point operations as ``auto`` takes; the values of the weight do not matter."""
+    """Return about as many floating-point operations as ``auto`` takes; the values of the weight do not matter."""
     factorisation = cholesky_work(layer)
     return factorisation if layer.geometry.is_dense or factorisation <= _UNDER_A_SECOND else torus_work(layer)
 
 
 def tight(name: str, layer: LinearMap) -> LayerBound:
-    """Give a float >= the spectral norm of the real-arithmetic layer with these weights as the values they are.
+    """Return a float >= the spectral norm of the real-arithmetic layer with these weights as the values they are.
 
     As ``auto``, but ``cholesky`` wherever it takes minutes at most, within a relative 1e-6 of the norm.
 

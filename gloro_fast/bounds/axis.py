@@ -34,13 +34,13 @@ class Axis:
         return min((self.taps - 1) // self.stride, self.outputs - 1)
 
     def transposed(self) -> Axis:
-        """Give the transpose, for stride 1: it reads with the taps in reverse order."""
+        """Return the transpose, for stride 1: it reads with the taps in reverse order."""
         assert self.stride == 1
         return Axis(self.outputs, self.inputs, self.taps, 1, 1 - self.taps - self.offset)
 
 
 def padding_copies(geometry: Geometry) -> int:
-    """Give how often an entry of the input is found in the circularly padded input, at most."""
+    """Return how often an entry of the input is found in the circularly padded input, at most."""
     sizes = geometry.input_shape[1:]
     return math.prod(-(-(size + sum(pads)) // size) for size, pads in zip(sizes, geometry.padding, strict=True))
 

@@ -29,7 +29,7 @@ _POINT = Axis(1, 1, 1, 1, 0)
 
 @torch.no_grad()
 def cholesky(name: str, layer: LinearMap, excess: float = _TIGHT) -> LayerBound:
-    """Give a float >= the spectral norm of the real-arithmetic layer with these weights as the values they are.
+    """Return a float >= the spectral norm of the real-arithmetic layer with these weights as the values they are.
 
     Let T be the layer as a matrix and H = T T^T. For any number s and any lower triangular L,
 
@@ -86,7 +86,7 @@ def cholesky(name: str, layer: LinearMap, excess: float = _TIGHT) -> LayerBound:
 
 
 def work(layer: LinearMap) -> float:
-    """Give the multiplications and additions of one factorisation; inf where ``cholesky`` leaves a layer to ``torus``.
+    """Return the multiplications and additions of a factorisation; inf where ``cholesky`` leaves a layer to ``torus``.
 
     Args:
         layer: weight and geometry; the values do not matter.
@@ -98,7 +98,7 @@ def work(layer: LinearMap) -> float:
 
 
 def _search(weight: Tensor, geometry: Geometry, problems: list[RowBlocks], excess: float) -> float:
-    """Give a float >= the norm of a layer of scaled weight that consists of these problems; inf where it fails."""
+    """Return a float >= the norm of a layer of scaled weight that consists of these problems; inf where it fails."""
     # The estimate's error is about the square of its residual: on trained nets below 1e-8 for a residual of 3e-5.
     estimate, attempt = lanczos(weight, geometry, 30 * excess), 0
     while excess < 1.0:
@@ -153,7 +153,7 @@ def _fits(blocks: RowBlocks) -> bool:
 
 
 def _squared_norm(blocks: RowBlocks, square: float) -> float:
-    """Give a float >= ||T||^2, about ``square``; inf where that is too small."""
+    """Return a float >= ||T||^2, about ``square``; inf where that is too small."""
     measured = _residual(blocks, square)
     if not measured < math.inf:
         return math.inf

@@ -16,7 +16,7 @@ _ROWS = 1024
 
 
 def dense_norm(scaled: ScaledWeight, excess: float) -> float:
-    """Give a float >= the spectral norm of a scaled matrix W; inf where it fails.
+    """Return a float >= the spectral norm of a scaled matrix W; inf where it fails.
 
     ||W||^2 is the largest eigenvalue of H = W W^T, or of W^T W where that is smaller. It is at most that of the matrix
     as computed (:func:`gloro_fast.bounds.eigenvalue.largest_eigenvalue`) and the norm of the error of forming it. An
@@ -37,7 +37,7 @@ def dense_norm(scaled: ScaledWeight, excess: float) -> float:
 
 
 def work(order: int, terms: int) -> float:
-    """Give the multiplications and additions for a Gram matrix of ``order``, each entry a sum of ``terms``."""
+    """Return the multiplications and additions for a Gram matrix of ``order``, each entry a sum of ``terms``."""
     # Half of the products, and a factorisation of which a quarter more than L L^T is formed.
     return float(order) ** 2 * (terms + order * (1 / 3 + 1 / 2))
 

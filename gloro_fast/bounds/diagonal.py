@@ -13,7 +13,7 @@ from gloro_fast.rules.registry import Diagonal
 
 @torch.no_grad()
 def diagonal_bound(name: str, layer: Diagonal) -> LayerBound:
-    """Give a float64 >= the spectral norm of a diagonal map, max |scale|, in real arithmetic.
+    """Return a float64 >= the spectral norm of a diagonal map, max |scale|, in real arithmetic.
 
     The scale's entries are within a relative 2^-50 of the real ones, which is added; one that underflowed is below
     the smallest normal number, which is what this gives at least. NaN and infinities give inf.

@@ -13,7 +13,7 @@ from gloro_fast.rounding import add_up, gamma
 
 
 def largest_eigenvalue(matrices: Tensor, excess: float, floor: float = 0.0, ceiling: float = math.inf) -> float:
-    """Give a float >= the largest eigenvalue of B Hermitian matrices and ``floor``; inf where it fails.
+    """Return a float >= the largest eigenvalue of B Hermitian matrices and ``floor``; inf where it fails.
 
     For any number s and any matrix L,
 
@@ -61,7 +61,7 @@ def largest_eigenvalue(matrices: Tensor, excess: float, floor: float = 0.0, ceil
 
 
 def _verify(matrices: Tensor, shift: float) -> tuple[float, Tensor]:
-    """Give a float >= s + ||E|| of the matrices that can be factorised, 0 of none, and the others."""
+    """Return a float >= s + ||E|| of the matrices that can be factorised, 0 of none, and the others."""
     shifted = -matrices
     shifted.diagonal(dim1=1, dim2=2).add_(shift)
     factor, info = torch.linalg.cholesky_ex(shifted)
@@ -73,7 +73,7 @@ def _verify(matrices: Tensor, shift: float) -> tuple[float, Tensor]:
 
 
 def _bound(shift: float, matrices: Tensor, shifted: Tensor, factor: Tensor) -> float:
-    """Give a float >= s + ||E|| of all matrices, 0 of none."""
+    """Return a float >= s + ||E|| of all matrices, 0 of none."""
     if not len(matrices):
         return 0.0
     growth = gamma(2 * matrices.shape[-1] + 2)

@@ -15,7 +15,7 @@ _SAFE_PRODUCT = 1e-200
 
 
 def scaled_difference_bounds(weight: Tensor, factors: Sequence[Tensor], signed: bool) -> Tensor:
-    """Give float64 numbers >= ||a_i - a_j||_2 of the rows a_i = w_i times all factors, or of both signs of them.
+    """Return float64 numbers >= ||a_i - a_j||_2 of the rows a_i = w_i times all factors, or of both signs of them.
 
     Derivation: a factor is within a relative 2^-50 of its real value, so that each entry of a_i, a product of k factors
     and the weight, is computed within (1 + 2^-50)^(2 k + 1), which is within (k + 1) 2^-48 of 1. An entry that
@@ -63,7 +63,7 @@ def scaled_difference_bounds(weight: Tensor, factors: Sequence[Tensor], signed: 
 
 
 def general_difference_bounds(classes: int, device: torch.device) -> Tensor:
-    """Give float64 numbers >= ||e_i - e_j||_2 = sqrt(2), for a net that ends in no dense layer: K holds all of it.
+    """Return float64 numbers >= ||e_i - e_j||_2 = sqrt(2), for a net that ends in no dense layer: K holds all of it.
 
     Args:
         classes: m.

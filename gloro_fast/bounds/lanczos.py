@@ -16,7 +16,7 @@ _TINY = 1e-300
 
 
 def lanczos(weight: Tensor, geometry: Geometry, tolerance: float, seed: int = 0, max_steps: int = 1000) -> float:
-    """Give an ESTIMATE <= the spectral norm of a layer, up to rounding, from the Krylov space of A^T A.
+    """Return an ESTIMATE <= the spectral norm of a layer, up to rounding, from the Krylov space of A^T A.
 
     It needs a tenth of power iteration's steps. Nothing is made orthogonal to more than the two vectors before: what is
     found several times for that is the largest value, the only one wanted.
@@ -63,7 +63,7 @@ def _tridiagonal(diagonal: list[float], beside: list[float]) -> Tensor:
 def largest_ritz_values(
     matrices: Tensor, tolerance: float, floor: float = 0.0, seed: int = 0, max_steps: int = 1000
 ) -> Tensor:
-    """Give ESTIMATES <= the largest eigenvalues of Hermitian matrices, up to rounding, from a Krylov space of each.
+    """Return ESTIMATES <= the largest eigenvalues of Hermitian matrices, up to rounding, from a Krylov space of each.
 
     Only the largest of them is wanted: those that are left behind are not followed further.
 

@@ -19,7 +19,7 @@ _BETWEEN_LOOKS = 8
 
 @torch.no_grad()
 def power(name: str, layer: LinearMap) -> LayerBound:
-    """Give an ESTIMATE <= the spectral norm of the layer's weight, up to float64 rounding.
+    """Return an ESTIMATE <= the spectral norm of the layer's weight, up to float64 rounding.
 
     It approaches the norm from below and stops when one iteration, every eighth being looked at, changes it by less
     than a relative 1e-5, after 5,000 iterations at most (Leino et al. 2021, Section 4.2). That says nothing of the

@@ -29,7 +29,7 @@ def subtract_product(target: Tensor, left: Tensor, right: Tensor) -> None:
 
 
 def residual_norm(stored: Tensor, factor: Tensor) -> float:
-    """Give a float >= the Frobenius norms of what is computed for stored - F L^H, but for what is above the diagonal.
+    """Return a float >= the Frobenius norms of what is computed for stored - F L^H, but for what is above the diagonal.
 
     F is the factor, (B, rows, columns), and L its first ``columns`` rows, lower triangular. Each number is a sum of at
     most 2 columns + 1 terms, columns + 1 if it is real. The imaginary parts on the diagonal are left out.
@@ -62,7 +62,7 @@ def residual_norm(stored: Tensor, factor: Tensor) -> float:
 
 
 def largest_norm(matrices: Tensor) -> float:
-    """Give a float >= the Frobenius norms of (B, rows, columns), 0 of none; inf for NaN. Underflow is left out."""
+    """Return a float >= the Frobenius norms of (B, rows, columns), 0 of none; inf for NaN. Underflow is left out."""
     if not matrices.numel():
         return 0.0
     parts = torch.view_as_real(matrices).flatten(2) if matrices.is_complex() else matrices

@@ -42,14 +42,14 @@ class RowBlocks:
         return int(torch.Size(inputs_and_taps).numel())
 
     def absolute_norm(self) -> float:
-        """Give a float >= || |T| |T|^T ||, for the entries' absolute values: the largest row sum times column sum."""
+        """Return a float >= || |T| |T|^T ||, for the entries' absolute values: the largest row sum times column sum."""
         magnitude = self.kernel.abs()
         by_output = float(magnitude.sum(dim=(2, 3, 4)).max())
         by_input = float(magnitude.sum(dim=(1, 3, 4)).max())
         return by_output * by_input * (1 + 3 * gamma(max(self.terms, magnitude[0, :, 0].numel()) + 8))
 
     def block(self, y: int, below: int) -> Tensor:
-        """Give the block of row ``y + below`` and column ``y``: (G, size, size), each entry within gamma of ``terms``.
+        """Return the block of row ``y + below``, column ``y``: (G, size, size), each entry within gamma of ``terms``.
 
         With u' the tap of row y + below and u = u' + stride * below that of row y, both read the same input row; the
         sum over those that lie within the image is the same wherever the same taps do.

@@ -58,7 +58,7 @@ class ScaledWeight:
         return scaled.contiguous()
 
     def unscale_up(self, bound: float) -> float:
-        """Give a normal float >= the real ``bound * 2^exponent``; inf for NaN and beyond the largest float."""
+        """Return a normal float >= the real ``bound * 2^exponent``; inf for NaN and beyond the largest float."""
         if not bound < math.inf:
             return math.inf
         try:
@@ -102,5 +102,5 @@ def _exact_double(weight: Tensor) -> Tensor:
 
 
 def _signed(magnitude: Tensor, like: Tensor) -> Tensor:
-    """Give the integers ``magnitude`` as float64 with the signs of ``like``."""
+    """Return the integers ``magnitude`` as float64 with the signs of ``like``."""
     return torch.where(like.signbit(), -magnitude.double(), magnitude.double())

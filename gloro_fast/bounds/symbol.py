@@ -26,7 +26,7 @@ class Frequencies:
 
     @classmethod
     def of_torus(cls, side: int, twist: int, half: bool) -> Frequencies:
-        """Give those of a torus of ``side``: (2 pi j + pi twist) / side, those >= 0 and <= pi alone if ``half``."""
+        """Return those of a torus of ``side``: (2 pi j + pi twist) / side, those >= 0 and <= pi alone if ``half``."""
         return cls(side, range(twist, side + 1 if half else 2 * side, 2))
 
 
@@ -121,7 +121,7 @@ def _by_phase(kernel: Tensor, positions: list[list[int]], strides: list[int]) ->
 
 
 def _correlation(taps: Tensor, offset: tuple[int, ...]) -> Tensor:
-    """Give A_d for one d: (G, n, n)."""
+    """Return A_d for one d: (G, n, n)."""
     ahead = taps[tuple(slice(max(d, 0), extent + min(d, 0)) for d, extent in zip(offset, taps.shape, strict=False))]
     behind = taps[tuple(slice(max(-d, 0), extent - max(d, 0)) for d, extent in zip(offset, taps.shape, strict=False))]
     left, right = (part.flatten(0, len(offset) - 1).permute(1, 2, 0, 3).flatten(2) for part in (ahead, behind))
@@ -129,7 +129,7 @@ def _correlation(taps: Tensor, offset: tuple[int, ...]) -> Tensor:
 
 
 def _phase_error(spatial: int) -> float:
-    """Give more than the error of a product of ``spatial`` phases.
+    """Return more than the error of a product of ``spatial`` phases.
 
     A cosine or sine is of an angle of at most pi / 4, known to 3 u relatively, so within 2.5 u, plus the last place of
     the library's function: 4 u, 8 u at most by what any mathematics library promises. A phase is then within 12 u, and
@@ -141,7 +141,7 @@ def _phase_error(spatial: int) -> float:
 def _phases(
     frequencies: list[Frequencies], offsets: list[tuple[int, ...]], device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Give cosine and sine of omega . d, (frequencies, offsets) each."""
+    """Return cosine and sine of omega . d, (frequencies, offsets) each."""
     cosine = torch.ones(1, len(offsets), dtype=torch.float64)
     sine = torch.zeros(1, len(offsets), dtype=torch.float64)
     for axis, along in zip(frequencies, zip(*offsets, strict=True), strict=True):
@@ -155,7 +155,7 @@ def _phases(
 
 
 def cosine_sine(numerator: int, denominator: int) -> tuple[float, float]:
-    """Give cosine and sine of pi * numerator / denominator, each to 8 u: the angle is reduced in integers."""
+    """Return cosine and sine of pi * numerator / denominator, each to 8 u: the angle is reduced in integers."""
     a, n = numerator % (2 * denominator), denominator
     if a > n:
         cosine, sine = cosine_sine(2 * n - a, n)

@@ -34,7 +34,7 @@ _CHUNK, _CHUNK_ON_GPU = 1 << 19, 1 << 24
 
 @torch.no_grad()
 def torus(name: str, layer: LinearMap, excess: float = _EXCESS) -> LayerBound:
-    """Give a float >= the spectral norm of the real-arithmetic layer with these weights as the values they are.
+    """Return a float >= the spectral norm of the real-arithmetic layer with these weights as the values they are.
 
     A dense layer is left to :func:`gloro_fast.bounds.dense.dense_norm`. A convolution:
 
@@ -77,7 +77,7 @@ def torus(name: str, layer: LinearMap, excess: float = _EXCESS) -> LayerBound:
 
 
 def work(layer: LinearMap) -> float:
-    """Give about as many floating-point operations as ``torus`` takes; the values of the weight do not matter."""
+    """Return about as many floating-point operations as ``torus`` takes; the values of the weight do not matter."""
     if layer.geometry.is_dense:
         return dense_work(min(layer.weight.shape), max(layer.weight.shape))
     weight, geometry = without_idle_taps(layer.weight.detach(), layer.geometry)
@@ -107,13 +107,13 @@ def _bound(weight: Tensor, geometry: Geometry, excess: float) -> float:
 
 
 def _strides(kernel: Tensor, geometry: Geometry) -> tuple[list[int], list[int]]:
-    """Give the strides along every axis without dilation, and how many taps are left after the polyphase."""
+    """Return the strides along every axis without dilation, and how many taps are left after the polyphase."""
     strides = [step // math.gcd(step, gap) for step, gap in zip(geometry.stride, geometry.dilation, strict=True)]
     return strides, [(taps - 1) // step + 1 for taps, step in zip(kernel.shape[3:], strides, strict=True)]
 
 
 def _sizes(kernel: Tensor, geometry: Geometry) -> tuple[int, int]:
-    """Give the sides of the symbol's matrices, the smaller first."""
+    """Return the sides of the symbol's matrices, the smaller first."""
     strides, _ = _strides(kernel, geometry)
     sides = sorted((kernel.shape[1], kernel.shape[2] * math.prod(strides)))
     return sides[0], sides[1]
@@ -129,7 +129,7 @@ def _tori_of(kernel: Tensor, geometry: Geometry) -> list[list[Frequencies]]:
 
 
 def _affordable(kernel: Tensor, geometry: Geometry, tori: list[list[Frequencies]]) -> list[float]:
-    """Give the work of the tori that are affordable, the first in any case."""
+    """Return the work of the tori that are affordable, the first in any case."""
     order, _ = _sizes(kernel, geometry)
     # A factorisation and its residual, estimates, and what a small matrix takes all the same.
     each = len(kernel) * (3.0 * order**3 + 900.0 * order**2 + 1e4)
@@ -143,7 +143,7 @@ def _affordable(kernel: Tensor, geometry: Geometry, tori: list[list[Frequencies]
 
 
 def _side(axis: Axis) -> int:
-    """Give N_0: the least side of a torus that contains the layer along this axis."""
+    """Return N_0: the least side of a torus that contains the layer along this axis."""
     # Tap 0 of output 0 is to be at cell 0: inputs are counted from there.
     first, last = -axis.offset // axis.stride, (axis.inputs - 1 - axis.offset) // axis.stride
     extent = (axis.taps - 1) // axis.stride + 1
@@ -161,7 +161,7 @@ def _tori(sides: list[int], extents: list[int]) -> Iterator[list[Frequencies]]:
 
 
 def _grid(sides: list[int], twists: tuple[int, ...]) -> list[Frequencies]:
-    """Give the frequencies of a torus, without the negatives of others: the first axis is halved."""
+    """Return the frequencies of a torus, without the negatives of others: the first axis is halved."""
     both = zip(sides, twists, strict=True)
     return [Frequencies.of_torus(side, twist, half=axis == 0) for axis, (side, twist) in enumerate(both)]
 

@@ -14,7 +14,7 @@ from gloro_fast.rules.registry import LinearMap
 
 @torch.no_grad()
 def trivial(name: str, layer: LinearMap) -> LayerBound:
-    """Give a float >= the spectral norm of the real-arithmetic layer with these weights as the values they are.
+    """Return a float >= the spectral norm of the real-arithmetic layer with these weights as the values they are.
 
     The smaller of two. A convolution is a sum over its taps u of K_u tensored with a shift, which has norm at most 1:
     ||T|| <= sum_u ||K_u||_F (for a group; the largest of the groups' sums). And ||T||^2 <= ||T||_1 ||T||_inf, the

@@ -75,7 +75,7 @@ def audit(
 
 
 def _bounded_by_another(record: LayerRecord, layer: nn.Module, input_shape: tuple[int, ...]) -> bool:
-    """Whether another rigorous method than the recorded one bounds a layer by no more."""
+    """Return whether another rigorous method than the recorded one bounds a layer by no more."""
     from gloro_fast.bounds import METHODS
     from gloro_fast.rules.registry import LinearMap, lipschitz_rule
 
@@ -86,7 +86,7 @@ def _bounded_by_another(record: LayerRecord, layer: nn.Module, input_shape: tupl
 
 
 def _run_folder(path: Path) -> Path:
-    """Give the run folder that ``path`` is or lies in."""
+    """Return the run folder that ``path`` is or lies in."""
     from gloro_fast.train.run_folder import RunFolder
 
     return path.parent if path.name == RunFolder(path.parent).model.name else path

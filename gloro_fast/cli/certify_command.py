@@ -113,7 +113,7 @@ def _written(path: Path, epsilon: float, opened: OpenRun, batches: Batches) -> B
 
 
 def _csv(first: int, labels: Tensor, certificate: Certificate, epsilon: float) -> str:
-    """Give a row for each image of a batch, the first of which has the number ``first``."""
+    """Return a row for each image of a batch, the first of which has the number ``first``."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     how = epsilon, certificate.method, str(certificate.executed).lower()

@@ -33,7 +33,7 @@ class EvaluatedRun(OpenRun):
     evaluation: Evaluation
 
     def facts(self, counted: int | None = None) -> list[tuple[str, str]]:
-        """Give what every summary says of net and data."""
+        """Return what every summary says of net and data."""
         return [
             *super().facts(counted),
             ("Lipschitz constant", f"{self.evaluation.lipschitz:.6g}, by {self.evaluation.method}"),
@@ -47,7 +47,7 @@ class EvaluatedRun(OpenRun):
         return f"{percent(evaluation.vra(epsilon))}{real}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the same for JSON; keys in one order."""
+        """Return the same for JSON; keys in one order."""
         return {
             **super().to_dict(),
             "images": len(self.evaluation.labels),

@@ -13,7 +13,7 @@ from gloro_fast.errors import ConfigError
 
 
 def output_path(path: Path, *suffixes: str, option: str = "--out") -> Path:
-    """Give ``path`` if a file of that name can be written there.
+    """Return ``path`` if a file of that name can be written there.
 
     Args:
         path: the file; one that is there will be replaced.
@@ -47,7 +47,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def to_json(content: Any) -> str:
-    """Give ``content`` as JSON text; an infinite number, for which JSON has no word, becomes the string "inf"."""
+    """Return ``content`` as JSON text; an infinite number, for which JSON has no word, becomes the string "inf"."""
     return json.dumps(_finite(content), indent=2, allow_nan=False) + "\n"
 
 

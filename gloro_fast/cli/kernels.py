@@ -12,7 +12,7 @@ from gloro_fast.rules.registry import LinearMap
 
 
 def active_kernels() -> list[dict[str, str]]:
-    """Give a row for each op and device.
+    """Return a row for each op and device.
 
     Returns:
         ``op``, ``device``, ``runs`` (compiled, Triton, oneDNN or PyTorch reference) and ``why``.
@@ -22,12 +22,12 @@ def active_kernels() -> list[dict[str, str]]:
 
 
 def op_names() -> list[str]:
-    """Give the ops of the package: those that have an oracle beside them."""
+    """Return the ops of the package: those that have an oracle beside them."""
     return [name for name in ops.__all__ if f"{name}_reference" in ops.__all__]
 
 
 def bound_kinds() -> dict[str, str]:
-    """Give for each method of bounding whether it gives an estimate or an upper bound, by trying it."""
+    """Return for each method of bounding whether it gives an estimate or an upper bound, by trying it."""
     layers = [("trial", LinearMap(torch.eye(2), Geometry((2,))))]
     return {method: bounds.bound_network(layers, method).kind for method in bounds.METHODS}
 

@@ -45,7 +45,7 @@ class OpenRun:
         return f"{self.config.recipe.name}, {self.split_name} split of {self.data}"
 
     def facts(self, counted: int | None = None) -> list[tuple[str, str]]:
-        """Give what every summary says of net and data.
+        """Return what every summary says of net and data.
 
         Args:
             counted: how many images, the first ones, it is about; None for all.
@@ -60,7 +60,7 @@ class OpenRun:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the same for JSON."""
+        """Return the same for JSON."""
         return {
             "recipe": self.config.recipe.name,
             "data": self.data,

@@ -93,7 +93,7 @@ OPENING: dict[str, tuple[Any, object]] = {
 
 
 def with_options(options: Mapping[str, tuple[Any, object]]) -> Callable[[_Command], _Command]:
-    """Give a command these options, annotation and default by name, in place of its ``**keywords``."""
+    """Return a command these options, annotation and default by name, in place of its ``**keywords``."""
 
     def give(command: _Command) -> _Command:
         signature = inspect.signature(command, eval_str=True)
@@ -138,7 +138,7 @@ def use_threads(threads: int | None) -> None:
 
 
 def usable_device(device: str | None) -> str:
-    """Give the device asked for, or the GPU where there is one, else the CPU."""
+    """Return the device asked for, or the GPU where there is one, else the CPU."""
     if device is not None:
         return device
     import torch

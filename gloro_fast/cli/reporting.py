@@ -44,7 +44,7 @@ class Commands(TyperGroup):
 
 
 def console() -> Console:
-    """Give the console for results: the terminal's width, and enough for a table where output is piped."""
+    """Return the console for results: the terminal's width, and enough for a table where output is piped."""
     # Names of files and data sets are text, not markup.
     out = Console(highlight=False, markup=False)
     return out if out.is_terminal else Console(highlight=False, markup=False, width=_PIPED_WIDTH)

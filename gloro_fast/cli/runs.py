@@ -76,7 +76,7 @@ class RunRequest:
         return load(name, place or None, download=self.download, test_share=share), place
 
     def observers(self) -> list[Observer]:
-        """Give the observers that show the run."""
+        """Return the observers that show the run."""
         return [ProgressBar(), *([TensorBoard()] if self.tensorboard else [])]
 
 
@@ -147,7 +147,7 @@ def go_on(request: RunRequest) -> Trainer:
 
 
 def _neutral(fields: Mapping[str, Any]) -> tuple[Recipe, None]:
-    """Give the recipe for data of one's own, if what it cannot know is given.
+    """Return the recipe for data of one's own, if what it cannot know is given.
 
     Raises:
         ConfigError: something is not; names it.
@@ -163,7 +163,7 @@ def _neutral(fields: Mapping[str, Any]) -> tuple[Recipe, None]:
 
 
 def _recipe(name: str) -> tuple[Recipe, RunConfig | None]:
-    """Give a recipe by name, or the recipe and the whole configuration of a config.toml."""
+    """Return a recipe by name, or the recipe and the whole configuration of a config.toml."""
     path = Path(name).expanduser()
     if path.suffix == ".toml":
         config = read_config(path)

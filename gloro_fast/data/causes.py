@@ -4,5 +4,5 @@ from __future__ import annotations
 
 
 def cause(error: Exception) -> str:
-    """Give the text of ``error`` on one line, or its kind where it has none."""
+    """Return the text of ``error`` on one line, or its kind where it has none."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -28,7 +28,7 @@ _MD5 = {
 
 
 def find(data_dir: Path) -> Path | None:
-    """Give the folder with the batches, under ``data_dir`` or that itself; None where there is none."""
+    """Return the folder with the batches, under ``data_dir`` or that itself; None where there is none."""
     return locating.first_holding([data_dir / FOLDER, data_dir], "data_batch_1")
 
 

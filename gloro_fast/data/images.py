@@ -49,7 +49,7 @@ def read(paths: Sequence[Path], *, colour: bool = False) -> Tensor:
 
 
 def _header(path: Path) -> tuple[tuple[int, int], str]:
-    """Give (width, height) and Pillow's mode, without decoding the pixels."""
+    """Return (width, height) and Pillow's mode, without decoding the pixels."""
     try:
         with Image.open(path) as image:
             return image.size, image.mode

@@ -9,7 +9,7 @@ from gloro_fast.errors import DataError
 
 
 def required(data_dir: Path | None, name: str, expected: str) -> Path:
-    """Give the folder (or file) the user named, or say that one is needed.
+    """Return the folder (or file) the user named, or say that one is needed.
 
     Args:
         data_dir: what the user gave, if anything.
@@ -27,7 +27,7 @@ def required(data_dir: Path | None, name: str, expected: str) -> Path:
 
 
 def first_holding(folders: Sequence[Path], wanted: str) -> Path | None:
-    """Give the first of ``folders`` with a file or folder ``wanted`` (or ``wanted.gz``) in it, or None."""
+    """Return the first of ``folders`` with a file or folder ``wanted`` (or ``wanted.gz``) in it, or None."""
     for folder in folders:
         if (folder / wanted).exists() or (folder / f"{wanted}.gz").exists():
             return folder

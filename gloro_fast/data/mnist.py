@@ -29,7 +29,7 @@ _CLASSES = {
 
 
 def find(name: str, data_dir: Path) -> Path | None:
-    """Give the folder with the files of ``name``: under ``data_dir``, or that itself; None where none is."""
+    """Return the folder with the files of ``name``: under ``data_dir``, or that itself; None where none is."""
     folder = FOLDERS[name]
     candidates = [data_dir / folder / "raw", data_dir]
     if data_dir.name == folder:

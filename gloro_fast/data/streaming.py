@@ -12,7 +12,7 @@ _SHARE_OF_FREE_MEMORY = 0.5
 
 
 def has_room(images: Tensor, device: torch.device, once: bool = False) -> bool:
-    """Whether images are to lie on ``device``: where that is a GPU, they take half of its free memory at most.
+    """Return whether images are to lie on ``device``: where that is a GPU, they take half of its free memory at most.
 
     Images that are not there yet and are wanted but ``once`` are not to.
     """
@@ -64,7 +64,7 @@ class CudaCopier:
 
 
 def stream(images: Tensor, batches: Iterable[Tensor], copier: CudaCopier) -> Iterator[tuple[Tensor, Tensor]]:
-    """Give the images of each batch on the device, the next one already on its way.
+    """Yield the images of each batch on the device, the next one already on its way.
 
     Args:
         images: (N, ...) on the CPU.

@@ -64,7 +64,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _class_names(path: Path, wnids: list[str]) -> tuple[str, ...]:
-    """Give the first word that words.txt has for each class; the id itself where there is none."""
+    """Return the first word that words.txt has for each class; the id itself where there is none."""
     words = dict(line.split("\t", 1) for line in _lines(path) if "\t" in line)
     return tuple(words.get(wnid, wnid).split(",")[0].strip() for wnid in wnids)
 

@@ -28,7 +28,7 @@ def check_margin(device: torch.device) -> Iterator[str | None]:
 
 
 def problems() -> Iterator[tuple[Tensor, Tensor, Tensor, str]]:
-    """Give logits, D, K and the name of the case, on the CPU."""
+    """Yield logits, D, K and the name of the case, on the CPU."""
     generator = torch.Generator().manual_seed(0)
     for (rows, classes), dtype in _CASES:
         differences = head_differences_reference(torch.randn(classes, 7, generator=generator))
@@ -71,7 +71,7 @@ def _gradients_differ(
 def leaves_of(
     arguments: tuple[Tensor, Tensor, Tensor], target: torch.dtype | torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Give copies of a type or on a device that require gradients."""
+    """Return copies of a type or on a device that require gradients."""
     f, d, k = (tensor.detach().to(target, copy=True).requires_grad_() for tensor in arguments)
     return f, d, k
 

@@ -55,7 +55,7 @@ def check_power_iteration(device: torch.device) -> Iterator[str | None]:
 
 
 def _may_be_cut(index: int, device: torch.device) -> bool:
-    """Tell whether a layer may run on tensor cores."""
+    """Check whether a layer may run on tensor cores."""
     shape, geometry = _LAYERS[index]
     return device.type == "cuda" and len(shape) > 2 and min(shape[0] // geometry.groups, shape[1]) >= _FEWEST_CHANNELS
 

@@ -50,15 +50,15 @@ class Evaluation:
         return float(self.correct.double().mean())
 
     def vra(self, epsilon: float) -> float:
-        """Give the share of images classified correctly and certified at ``epsilon``, in [0, 1]."""
+        """Return the share of images classified correctly and certified at ``epsilon``, in [0, 1]."""
         return float((self.correct & (self.radius > epsilon)).double().mean())
 
     def real_vra(self, epsilon: float) -> float:
-        """Give the same for real arithmetic on the logits: what leaving out their rounding adds."""
+        """Return the same for real arithmetic on the logits: what leaving out their rounding adds."""
         return float((self.correct & (self.real_radius > epsilon)).double().mean())
 
     def radius_quartiles(self) -> tuple[float, float, float]:
-        """Give the quartiles of the certified radius of all images; a wrongly classified one counts as radius 0."""
+        """Return the quartiles of the certified radius of all images; a wrongly classified one counts as radius 0."""
         radius = torch.where(self.correct, self.radius, 0.0)
         lower, median, upper = torch.quantile(radius, radius.new_tensor([0.25, 0.5, 0.75]), interpolation="lower")
         return float(lower), float(median), float(upper)

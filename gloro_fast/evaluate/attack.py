@@ -34,7 +34,7 @@ class AttackReport:
     method: str
 
     def __bool__(self) -> bool:
-        """Whether every attacked certificate held."""
+        """Return whether every attacked certificate held."""
         return not bool(self.broken.any())
 
 
@@ -144,7 +144,7 @@ def unbroken(
 
 
 def predictions(net: GloRoNet, images: Tensor, batch_size: int = 512) -> Tensor:
-    """Give argmax f, (B,) int64 on the images' device, of images (B, *input_shape) float32."""
+    """Return argmax f, (B,) int64 on the images' device, of images (B, *input_shape) float32."""
     device = next(net.module.parameters()).device
     with evaluation_mode(net.module), torch.no_grad():
         parts = [net.module(part.to(device)).argmax(dim=1) for part in torch.split(images, batch_size)]

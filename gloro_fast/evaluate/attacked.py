@@ -63,7 +63,7 @@ class Attacked:
         return sum(trial.broken for trial in self.trials)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give all of it for JSON."""
+        """Return all of it for JSON."""
         return asdict(self)
 
     def check(self) -> None:

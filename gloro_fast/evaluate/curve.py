@@ -18,7 +18,7 @@ _CURVE, _MARK, _GREY = "#1f5fa8", "#c8503c", "#555555"
 
 
 def vra_steps(evaluation: Evaluation) -> tuple[Tensor, Tensor]:
-    """Give the whole curve of VRA against the radius, a step at the certified radius of each correct image.
+    """Return the whole curve of VRA against the radius, a step at the certified radius of each correct image.
 
     Args:
         evaluation: of N images.
@@ -86,7 +86,7 @@ def _draw_curve(axes: Axes, evaluation: Evaluation, epsilon: float) -> None:
 
 
 def _right_end(radii: Tensor, vra: Tensor, epsilon: float) -> float:
-    """Give where the axis ends: past epsilon, and where all but a tail of the best 0.2 % of images is drawn."""
+    """Return where the axis ends: past epsilon, and where all but a tail of the best 0.2 % of images is drawn."""
     drawn = radii[vra >= vra[-1] + 0.002]
     last = float(drawn[-1]) if len(drawn) else 0.0
     end = 1.05 * max(last, 1.5 * epsilon)

@@ -123,12 +123,12 @@ def local_lower_bounds(
 
 
 def margin_bounds(net: GloRoNet) -> Tensor:
-    """Give K_ij, (m, m) float64 >= the Lipschitz constants of f_i - f_j, as far as ``net.bound`` is a bound."""
+    """Return K_ij, (m, m) float64 >= the Lipschitz constants of f_i - f_j, as far as ``net.bound`` is a bound."""
     return margin_constants(net.difference_bounds, net.lipschitz)
 
 
 def margin_slopes(module: nn.Module, scale: float, pair: Tensor) -> Tensor:
-    """Give how steep each margin f_a - f_b is between two points: float64 numbers <= its Lipschitz constant.
+    """Return how steep each margin f_a - f_b is between two points: float64 numbers <= its Lipschitz constant.
 
     f is evaluated in float64, and some thousand times what rounding then amounts to is subtracted.
 
@@ -205,7 +205,7 @@ def _maximize(
 
 
 def _slope(module: nn.Module, points: Tensor, classes: Tensor | None) -> Tensor:
-    """Give the largest slope of a margin f_j - f_i between the points (2, P, ...) of each pair, (P,)."""
+    """Return the largest slope of a margin f_j - f_i between the points (2, P, ...) of each pair, (P,)."""
     first, second = module(points.flatten(0, 1)).unflatten(0, points.shape[:2])
     j = first.argmax(dim=1) if classes is None else classes
     difference = first - second

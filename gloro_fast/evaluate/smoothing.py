@@ -57,7 +57,7 @@ class Smoothed:
         return self.seconds / len(self.labels)
 
     def vra(self, epsilon: float) -> float:
-        """Give the share of images certified at ``epsilon`` for their own label: a stochastic VRA."""
+        """Return the share of images certified at ``epsilon`` for their own label: a stochastic VRA."""
         return float(((self.certified_class == self.labels) & (self.radius > epsilon)).double().mean())
 
 

@@ -60,7 +60,7 @@ class Tightness:
         return self.local_lower / self.upper if self.upper > 0 else 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Give all of it for JSON."""
+        """Return all of it for JSON."""
         return {**asdict(self), "global_ratio": self.global_ratio, "local_ratio": self.local_ratio}
 
     @classmethod

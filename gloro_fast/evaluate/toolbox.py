@@ -21,7 +21,7 @@ from gloro_fast.progress import Progress
 def prepared(
     net: GloRoNet, pixels: tuple[float, float] | None, seed: int, what: str, evaluations: int = 0
 ) -> Iterator[Any]:
-    """Give f as the toolbox's classifier, for a while: a copy of ``net.module`` on the net's device.
+    """Yield f as the toolbox's classifier, for a while: a copy of ``net.module`` on the net's device.
 
     Meanwhile NumPy's global generator, from which the toolbox draws, starts from ``seed``.
 
@@ -49,7 +49,7 @@ def prepared(
 
 
 def _classifier() -> Any:
-    """Give the toolbox's classifier; it is optional and slow to import, so it waits until asked for."""
+    """Return the toolbox's classifier; it is optional and slow to import, so it waits until asked for."""
     try:
         import art.attacks.evasion  # noqa: F401
         from art.estimators.classification import PyTorchClassifier
@@ -70,7 +70,7 @@ class _Counted(nn.Module):
         self._done, self._evaluations, self._progress = 0, evaluations, progress
 
     def forward(self, images: Tensor) -> Tensor:
-        """Give f(images)."""
+        """Return f(images)."""
         logits: Tensor = self.module(images)
         self._done += len(logits)
         self._progress(self._done, self._evaluations)
@@ -78,7 +78,7 @@ class _Counted(nn.Module):
 
 
 def _copy(module: nn.Module) -> nn.Module:
-    """Give a copy in evaluation mode without parameter gradients: the toolbox sets modes and calls backward."""
+    """Return a copy in evaluation mode without parameter gradients: the toolbox sets modes and calls backward."""
     return copy.deepcopy(module).eval().requires_grad_(False)
 
 

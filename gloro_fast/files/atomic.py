@@ -12,7 +12,7 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path`` that takes its place when the block ends without an error.
+    """Yield a temporary path beside ``path`` that takes its place when the block ends without an error.
 
     Args:
         path: the file to write or to replace; its folder must exist.
@@ -34,7 +34,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def growing(path: Path) -> Iterator[Callable[[str], None]]:
-    """Give a function that adds text to a file beside ``path``, which takes its place when the block ends.
+    """Yield a function that adds text to a file beside ``path``, which takes its place when the block ends.
 
     Until then the file is ``partial(path)``, made with the first text. Whatever ends the block early, a signal that
     kills the process included, it stays there with what was added: each text goes to the system in one write, and is
@@ -73,7 +73,7 @@ def growing(path: Path) -> Iterator[Callable[[str], None]]:
 
 
 def partial(path: Path) -> Path:
-    """Give the file that :func:`growing` adds to."""
+    """Return the file that :func:`growing` adds to."""
     return path.with_name(f"{path.name}.partial")
 
 
@@ -90,7 +90,7 @@ def write_with(path: Path, writer: Callable[[Path], object]) -> None:
 
 
 def leftovers(path: Path) -> list[Path]:
-    """Give the temporary files of ``path`` that a process killed while it wrote has left behind."""
+    """Return the temporary files of ``path`` that a process killed while it wrote has left behind."""
     return sorted(path.parent.glob(_temporary_name(Path(glob.escape(path.name)), "*")))
 
 

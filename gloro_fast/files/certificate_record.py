@@ -147,15 +147,15 @@ class CertificateRecord:
 
 
 def weights_digest(module: nn.Module) -> str:
-    """Give the SHA-256 of all parameters and buffers of ``module`` and their names."""
+    """Return the SHA-256 of all parameters and buffers of ``module`` and their names."""
     return tensor_file.digest(module.state_dict())
 
 
 def split_digest(images: Tensor, labels: Tensor) -> str:
-    """Give the SHA-256 of the images and labels of a split, as its file holds them."""
+    """Return the SHA-256 of the images and labels of a split, as its file holds them."""
     return tensor_file.digest({"images": images, "labels": labels})
 
 
 def differences_digest(differences: list[float]) -> str:
-    """Give the SHA-256 of the entries of D as little-endian float64."""
+    """Return the SHA-256 of the entries of D as little-endian float64."""
     return hashlib.sha256(np.array(differences, dtype="<f8").tobytes()).hexdigest()

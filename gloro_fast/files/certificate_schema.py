@@ -97,7 +97,7 @@ def _shown(value: Any) -> str:
 
 
 def _number(value: Any) -> bool:
-    """Whether it is a float, infinite or not, or a whole number that is one; not NaN, and no bool."""
+    """Return whether it is a float, infinite or not, or a whole number that is one; not NaN, and no bool."""
     if type(value) is int:
         return abs(value) <= _LARGEST_WHOLE
     return type(value) is float and not math.isnan(value)

@@ -113,7 +113,7 @@ def _check_kind(path: Path, kind: str, metadata: Mapping[str, str]) -> None:
 
 
 def digest(tensors: Mapping[str, Tensor], document: str = "") -> str:
-    """Give the SHA-256 of names, dtypes, shapes and bits of all tensors, and the document.
+    """Return the SHA-256 of names, dtypes, shapes and bits of all tensors, and the document.
 
     Args:
         tensors: any shapes, dtypes and devices.

@@ -293,7 +293,7 @@ class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @contextmanager
 def _watched_draws(device: torch.device) -> Iterator[_Draws]:
-    """Tell whether random numbers were drawn, and put the generators back if they were."""
+    """Check whether random numbers were drawn, and put the generators back if they were."""
     kept = torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     with _Draws() as draws:  # type: ignore[no-untyped-call]
         try:

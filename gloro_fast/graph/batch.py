@@ -13,7 +13,7 @@ BATCH_HINT = 1787
 
 
 def is_batch_size(size: Any) -> bool:
-    """Whether a size of a tensor in a captured graph is the number of images."""
+    """Return whether a size of a tensor in a captured graph is the number of images."""
     if isinstance(size, SymInt):
         return bool(size.node.expr.is_symbol) or size.node.expr == BATCH_HINT
     return type(size) is int and size == BATCH_HINT

@@ -169,7 +169,7 @@ def _close(
 def _arrow(
     nodes: Sequence[Node], merged: dict[int, tuple[int, Merged]], index: int
 ) -> tuple[tuple[int, ...], Mapping | Merged | Joining]:
-    """Give the earlier nodes whose constants that of ``index`` is made of, and how."""
+    """Return the earlier nodes whose constants that of ``index`` is made of, and how."""
     if index in merged:
         source, how = merged[index]
         return (source,), how

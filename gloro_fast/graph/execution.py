@@ -138,7 +138,7 @@ def program(nodes: Sequence[Node], output: int, fuse: bool = True, strict: bool 
 
 
 def _fuse(nodes: Sequence[Node], output: int, fuse: bool) -> dict[int, tuple[Callable[..., Any], tuple[int, ...]]]:
-    """Give the operation and inputs of each node that is needed, two nodes as one step where that may be."""
+    """Return the operation and inputs of each node that is needed, two nodes as one step where that may be."""
     needed = {output, *(index for index, node in enumerate(nodes) if node.is_effect)}
     for index in range(len(nodes) - 1, 0, -1):
         if index in needed:
@@ -217,7 +217,7 @@ def _is_minmax(node: Node) -> bool:
 
 
 def _flattens_images(nodes: Sequence[Node], index: int, users: Mapping[int, int]) -> bool:
-    """Whether the node makes rows of a batch (B, C, H, W), for one reader."""
+    """Return whether the node makes rows of a batch (B, C, H, W), for one reader."""
     module = nodes[index].operation
     return (
         type(module) is nn.Flatten
@@ -228,7 +228,7 @@ def _flattens_images(nodes: Sequence[Node], index: int, users: Mapping[int, int]
 
 
 def has_channel_bias(node: Node) -> bool:
-    """Whether the layer adds a bias along dimension 1, where MinMax finds its channels."""
+    """Return whether the layer adds a bias along dimension 1, where MinMax finds its channels."""
     module = node.operation
     if not isinstance(node.transfer, Layer) or not isinstance(module, nn.Module):
         return False
@@ -238,7 +238,7 @@ def has_channel_bias(node: Node) -> bool:
 
 
 def _needs_not_its_output(node: Node) -> bool:
-    """Whether the output is new memory that the operation's own gradient does not read, so that it may be lost."""
+    """Return whether the output is new memory that the operation's gradient does not read, so that it may be lost."""
     if node.shares or node.overwrites:
         return False
     if isinstance(node.operation, Function):

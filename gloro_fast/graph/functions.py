@@ -114,7 +114,7 @@ _UNSOUND_ON_PARAMETERS = (
 
 
 def is_known(call: Call) -> bool:
-    """Whether something is known of the operation, so that it need not be decomposed."""
+    """Return whether something is known of the operation, so that it need not be decomposed."""
     name = call.packet
     return (
         any(key in table for table in (_ONE_TENSOR, _SEVERAL_TENSORS, _LAYERS) for key in (name, _with_overload(call)))
@@ -125,7 +125,7 @@ def is_known(call: Call) -> bool:
 
 
 def is_constant(call: Call) -> bool:
-    """Whether an operation takes no more of a tensor of the network than its shape and type."""
+    """Return whether an operation takes no more of a tensor of the network than its shape and type."""
     return call.packet in _LIKE
 
 

@@ -56,19 +56,19 @@ class Head:
         return f"K_ij = K max ||w_i +- w_j|| <= K_i + K_j, {rows} times the slopes of {names}"
 
     def weight(self) -> Tensor:
-        """Give the rows w_i, (m, d)."""
+        """Return the rows w_i, (m, d)."""
         rule = self.dense.rule()
         assert isinstance(rule, LinearMap)
         return rule.weight
 
     def kind(self) -> str:
-        """Give the weakest kind among the constants of what follows."""
+        """Return the weakest kind among the constants of what follows."""
         rules = [mapping.rule() for mapping, _ in self.tail]
         kinds = [rule.kind for rule in rules if isinstance(rule, LipschitzConstant)]
         return max(kinds, key=KINDS.index, default="exact")
 
     def difference_bounds(self) -> Tensor:
-        """Give float64 (m, m) numbers >= D_ij for the present weights, zero on the diagonal."""
+        """Return float64 (m, m) numbers >= D_ij for the present weights, zero on the diagonal."""
         if not self.tail:
             return head_difference_bounds(self.weight())
         weight = self.weight()
@@ -76,7 +76,7 @@ class Head:
         return scaled_difference_bounds(weight, factors, self.is_linear)
 
     def differences(self, weight: Tensor | None = None) -> Tensor:
-        """Give D for training, (m, m), differentiable, rounded to nearest.
+        """Return D for training, (m, m), differentiable, rounded to nearest.
 
         Args:
             weight: what stands for the weight.
@@ -92,7 +92,7 @@ class Head:
         return torch.maximum(both[:, :count], both[:, count:]).masked_fill(own, 0.0)
 
     def _factors(self) -> list[float | Tensor]:
-        """Give the c_i of each map that follows: one for all, or (m,)."""
+        """Return the c_i of each map that follows: one for all, or (m,)."""
         factors: list[float | Tensor] = []
         for mapping, shape in self.tail:
             rule = mapping.rule()
@@ -150,7 +150,7 @@ def _is_dense(node: Node) -> bool:
 
 
 def _follows(transfer: Mapping | Joining) -> Mapping | None:
-    """Give the map if it acts on each element alone."""
+    """Return the map if it acts on each element alone."""
     if isinstance(transfer, Joining):
         # A sum with constants.
         return Times(transfer.name, transfer.numbers[0]) if len(transfer.numbers) == 1 else None
@@ -188,7 +188,7 @@ def _shared(nodes: Sequence[Node], head: int) -> str | None:
 
 
 def _memory(tensor: Tensor) -> tuple[int, int, int]:
-    """Give the storage of ``tensor`` and the bytes of it that it spans."""
+    """Return the storage of ``tensor`` and the bytes of it that it spans."""
     start = tensor.storage_offset() * tensor.itemsize
     extent = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     # Not its address, which is 0 for all on the meta device.

@@ -81,7 +81,7 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _identity_like(linear: LinearMap, shape: tuple[int, ...]) -> LinearMap | None:
-    """Give the identity as a layer like ``linear``; None if its outputs differ in shape from its inputs."""
+    """Return the identity as a layer like ``linear``; None if its outputs differ in shape from its inputs."""
     weight, geometry = linear.weight, linear.geometry
     inputs = geometry.input_shape[0]
     if len(weight) != inputs or (geometry.is_dense and geometry.input_shape != shape[-1:]):

@@ -45,14 +45,14 @@ class Merged:
     input_shape: tuple[int, ...]
 
     def rule(self) -> Knowledge:
-        """Give the linear map, its weight a differentiable function of the parts' weights, in their type."""
+        """Return the linear map, its weight a differentiable function of the parts' weights, in their type."""
         kernel = _fold(self.parts, self.input_shape, _as_it_is)
         assert kernel is not None
         assert kernel.linear is not None
         return kernel.linear
 
     def certified_rule(self) -> Knowledge:
-        """Give the linear map in float64, with a bound on the norm of what rounding may have changed in it.
+        """Return the linear map in float64, with a bound on the norm of what rounding may have changed in it.
 
         Each entry is a sum of products of at most n numbers, n the operations in ``parts``, each number and each step
         within a relative 2^-50: off by at most 2 n 2^-50 times the same sum of absolute values (n 2^-50 < 1/2), and
@@ -140,13 +140,13 @@ def _sums(
 
 
 def _fits(parts: Sequence[Part], shape: tuple[int, ...]) -> bool:
-    """Whether the whole is one layer."""
+    """Return whether the whole is one layer."""
     with torch.no_grad():
         return _fold(parts, shape, _as_it_is) is not None
 
 
 def _is_plain(transfer: Mapping) -> bool:
-    """Whether the map is the very convolution or product that its weight and geometry describe."""
+    """Return whether the map is the very convolution or product that its weight and geometry describe."""
     if isinstance(transfer, Layer):
         module = transfer.module
         return traits_of(module).is_its_map and getattr(module, "padding_mode", "zeros") == "zeros"
@@ -154,7 +154,7 @@ def _is_plain(transfer: Mapping) -> bool:
 
 
 def _weighs(parts: Sequence[Part]) -> bool:
-    """Whether there is a layer with a weight among the parts."""
+    """Return whether there is a layer with a weight among the parts."""
     return any(
         any(_weighs(inner) for _, inner in part.terms)
         if isinstance(part, Sum)
@@ -164,14 +164,14 @@ def _weighs(parts: Sequence[Part]) -> bool:
 
 
 def _is_worth_it(parts: Sequence[Part]) -> bool:
-    """Whether the whole may be less than its parts: not for one layer, or one with numbers beside it."""
+    """Return whether the whole may be less than its parts: not for one layer, or one with numbers beside it."""
     if not _weighs(parts):
         return False
     return sum(not isinstance(part, Times) for part in parts) > 1 or any(isinstance(part, Sum) for part in parts)
 
 
 def _fold(parts: Sequence[Part], shape: tuple[int, ...], convert: Convert) -> Kernel | None:
-    """Give the kernel of the whole, None where there is none: the branches do not fit on each other."""
+    """Return the kernel of the whole, None where there is none: the branches do not fit on each other."""
     kernel: Kernel | None = Kernel(shape)
     for part in parts:
         if kernel is None:

@@ -54,7 +54,7 @@ class Times:
     number: float
 
     def rule(self) -> Knowledge:
-        """Give its absolute value, rounded up where it is a quotient that was rounded."""
+        """Return its absolute value, rounded up where it is a quotient that was rounded."""
         return LipschitzConstant(abs(self.number))
 
 
@@ -66,7 +66,7 @@ class Fixed:
     known: LipschitzConstant
 
     def rule(self) -> Knowledge:
-        """Give it."""
+        """Return it."""
         return self.known
 
 
@@ -106,7 +106,7 @@ class Scaled:
     input_shape: tuple[int, ...]
 
     def rule(self) -> Knowledge:
-        """Give the numbers that the elements are multiplied by."""
+        """Return the numbers that the elements are multiplied by."""
         scale = require_real(f"the tensor that {self.name} scales by", self.factor.value()).double()
         scale = scale.reshape([1] * (1 + len(self.input_shape) - scale.ndim) + list(scale.shape))[0]
         return Diagonal(scale.reciprocal() if self.reciprocal else scale)

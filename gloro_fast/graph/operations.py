@@ -131,7 +131,7 @@ Operation = nn.Module | Function | Reshape | Attribute | Literal | Within
 
 
 def is_order_preserving(operation: Operation) -> bool:
-    """Whether the elements of the output are those of the input in the same order."""
+    """Return whether the elements of the output are those of the input in the same order."""
     if isinstance(operation, Reshape):
         return True
     if isinstance(operation, Function):

@@ -83,7 +83,7 @@ class Plan:
         return self.strict(x) if x.device.type in FLOAT32.devices else self.run(x)
 
     def linear_maps(self) -> list[LinearMap]:
-        """Give the linear maps that the constant is composed of with their present weights, in order."""
+        """Return the linear maps that the constant is composed of with their present weights, in order."""
         return [rule for part in self.parts if isinstance(rule := part.rule(), LinearMap)]
 
     def rules(self) -> list[tuple[str, Knowledge]]:
@@ -99,22 +99,22 @@ class Plan:
         return unregistered(self.nodes)
 
     def fits_modes(self) -> bool:
-        """Whether all modules are in the modes in which they were."""
+        """Return whether all modules are in the modes in which they were."""
         return all(child.training == training for child, training in self.modes)
 
     def evaluates(self) -> bool:
-        """Whether all modules are in evaluation already; never in a graph, which asks the modules themselves."""
+        """Return whether all modules are in evaluation already; never in a graph, which asks the modules themselves."""
         return not torch.compiler.is_compiling() and not any(child.training for child, _ in self.modes)
 
     def fits_modules(self, module: nn.Module) -> bool:
-        """Whether ``module`` consists of the same modules, in the modes in which they were."""
+        """Return whether ``module`` consists of the same modules, in the modes in which they were."""
         now = list(module.modules())
         return len(now) == len(self.modes) and all(
             mine is its and its.training == training for (mine, training), its in zip(self.modes, now, strict=True)
         )
 
     def fits(self, module: nn.Module) -> bool:
-        """Whether ``module`` is what it was: the same modules, and the same objects wherever its forward may read.
+        """Return whether ``module`` is what it was: the same modules, the same objects wherever its forward may read.
 
         Tensors count as the same, whatever their values; the mode is left out. Asked at every training step.
         """
@@ -247,13 +247,13 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
 
 
 def floating_dtype(module: nn.Module) -> torch.dtype:
-    """Give the floating dtype of the module's parameters; torch's default if it has none."""
+    """Return the floating dtype of the module's parameters; torch's default if it has none."""
     found = _first(module, Tensor.is_floating_point)
     return torch.get_default_dtype() if found is None else found.dtype
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Give the device of the module's parameters; the CPU if it has none."""
+    """Return the device of the module's parameters; the CPU if it has none."""
     found = _first(module, lambda parameter: True)
     return torch.device("cpu") if found is None else found.device
 

@@ -357,7 +357,7 @@ def _tensors(value: Any) -> bool:
 
 
 def _share(x: Any, y: Any) -> bool:
-    """Whether a tensor, or one of several, lies in the memory of another."""
+    """Return whether a tensor, or one of several, lies in the memory of another."""
     if isinstance(y, tuple | list):
         return any(_share(x, part) for part in y)
     if isinstance(x, tuple | list):

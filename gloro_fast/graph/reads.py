@@ -45,7 +45,7 @@ class Held:
     objects: tuple[object, ...]
 
     def holds(self) -> bool:
-        """Whether the same ones are still there."""
+        """Return whether the same ones are still there."""
         now = self.look()
         if len(now) != len(self.objects):
             return False
@@ -74,11 +74,11 @@ class HeldModule(Held):
         return cls(look, look(), module, tuple((part, tuple(part), tuple(part.values())) for part in held if part))
 
     def holds(self) -> bool:
-        """Whether the same objects are still there, or else the same in all that counts."""
+        """Return whether the same objects are still there, or else the same in all that counts."""
         return self.is_untouched() or super().holds()
 
     def is_untouched(self) -> bool:
-        """Whether the very same objects are still there, tensors among them."""
+        """Return whether the very same objects are still there, tensors among them."""
         for held, names, objects in self.exact:
             if tuple(held) != names or not all(map(is_, held.values(), objects)):
                 return False
@@ -124,7 +124,7 @@ class Reads:
         return cls(tuple(walker.held), tuple(walker.modules), Held(tied, tied()), walker.tensors)
 
     def hold(self) -> bool:
-        """Whether nothing has changed; False of a copy, which consists of other objects."""
+        """Return whether nothing has changed; False of a copy, which consists of other objects."""
         if self.ties is None:
             return False
         if not (self.are_untouched() or (all(module.holds() for module in self.modules) and self.ties.holds())):
@@ -132,11 +132,11 @@ class Reads:
         return self.hold_elsewhere()
 
     def are_untouched(self) -> bool:
-        """Whether the modules keep the very same objects, tensors among them."""
+        """Return whether the modules keep the very same objects, tensors among them."""
         return all(module.is_untouched() for module in self.modules)
 
     def hold_elsewhere(self) -> bool:
-        """Whether nothing has changed but in modules."""
+        """Return whether nothing has changed but in modules."""
         return all(held.holds() for held in self.held)
 
     def __deepcopy__(self, memo: object) -> Reads:
@@ -350,7 +350,7 @@ def _is_of_library(thing: Any) -> bool:
 
 
 def _is_installed(kind: type) -> bool:
-    """Whether a class belongs to an installed package."""
+    """Return whether a class belongs to an installed package."""
     module = sys.modules.get(kind.__module__.partition(".")[0])
     return "site-packages" in (getattr(module, "__file__", None) or "")
 

@@ -18,7 +18,7 @@ _REGISTERED = ("_parameters", "_buffers", "_modules")
 
 @contextmanager
 def restored(module: nn.Module) -> Iterator[None]:
-    """Give all attributes within ``module`` their present values back afterwards, and what lists and dicts held.
+    """Restore all attributes within ``module``, and what lists and dicts held, when the block ends.
 
     Raises:
         ArchitectureError: a parameter, buffer or layer was set meanwhile, so that nothing would train or watch it.

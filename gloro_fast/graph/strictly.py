@@ -63,7 +63,7 @@ def strictly(operation: Callable[..., Any], name: str, is_constant: bool) -> Cal
 
 
 def _multiplies(operation: Any, is_constant: bool) -> bool | None:
-    """Whether it multiplies matrices or convolves, by functions alone that are replaced; None where who knows."""
+    """Return whether it multiplies or convolves by functions alone that are replaced; None where it is unknown."""
     if isinstance(operation, Within):
         return _multiplies(operation.operation, is_constant)
     if isinstance(operation, Reshape | Literal):
@@ -126,7 +126,7 @@ _WITHOUT_PRODUCTS = ("linalg_vector_norm", "linalg_cross", "linalg_diagonal")
 
 
 def may_use_tf32(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
-    """Whether an operation of ATen, as it is called, multiplies float32 on a GPU in whatever the switches allow."""
+    """Return whether this call of an operation of ATen multiplies float32 on a GPU as the switches allow."""
     if getattr(func, "namespace", "") != "aten":
         return False
     name = func._schema.name.partition("::")[2].rstrip("_")

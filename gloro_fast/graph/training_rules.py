@@ -57,7 +57,7 @@ class _Answer:
     weight: tuple[dict[str, nn.Parameter | None], torch.Size] | None = None
 
     def holds(self) -> bool:
-        """Whether it would be the same now."""
+        """Return whether it would be the same now."""
         if self.weight is None:
             return True
         held, shape = self.weight

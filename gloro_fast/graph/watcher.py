@@ -365,17 +365,17 @@ class Watcher(TorchFunctionMode):
         return call
 
     def _is_elsewhere(self) -> bool:
-        """Whether another thread calls, which knows nothing of the capture."""
+        """Return whether another thread calls, which knows nothing of the capture."""
         return threading.get_ident() != self._thread
 
 
 def _by_user(frame: Any) -> bool:
-    """Whether code outside of PyTorch asks."""
+    """Return whether code outside of PyTorch asks."""
     return not frame.f_code.co_filename.startswith(_TORCH)
 
 
 def _is_number(tensor: Tensor) -> bool:
-    """Whether a fake tensor was made of a number, which is then known."""
+    """Return whether a fake tensor was made of a number, which is then known."""
     return getattr(tensor, "constant", None) is not None
 
 

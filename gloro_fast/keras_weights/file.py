@@ -35,7 +35,7 @@ class KerasLayer:
     weights: dict[str, Any]
 
     def shape(self, weight: str) -> tuple[int, ...] | None:
-        """Give the shape of a weight; None if there is none of that name."""
+        """Return the shape of a weight; None if there is none of that name."""
         return tuple(self.weights[weight].shape) if weight in self.weights else None
 
     def read(self, weight: str) -> NDArray[np.float32]:
@@ -110,7 +110,7 @@ def open_keras(path: Path) -> Iterator[KerasFile]:
 
 
 def _unpacked(path: Path) -> tuple[Path | io.BytesIO, dict[str, Any]]:
-    """Give the HDF5 file and the settings beside it; an archive is read in memory."""
+    """Return the HDF5 file and the settings beside it; an archive is read in memory."""
     if not tarfile.is_tarfile(path):
         return path, {}
     weights, settings = None, {}

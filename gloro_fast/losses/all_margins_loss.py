@@ -22,7 +22,7 @@ class AllMarginsLoss(MarginCriterion):
     def with_margin(
         self, logits: Tensor, differences: Tensor, lipschitz: Tensor, epsilon: float | Tensor, labels: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Give (loss, prediction, certified) per row.
+        """Return (loss, prediction, certified) per row.
 
         Raises:
             DataError: labels are probabilities: the margins are those of one class.

@@ -69,7 +69,7 @@ class MarginCriterion(nn.Module):
         return self.name in CRITERIA
 
     def is_mean_of_margin_loss(self, labels: Tensor) -> bool:
-        """Whether the loss of ``labels`` is the mean of what ``gloro_fast.ops.margin_loss`` gives for each row."""
+        """Return whether the loss of ``labels`` is the mean of the rows of ``gloro_fast.ops.margin_loss``."""
         if not self.is_margin_loss:
             return False
         weighed = self.weight is not None or self.ignore_index is not None
@@ -78,7 +78,7 @@ class MarginCriterion(nn.Module):
     def with_margin(
         self, logits: Tensor, differences: Tensor, lipschitz: Tensor, epsilon: float | Tensor, labels: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Give (loss, prediction, certified) per row from the m class logits; see ``gloro_fast.ops.margin_loss``.
+        """Return (loss, prediction, certified) per row from the m class logits; see ``gloro_fast.ops.margin_loss``.
 
         Labels are class indices (B,), or probabilities (B, m); epsilon is a number or a 0-dim float64 tensor.
         """
@@ -93,11 +93,11 @@ class MarginCriterion(nn.Module):
         return self._weighed(loss, labels), prediction, certified
 
     def rows(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Give the loss (B,) of each row of m + 1 logits, unweighted."""
+        """Return the loss (B,) of each row of m + 1 logits, unweighted."""
         raise NotImplementedError
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Give the loss.
+        """Return the loss.
 
         Args:
             logits: (B, m + 1), bottom last, as ``GloRoNet`` returns them.
@@ -133,7 +133,7 @@ class MarginCriterion(nn.Module):
             raise ConfigError(f"weight has {len(self.weight)} entries; give one for each of the {classes} classes")
 
     def _known(self, labels: Tensor) -> Tensor:
-        """Give the labels with a class in place of the ignored ones."""
+        """Return the labels with a class in place of the ignored ones."""
         return labels if self.ignore_index is None else labels.masked_fill(labels == self.ignore_index, 0)
 
     def _of_rows(self, logits: Tensor, labels: Tensor) -> Tensor:

@@ -18,5 +18,5 @@ class CrossEntropyLoss(MarginCriterion):
     name = "ce"
 
     def rows(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Give the cross entropy of each row; see ``gloro_fast.ops.cross_entropy``."""
+        """Return the cross entropy of each row; see ``gloro_fast.ops.cross_entropy``."""
         return cross_entropy(logits, labels)

@@ -49,5 +49,5 @@ def register(name: str, loss: Loss) -> None:
 
 
 def is_registered(criterion: object) -> TypeGuard[MarginCriterion]:
-    """Whether ``criterion`` is exactly of a registered type: a subclass may compute anything."""
+    """Return whether ``criterion`` is exactly of a registered type: a subclass may compute anything."""
     return type(criterion) in _criteria

@@ -44,7 +44,7 @@ class TradesLoss(MarginCriterion):
         self.name = f"trades-{robust}"
 
     def rows(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Give the TRADES loss of each row; see ``gloro_fast.ops.trades``."""
+        """Return the TRADES loss of each row; see ``gloro_fast.ops.trades``."""
         return trades(logits, labels, self._lam.read(logits.device), self.robust)
 
     def extra_repr(self) -> str:

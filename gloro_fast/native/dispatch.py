@@ -47,7 +47,7 @@ def implement(op: str, module: str) -> None:
 
 
 def implementation(op: str) -> Callable[..., Any] | None:
-    """Give the function in Triton that serves an op, such as ``"gloro_fast::minmax"``; None if there is none."""
+    """Return the function in Triton that serves an op, such as ``"gloro_fast::minmax"``; None if there is none."""
     return _implementations.get(op)
 
 
@@ -85,7 +85,7 @@ def implementations() -> dict[str, Callable[..., Any]]:
 
 
 def is_triton(op: str) -> bool:
-    """Whether the op's kernels for GPUs are written in Triton."""
+    """Return whether the op's kernels for GPUs are written in Triton."""
     return op in _in_triton
 
 
@@ -100,7 +100,7 @@ def why_not(op: str) -> str | None:
 
 
 def runs(op: str) -> bool:
-    """Whether a kernel serves the op on a GPU; warns once of each reason where none does."""
+    """Return whether a kernel serves the op on a GPU; warns once of each reason where none does."""
     reason = why_not(op)
     if reason is None:
         return True

@@ -76,7 +76,7 @@ _warned = False
 
 
 def available() -> bool:
-    """Whether the compiled ops are loaded."""
+    """Return whether the compiled ops are loaded."""
     return _WHY_NOT is None
 
 
@@ -86,7 +86,7 @@ def why_not() -> str | None:
 
 
 def has_kernel(op: str, device: str) -> bool:
-    """Whether an implementation of the op is registered for a device type, "cpu" or "cuda"."""
+    """Return whether an implementation of the op is registered for a device type, "cpu" or "cuda"."""
     if not hasattr(torch.ops.gloro_fast, op):
         return False
     return torch._C._dispatch_has_kernel_for_dispatch_key(f"gloro_fast::{op}", device.upper())

@@ -159,7 +159,7 @@ class BoundedNet(nn.Module):
         return self._current().differences
 
     def absolute_norms(self) -> dict[str, float]:
-        """Give the bounds on || |W| || of the linear layers before the head, by name, that executed certificates use.
+        """Return the bounds on || |W| || of the linear layers before the head, by name, that executed certificates use.
 
         Raises:
             ConfigError: the net is in half precision.
@@ -219,7 +219,7 @@ class BoundedNet(nn.Module):
         return sign(self.module, plan, method).network
 
     def bound_work(self) -> float:
-        """Give about as many floating-point operations as the default method takes; a core does some 2e10 a second."""
+        """Return about how many floating-point operations the default method takes; a core does 2e10 a second."""
         return sum(map(bound_work, self._plan.linear_maps()))
 
     def certify(self, x: Tensor, epsilon: float | None = None, executed: bool = False) -> Certificate:
@@ -271,7 +271,7 @@ class BoundedNet(nn.Module):
         return f"epsilon={self.epsilon:g}, input_shape={self.input_shape}{state}, {self.margin_form}"
 
     def check_structure(self) -> None:
-        """Look whether the net is what was signed, but for the bits of its tensors unless that is the shorter way.
+        """Check whether the net is what was signed, but for the bits of its tensors unless that is the shorter way.
 
         Raises:
             StaleBoundError: the net is frozen and has changed.
@@ -392,7 +392,7 @@ class BoundedNet(nn.Module):
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def _in_force(self, x: Tensor) -> tuple[SignedBound, Tensor | None]:
-        """Give the bound in force, and in a graph whether it is: a scalar bool tensor, which the graph computes.
+        """Return the bound in force, and in a graph whether it is: a scalar bool tensor, which the graph computes.
 
         Both from here, since a compiler may make a graph of this much alone, and leave its callers as they are.
         """
@@ -420,7 +420,7 @@ class BoundedNet(nn.Module):
     _check_exported._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
     def _current(self) -> SignedBound:
-        """Give the bound of the present weights: the one at hand if they are unchanged, else a new one."""
+        """Return the bound of the present weights: the one at hand if they are unchanged, else a new one."""
         return self._untraced_current() if torch.compiler.is_compiling() else self._found()
 
     @_disable_dynamo
@@ -465,7 +465,7 @@ class BoundedNet(nn.Module):
         return ""
 
     def _executed_net(self, signed: SignedBound) -> ExecutedNet:
-        """Give the bounds on rounding that belong to ``signed``."""
+        """Return the bounds on rounding that belong to ``signed``."""
         if self._executed is None or self._executed.bound is not signed:
             self._executed = ExecutedNet.of(self.module, self._plan, signed)
         return self._executed
@@ -511,12 +511,12 @@ def _refuse_onnx() -> None:
 
 
 def _looks_last(x: Tensor) -> bool:
-    """Whether to look at what a device says of a batch when all is computed: Python would have to wait before."""
+    """Return whether to ask what a device says of a batch after all is computed: before, Python would have to wait."""
     return x.is_cuda and len(x) > 0 and not torch._C._are_functorch_transforms_active()
 
 
 def _is_at_hand(signed: SignedBound, x: Tensor) -> bool:
-    """Whether the bound, and the hashes it holds for, are where the images are."""
+    """Return whether the bound, and the hashes it holds for, are where the images are."""
     snapshot = signed.snapshot
     return signed.differences.device == x.device and (snapshot is not None and snapshot.hashes.device == x.device)
 

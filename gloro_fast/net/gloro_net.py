@@ -109,7 +109,7 @@ class GloRoNet(BoundedNet):
         self.batch_statistics: BatchStatistics | None = None
 
     def forward(self, x: Tensor, labels: Tensor | None = None, criterion: Criterion | None = None) -> Tensor:
-        """Give the m + 1 logits, bottom last, or with ``labels`` and ``criterion`` the loss.
+        """Return the m + 1 logits, bottom last, or with ``labels`` and ``criterion`` the loss.
 
         In evaluation bottom is a constant to autograd, and the class logits of an image that is not finite, or gives
         logits that are not, are -inf beside a bottom of +inf.
@@ -139,7 +139,7 @@ class GloRoNet(BoundedNet):
         return self.unchecked_loss(x, labels, criterion)
 
     def loss(self, x: Tensor, labels: Tensor, criterion: Criterion) -> Tensor:
-        """Give the loss of a batch: the same as ``net(x, labels, criterion)``."""
+        """Return the loss of a batch: the same as ``net(x, labels, criterion)``."""
         result: Tensor = self(x, labels, criterion)
         return result
 
@@ -155,7 +155,7 @@ class GloRoNet(BoundedNet):
         check_labels(labels, rows, self.num_classes, getattr(criterion, "ignore_index", None), soft, apart)
 
     def unchecked_loss(self, x: Tensor, labels: Tensor, criterion: Criterion) -> Tensor:
-        """Give the loss of a batch as :meth:`forward` does, for images and labels that were checked before."""
+        """Return the loss of a batch as :meth:`forward` does, for images and labels that were checked before."""
         if self.training and is_registered(criterion):
             return self._fused_loss(x, labels, criterion)
         logits = self._training_logits(x) if self.training else self._evaluation_logits(x)
@@ -190,7 +190,7 @@ class GloRoNet(BoundedNet):
         return _Logits(output, prediction, radius > epsilon, lipschitz)
 
     def _fused_loss(self, x: Tensor, labels: Tensor, criterion: MarginCriterion) -> Tensor:
-        """Give what ``criterion(net(x), labels)`` gives, where it gives anything, in one pass over the class logits."""
+        """Return what ``criterion(net(x), labels)`` returns, if anything, from one pass over the class logits."""
         if not torch.compiler.is_compiling() and self._apart is None and not is_capturing(x.device):
             if not self.is_planned():
                 self._replan_training()
@@ -208,7 +208,7 @@ class GloRoNet(BoundedNet):
             return criterion.reduce(losses)
 
     def _sequence_loss(self, logits: Tensor, labels: Tensor, criterion: MarginCriterion) -> Tensor | None:
-        """Give the loss of a net that is a sequence of layers and ends in its head; None where it is to be composed."""
+        """Return the loss of a net that is a sequence of layers with a head; None where it is to be composed."""
         plan = self._training_plan
         if plan.head is None or plan.head.tail or not plan.composition.is_sequence:
             return None
@@ -243,7 +243,7 @@ class GloRoNet(BoundedNet):
         return found.loss
 
     def _training_margin(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Give the class logits (B, m), the estimate of K and the head's differences (m, m), all differentiable."""
+        """Return the class logits (B, m), the estimate of K and the head's differences (m, m), all differentiable."""
         if not self.is_planned():
             self._replan_training()
         if _is_captured(x.device) and self._bound_is_apart():
@@ -257,18 +257,18 @@ class GloRoNet(BoundedNet):
         return logits, lipschitz, differences
 
     def _bound_is_apart(self) -> bool:
-        """Whether the bound depends on nothing that a forward pass writes, such as a BatchNorm's running variance."""
+        """Return whether the bound reads nothing that a forward pass writes, such as a BatchNorm's running variance."""
         buffers = any(True for _ in self.module.buffers())
         return not buffers and not any(node.is_effect for node in self._training_plan.nodes)
 
     def _training_bound(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Give the estimate of K and the head's differences (m, m), both differentiable."""
+        """Return the estimate of K and the head's differences (m, m), both differentiable."""
         with _without_autocast(device):
             lipschitz = self._training_lipschitz()
             return lipschitz, self._training_differences(lipschitz)
 
     def is_planned(self) -> bool:
-        """Whether the graph that a training step runs is that of the module as it is now."""
+        """Return whether the graph that a training step runs is that of the module as it is now."""
         plan = self._training_plan
         # What a forward reads cannot be listed by a compiler, which looks at the attributes that it used itself.
         if torch.compiler.is_compiling():
@@ -276,7 +276,7 @@ class GloRoNet(BoundedNet):
         return plan.fits(self.module) and plan.fits_modes()
 
     def _training_lipschitz(self) -> Tensor:
-        """Give the differentiable estimate of K and move the iterates on."""
+        """Return the differentiable estimate of K and move the iterates on."""
         plan = self._training_plan
         rules = self._rules.now()
         numbers = [1.0 if isinstance(rule, Diagonal) else rule.factor for rule in rules]
@@ -308,7 +308,7 @@ class GloRoNet(BoundedNet):
         return general_difference_bounds(self.num_classes, like.device).to(like.dtype)
 
     def _as_bounded(self, weight: Tensor) -> Tensor:
-        """Give the weight as the bound is to read it."""
+        """Return the weight as the bound is to read it."""
         if self._apart is None or not (weight.is_leaf and weight.requires_grad):
             return weight
         if weight._backward_hooks or getattr(weight, "_post_accumulate_grad_hooks", None):

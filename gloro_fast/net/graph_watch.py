@@ -28,7 +28,7 @@ _numbers = itertools.count()
 
 
 def watch(net: Watched) -> str:
-    """Give the key under which a graph of ``net`` finds it for as long as it exists."""
+    """Return the key under which a graph of ``net`` finds it for as long as it exists."""
     # No number: compilers take one that differs from net to net for a variable.
     key = f"net {next(_numbers)}"
     _WATCHED[key] = net

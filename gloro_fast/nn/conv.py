@@ -55,7 +55,7 @@ class Conv2d(nn.Conv2d):
         )
 
     def same_padding(self, sizes: Sequence[int], kernel: Sequence[int]) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Give the zeros (before, after) of rows and of columns for an input of those sizes and the kernel's."""
+        """Return the zeros (before, after) of rows and of columns for an input of those sizes and the kernel's."""
         # Sizes that a compiler keeps open are no keys.
         padding = _same_padding.__wrapped__ if torch.compiler.is_compiling() else _same_padding
         return padding(tuple(sizes), tuple(kernel), each(self.stride, 2), each(self.dilation, 2))

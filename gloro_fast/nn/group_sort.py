@@ -31,7 +31,7 @@ class GroupSort(nn.Module):
         self.group_size = group_size
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give the sorted groups of ``x``."""
+        """Return the sorted groups of ``x``."""
         if x.ndim < 2 or x.shape[1] % self.group_size:
             channels = x.shape[1] if x.ndim > 1 else 0
             raise ArchitectureError(

@@ -36,7 +36,7 @@ class Householder(nn.Module):
         self.theta = nn.Parameter(torch.full((channels // 2,), math.pi / 2))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give the reflected pairs of ``x``."""
+        """Return the reflected pairs of ``x``."""
         if x.ndim < 2 or x.shape[1] != self.channels:
             raise ArchitectureError(f"Householder is for {self.channels} channels, but gets shape {tuple(x.shape)}")
         pairs = x.reshape(len(x), x.shape[1] // 2, 2, *x.shape[2:])

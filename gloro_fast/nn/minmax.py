@@ -27,7 +27,7 @@ class MinMax(nn.Module):
         self.inplace = inplace
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give the sorted pairs of ``x``."""
+        """Return the sorted pairs of ``x``."""
         return minmax_(x) if self.inplace else minmax(x)[0]
 
     def extra_repr(self) -> str:

@@ -67,7 +67,7 @@ class Scale(nn.Module):
         self.factor = float(factor)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give ``factor * x``."""
+        """Return ``factor * x``."""
         return self.factor * x
 
     def extra_repr(self) -> str:

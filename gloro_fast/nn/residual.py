@@ -37,7 +37,7 @@ class ResidualConv2d(Conv2d):
         self.register_buffer("identity", nn.init.dirac_(torch.empty_like(self.weight)), persistent=False)
 
     def merged_weight(self) -> Tensor:
-        """Give the kernel that is applied: the branch's, with one added from each channel to itself."""
+        """Return the kernel that is applied: the branch's, with one added from each channel to itself."""
         return self.weight + self.identity
 
     def _convolve(self, x: Tensor, bias: Tensor | None) -> Tensor:

@@ -16,7 +16,7 @@ Reference = Callable[[Tensor, Tensor, Tensor, float | Tensor, Tensor], Tensor]
 def rises(
     logits: Tensor, differences: Tensor, lipschitz: Tensor, epsilon: float | Tensor, labels: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Give the logits and epsilon K D_yi for the label y, both (B, m) of the promoted dtype, at least float32.
+    """Return the logits and epsilon K D_yi for the label y, both (B, m) of the promoted dtype, at least float32.
 
     Args:
         logits: (B, m) logits f of a floating dtype, m >= 2.
@@ -37,7 +37,7 @@ def with_certified(
     epsilon: float | Tensor,
     labels: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Give (loss, prediction, certified) per row, as ``margin_loss`` does for the criteria over m + 1 logits.
+    """Return (loss, prediction, certified) per row, as ``margin_loss`` does for the criteria over m + 1 logits.
 
     The loss is that of ``reference``; ``prediction`` (B,) int64 is the first index of the largest logit, ``certified``
     (B,) bool says whether the radius of ``margin`` is above epsilon, strictly.

@@ -42,7 +42,7 @@ def _runs_compiled(logits: Tensor, differences: Tensor) -> bool:
 
 
 def runs_on_gpu(logits: Tensor) -> bool:
-    """Whether a kernel signs logits that are on a GPU."""
+    """Return whether a kernel signs logits that are on a GPU."""
     if torch._C._are_functorch_transforms_active():
         return False
     return 2 <= logits.shape[1] <= MOST_CLASSES_ON_GPU and dispatch.runs("verdict")
@@ -72,7 +72,7 @@ def certify_logits_reference(
 
 
 def certified_radius(logits: Tensor, differences: Tensor, lipschitz: float) -> tuple[Tensor, Tensor]:
-    """Give (prediction, radius): radius <= the real min over i != j of (f_j - f_i) / (K ||w_j - w_i||).
+    """Return (prediction, radius): radius <= the real min over i != j of (f_j - f_i) / (K ||w_j - w_i||).
 
     That holds for logits f taken as the real numbers they are, if ``lipschitz`` and ``differences`` are upper
     bounds (Leino et al. 2021, Theorem 1 and Appendix A.2). Margins and quotients are rounded down, products of
@@ -105,7 +105,7 @@ def certified_radius(logits: Tensor, differences: Tensor, lipschitz: float) -> t
 def bottom_logit(
     logits: Tensor, prediction: Tensor, radius: Tensor, differences: Tensor, lipschitz: float, epsilon: float
 ) -> Tensor:
-    """Give f_bottom = max over i != j of (f_i + epsilon K_ij), rounded up, so that argmax signs like the radius.
+    """Return f_bottom = max over i != j of (f_i + epsilon K_ij), rounded up, so that argmax signs like the radius.
 
     f_bottom < f_j exactly where ``radius > epsilon``, in the returned dtype; elsewhere f_bottom > f_j, so that an
     argmax over the m + 1 logits, which takes the first of equals, never picks f_j on a tie.
@@ -135,7 +135,7 @@ def bottom_logit(
 
 
 def margin_constants(differences: Tensor, lipschitz: float) -> Tensor:
-    """Give K_ij = K D_ij rounded up, exactly 0 only where a factor is, NaN or inf where one is not finite.
+    """Return K_ij = K D_ij rounded up, exactly 0 only where a factor is, NaN or inf where one is not finite.
 
     They are >= the Lipschitz constants of f_i - f_j in real arithmetic as far as both arguments are upper bounds.
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def cross_entropy_reference(logits: Tensor, labels: Tensor) -> Tensor:
-    """Give LSE(f_bar) - f_y per row, in plain PyTorch.
+    """Return LSE(f_bar) - f_y per row, in plain PyTorch.
 
     Args:
         logits: (B, m + 1) of a floating dtype, bottom last; half types are computed in float32.
@@ -25,5 +25,5 @@ def cross_entropy_reference(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Give the cross entropy per row; see ``cross_entropy_reference``."""
+    """Return the cross entropy per row; see ``cross_entropy_reference``."""
     return cross_entropy_reference(logits, labels)

@@ -18,7 +18,7 @@ _WORTH_IT = 4_000_000
 
 
 def dense_reference(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Give ``x W^T + b``, in plain PyTorch.
+    """Return ``x W^T + b``, in plain PyTorch.
 
     Args:
         x: (..., in), any float type.
@@ -32,7 +32,7 @@ def dense_reference(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Te
 
 
 def dense(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Give ``x W^T + b``, and its gradients, by oneDNN where that beats MKL; arguments as for the reference.
+    """Return ``x W^T + b``, and its gradients, by oneDNN where that beats MKL; arguments as for the reference.
 
     PyTorch multiplies float32 matrices on a CPU by MKL, which holds back on processors that are not Intel's: 200 GF/s
     on two cores of an AMD EPYC (Zen 5) where oneDNN, which comes with PyTorch as well, does 400 to 490. Everywhere else
@@ -47,7 +47,7 @@ def dense(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Give ``a b^T + bias`` as :func:`dense` computes it, without a gradient of its own: for use in autograd functions.
+    """Return ``a b^T + bias`` as :func:`dense` computes it, with no gradient of its own: for use in autograd functions.
 
     Where gradients of gradients are asked for, and so gradients are enabled in a backward pass, it is the reference.
 
@@ -80,7 +80,7 @@ def _pays(a: Tensor, b: Tensor) -> bool:
 
 @cache
 def mkl_holds_back() -> bool:
-    """Whether PyTorch's own products go through an MKL that does not do its best here, and oneDNN can stand in."""
+    """Return whether PyTorch multiplies through an MKL that does not do its best here, and oneDNN can stand in."""
     return (
         extension.processor_vendor() not in ("", "GenuineIntel")
         and torch._C.has_mkl

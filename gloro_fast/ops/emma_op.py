@@ -12,7 +12,7 @@ from gloro_fast.ops.all_margins import rises, with_certified
 def emma_reference(
     logits: Tensor, differences: Tensor, lipschitz: Tensor, epsilon: float | Tensor, labels: Tensor
 ) -> Tensor:
-    """Give the loss per row, in plain PyTorch.
+    """Return the loss per row, in plain PyTorch.
 
     With y_i = f_i - f_y for the label y and m_i = ``lipschitz * differences[y, i]``, each class is raised by as much as
     the ball allows, but no further than to a tie with the label's: e_i = clip(-y_i / (epsilon m_i), 0.01, 1), a
@@ -36,5 +36,5 @@ def emma_reference(
 def emma(
     logits: Tensor, differences: Tensor, lipschitz: Tensor, epsilon: float | Tensor, labels: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Give (loss, prediction, certified) per row; see :func:`emma_reference` and ``with_certified``."""
+    """Return (loss, prediction, certified) per row; see :func:`emma_reference` and ``with_certified``."""
     return with_certified(emma_reference, logits, differences, lipschitz, epsilon, labels)

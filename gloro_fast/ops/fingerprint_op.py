@@ -56,7 +56,7 @@ def _runs_on_gpu(tensors: Sequence[Tensor]) -> bool:
 
 
 def fingerprint_shares(tensors: Sequence[Tensor]) -> Tensor:
-    """Give each hash in parts that add up to it: one launch on a GPU, for a kernel that adds them up itself.
+    """Return each hash in parts that add up to it: one launch on a GPU, for a kernel that adds them up itself.
 
     Args:
         tensors: one or more, as for :func:`fingerprint`.
@@ -104,7 +104,7 @@ def _hash(tensor: Tensor) -> Tensor:
 
 
 def _words(tensor: Tensor) -> Tensor:
-    """Give the bytes of ``tensor`` as int64."""
+    """Return the bytes of ``tensor`` as int64."""
     flat = tensor.contiguous().reshape(-1)
     if flat.is_complex():
         flat = torch.view_as_real(flat).reshape(-1)

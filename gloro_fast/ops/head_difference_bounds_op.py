@@ -17,7 +17,7 @@ _TILE = 512
 
 
 def head_difference_bounds(weight: Tensor) -> Tensor:
-    """Give float64 numbers >= ||w_i - w_j||_2; see :func:`head_difference_bounds_reference`.
+    """Return float64 numbers >= ||w_i - w_j||_2; see :func:`head_difference_bounds_reference`.
 
     On a GPU one Triton launch, which needs no memory beside the result. It adds squares in another order, so that the
     bits may differ in their last places; the derivation holds for both.
@@ -29,7 +29,7 @@ def head_difference_bounds(weight: Tensor) -> Tensor:
 
 
 def head_difference_bounds_reference(weight: Tensor) -> Tensor:
-    """Give float64 numbers >= ||w_i - w_j||_2, the rows taken as the real numbers they are, in plain PyTorch.
+    """Return float64 numbers >= ||w_i - w_j||_2, the rows taken as the real numbers they are, in plain PyTorch.
 
     Derivation, with u = 2^-53: each difference is computed within a factor 1 + u (subtraction never underflows
     with gradual underflow), its square within (1 + u)^3, the sum of d of them, in any order, within

@@ -13,7 +13,7 @@ from gloro_fast.ops.registration import register
 
 
 def head_differences_reference(weight: Tensor) -> Tensor:
-    """Give D by direct differences, in plain PyTorch.
+    """Return D by direct differences, in plain PyTorch.
 
     Args:
         weight: (m, d) weights of the last layer.
@@ -28,7 +28,7 @@ def head_differences_reference(weight: Tensor) -> Tensor:
 
 
 def head_differences(weight: Tensor) -> Tensor:
-    """Give D by direct differences without an (m, m, d) tensor; arguments as for the reference.
+    """Return D by direct differences without an (m, m, d) tensor; arguments as for the reference.
 
     Runs compiled on the CPU, half of the symmetric D forward and only the pairs that a gradient reaches backward, and,
     but for float64, in Triton on the GPU, one launch each way. Elsewhere, and within torch.func's transforms, through
@@ -46,7 +46,7 @@ def head_differences(weight: Tensor) -> Tensor:
 
 
 def runs_compiled(weight: Tensor) -> bool:
-    """Whether the compiled op takes ``weight``, but for its type on the CPU."""
+    """Return whether the compiled op takes ``weight``, but for its type on the CPU."""
     if torch._C._are_functorch_transforms_active():
         return False
     if weight.is_cuda:

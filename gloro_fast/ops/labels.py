@@ -71,7 +71,7 @@ def assert_classes(labels: Tensor, classes: int, ignore_index: int | None = None
 
 
 def is_on_host(labels: Tensor) -> bool:
-    """Whether a look at the labels waits for nothing."""
+    """Return whether a look at the labels waits for nothing."""
     return labels.device.type == "cpu" and not torch.compiler.is_compiling()
 
 

@@ -11,7 +11,7 @@ from gloro_fast.ops.all_margins import rises, with_certified
 def lmt_reference(
     logits: Tensor, differences: Tensor, lipschitz: Tensor, epsilon: float | Tensor, labels: Tensor
 ) -> Tensor:
-    """Give CE(f_i + epsilon * K * D_yi, y) per row for the label y, in plain PyTorch: D_yy = 0, so y alone stays.
+    """Return CE(f_i + epsilon * K * D_yi, y) per row for the label y, in plain PyTorch: D_yy = 0, so y alone stays.
 
     For a net whose last layer is bounded like the others D_yi = sqrt(2), which is LMT as published: sqrt(2) K epsilon
     is added to every wrong logit.
@@ -29,5 +29,5 @@ def lmt_reference(
 def lmt(
     logits: Tensor, differences: Tensor, lipschitz: Tensor, epsilon: float | Tensor, labels: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Give (loss, prediction, certified) per row; see :func:`lmt_reference` and ``with_certified``."""
+    """Return (loss, prediction, certified) per row; see :func:`lmt_reference` and ``with_certified``."""
     return with_certified(lmt_reference, logits, differences, lipschitz, epsilon, labels)

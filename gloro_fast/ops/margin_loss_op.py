@@ -35,7 +35,7 @@ def margin_loss(
     criterion: str,
     lam: float | Tensor = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Give (loss, prediction, certified) per row; see :func:`margin_loss_reference`.
+    """Return (loss, prediction, certified) per row; see :func:`margin_loss_reference`.
 
     Runs compiled on the CPU and, but for float64, in Triton on the GPU: the forward pass leaves the derivatives of
     each row's loss, the backward pass scales them and adds up those of ``differences`` and ``lipschitz`` in an order

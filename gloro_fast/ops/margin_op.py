@@ -23,7 +23,7 @@ _MOST_CLASSES_ON_GPU = 4096
 def margin_reference(
     logits: Tensor, differences: Tensor, lipschitz: Tensor, epsilon: float | Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Give (bottom, prediction, radius), in plain PyTorch.
+    """Return (bottom, prediction, radius), in plain PyTorch.
 
     With j = argmax f and K_ij = ``lipschitz * differences[j, i]``:
     bottom = max over i != j of (f_i + epsilon K_ij), radius = min over i != j of (f_j - f_i) / K_ij.
@@ -66,7 +66,7 @@ def margin_reference(
 def margin(
     logits: Tensor, differences: Tensor, lipschitz: Tensor, epsilon: float | Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Give (bottom, prediction, radius); see :func:`margin_reference`, which it agrees with bit for bit.
+    """Return (bottom, prediction, radius); see :func:`margin_reference`, which it agrees with bit for bit.
 
     Runs compiled on the CPU and, but for float64, in Triton on the GPU, in one pass over the logits; elsewhere, and
     within torch.func's transforms, as the reference. Same bits at every number of threads and in every run.
@@ -81,7 +81,7 @@ def margin(
 
 
 def runs_compiled(op: str, logits: Tensor, differences: Tensor, lipschitz: Tensor) -> bool:
-    """Whether the compiled op takes these arguments; warns, once, if only the extension is missing."""
+    """Return whether the compiled op takes these arguments; warns, once, if only the extension is missing."""
     # torch.func (vmap, grad, jvp) does not differentiate ops of torch.library, but the reference it does.
     if torch._C._are_functorch_transforms_active():
         return False
@@ -126,7 +126,7 @@ def _fake_margin(logits: Tensor, differences: Tensor, *_: Any) -> tuple[Tensor, 
 
 
 def fake_backward(grad: Tensor, logits: Tensor, *saved: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Give the shapes of the gradients of logits, D and K, as the backward passes of margin and loss have them."""
+    """Return the shapes of the gradients of logits, D and K, as the backward passes of margin and loss have them."""
     *_, differences, lipschitz, _, with_differences = saved
     classes = differences.shape[0]
     size = classes if with_differences else 0
@@ -154,7 +154,7 @@ def _backward(ctx: Any, grad_bottom: Tensor, *_: Any) -> tuple[Tensor | None, ..
 def gradients_to_differentiate(
     reference: Callable[..., tuple[Tensor, ...]], arguments: Sequence[Tensor], grad: Tensor, ctx: Any, *rest: Any
 ) -> list[Tensor | None]:
-    """Give the gradients of logits, D and K through the reference: for create_graph=True, in a backward pass.
+    """Return the gradients of logits, D and K through the reference: for create_graph=True, in a backward pass.
 
     The compiled backward passes leave no graph, which a gradient penalty would take for a constant.
     """

@@ -97,7 +97,7 @@ def check_arguments(x: Tensor, bias: Tensor | None) -> None:
 
 
 def runs_compiled(x: Tensor) -> bool:
-    """Whether the compiled op takes ``x``; warns once where it would, but is not built."""
+    """Return whether the compiled op takes ``x``; warns once where it would, but is not built."""
     # torch.func (vmap, grad, jvp) does not differentiate ops of torch.library, but the reference it does.
     if torch._C._are_functorch_transforms_active() or is_exported():
         return False
@@ -110,13 +110,13 @@ def runs_compiled(x: Tensor) -> bool:
 
 
 def is_exported() -> bool:
-    """Whether what runs is written down for programs that may lack this package: torch.export, ONNX, TorchScript."""
+    """Return whether a program is written down that may run without this package: torch.export, ONNX, TorchScript."""
     # A compiler takes a look at the tracer of TorchScript for a reason to break its graph.
     return is_exporting() if torch.compiler.is_compiling() else torch._C._is_tracing()
 
 
 def needs_gradient(x: Tensor, bias: Tensor | None) -> bool:
-    """Whether autograd is to record the op."""
+    """Return whether autograd is to record the op."""
     return torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad))
 
 

@@ -11,7 +11,7 @@ from gloro_fast.native import dispatch
 
 
 def gpu_runs(numbers: Sequence[int], device: torch.device) -> bool:
-    """Whether the kernels take these layers on this device.
+    """Return whether the kernels take these layers on this device.
 
     Where the GPU or its driver refuses them, one warning gives the reason. Under torch.compile, and for tensors
     without a GPU behind them, the device is assumed to be able.

@@ -150,7 +150,7 @@ def _numbers(
 
 
 def layer_numbers(weights: Sequence[Tensor], geometries: Sequence[Geometry]) -> list[int]:
-    """Give the layers as the integers that the compiled ops take (csrc/common/power_iteration_description.h)."""
+    """Return the layers as the integers that the compiled ops take (csrc/common/power_iteration_description.h)."""
     return _layer_numbers([_layout(weight) for weight in weights], geometries)
 
 

@@ -98,7 +98,7 @@ def sequence_loss(
     criterion: str,
     lam: Tensor,
 ) -> SequenceLoss | None:
-    """Give the loss and all gradients as the ops one after the other give them, to the bit.
+    """Return the loss and all gradients as the ops one after the other give them, to the bit.
 
     Arguments and results are those of :func:`sequence_loss_reference`; a gradient that is to be differentiated again is
     that of the reference.
@@ -183,7 +183,7 @@ class _SequenceLoss(EagerFunction):
 
 
 def _gradients_to_differentiate(ctx: Any, grad: Tensor, saved: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
-    """Give the gradients of logits, head and weights through the reference, at the iterates that were found."""
+    """Return the gradients of logits, head and weights through the reference, at the iterates that were found."""
     logits, head, epsilon, labels, lam = saved[:5]
     rest = saved[13:]
     count = len(rest) // 3

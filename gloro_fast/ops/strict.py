@@ -47,7 +47,7 @@ class Strictness(TorchFunctionMode):
         return func(*args, **kwargs) if found is NotImplemented else found
 
     def applies(self, x: Tensor) -> bool:
-        """Whether products of ``x`` are to be strict."""
+        """Return whether products of ``x`` are to be strict."""
         kind = x.device.type
         return x.dtype in self._dtypes and kind in self.devices and not torch.is_autocast_enabled(kind)
 
@@ -167,7 +167,7 @@ def _affine_product(mode: Strictness, func: Callable[..., Any], *args: Any, **kw
 
 
 def _affine(mode: Strictness, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Give ``x W^T + b`` as a convolution of one pixel, for which cuDNN takes a permission that cuBLAS does not."""
+    """Return ``x W^T + b`` as a convolution of one pixel, for which cuDNN takes a permission that cuBLAS does not."""
     pixels = x.reshape(-1, x.shape[-1], 1, 1)
     one, none = (1, 1), (0, 0)
     y = mode.convolve(pixels, weight.reshape(*weight.shape, 1, 1), bias, one, none, one, False, none, 1)
@@ -231,5 +231,5 @@ _HANDLERS = _table()
 
 
 def is_replaced(function: Any) -> bool:
-    """Whether a function multiplies, and a mode stands something for it."""
+    """Return whether a function multiplies, and a mode stands something for it."""
     return function in _HANDLERS

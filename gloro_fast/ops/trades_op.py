@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def trades_reference(logits: Tensor, labels: Tensor, lam: float | Tensor, robust: str = "kl") -> Tensor:
-    """Give CE(f, y) + lam * robust term per row, in plain PyTorch.
+    """Return CE(f, y) + lam * robust term per row, in plain PyTorch.
 
     Write p = softmax f over the m classes, 0 on bottom, and q = softmax f_bar over all m + 1. The paper prints
     KL(q || p), which is infinite; meant is KL(p || q). Since log p_i - log q_i = LSE(f_bar) - LSE(f) for every
@@ -42,5 +42,5 @@ def trades_reference(logits: Tensor, labels: Tensor, lam: float | Tensor, robust
 
 
 def trades(logits: Tensor, labels: Tensor, lam: float | Tensor, robust: str = "kl") -> Tensor:
-    """Give the TRADES loss per row; see ``trades_reference``."""
+    """Return the TRADES loss per row; see ``trades_reference``."""
     return trades_reference(logits, labels, lam, robust)

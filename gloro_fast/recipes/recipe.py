@@ -85,7 +85,7 @@ class Recipe:
         return LOSSES[self.loss].has_lambda
 
     def override(self, **fields: Any) -> Recipe:
-        """Give a copy with other values.
+        """Return a copy with other values.
 
         A new ``epochs`` stretches the durations of the epsilon and lambda schedules with it (the warm-up
         stays); a new ``epsilon`` without ``epsilon_train`` keeps the ratio of the two.
@@ -113,7 +113,7 @@ NEUTRAL_NEEDS = ("data", "architecture", "epsilon")
 
 
 def neutral(data: str, architecture: str, epsilon: float) -> Recipe:
-    """Give a recipe for data of one's own, tuned to none: TRADES with lambda from 0.1 to 2, no augmentation.
+    """Return a recipe for data of one's own, tuned to none: TRADES with lambda from 0.1 to 2, no augmentation.
 
     Args:
         data: name or path of the data set.
@@ -271,7 +271,7 @@ _RELU_8C2F = {
 
 
 def _compared(recipe: Recipe, method: str, epochs: int, **fields: Any) -> Recipe:
-    """Give the training of a method that the paper compares with: ReLU, as its tables do not say more of it."""
+    """Return the training of a method that the paper compares with: ReLU, as its tables do not say more of it."""
     shared = {
         "activation": "relu",
         "initialization": "glorot_uniform",

@@ -16,7 +16,7 @@ Schedule = Callable[[int], float]
 
 
 def constant(value: float) -> Schedule:
-    """Give ``value`` in every epoch."""
+    """Return ``value`` in every epoch."""
     return lambda t: value
 
 

@@ -14,7 +14,7 @@ from gloro_fast.train.result import versions
 
 
 def machine(device: str) -> dict[str, str]:
-    """Give what a reader must know of the machine; no host name, no paths.
+    """Return what a reader must know of the machine; no host name, no paths.
 
     Args:
         device: where the net ran.
@@ -31,7 +31,7 @@ def machine(device: str) -> dict[str, str]:
 
 
 def commit() -> str:
-    """Give the commit of the checkout that the package runs from, with "+" if it was changed; else its version."""
+    """Return the commit of the checkout that the package runs from, with "+" if it was changed; else its version."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return f"version {__version__}"

@@ -69,7 +69,7 @@ class Stages:
         )
 
     def power(self) -> dict[str, Any]:
-        """Give VRA and K by power iteration, as the paper has them: an estimate."""
+        """Return VRA and K by power iteration, as the paper has them: an estimate."""
 
         def measure() -> dict[str, Any]:
             net, _ = load_net(self._folder.parent, self._device)

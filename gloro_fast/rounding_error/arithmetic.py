@@ -31,7 +31,7 @@ class Arithmetic:
 
     @classmethod
     def of(cls, dtype: torch.dtype) -> Arithmetic:
-        """Give the arithmetic of float32 or float64.
+        """Return the arithmetic of float32 or float64.
 
         Raises:
             ConfigError: another type; with 8 or 11 bits the bound would cover everything.
@@ -44,12 +44,12 @@ class Arithmetic:
         return cls(info.eps / 2, info.tiny, info.max)
 
     def holds(self, x: Tensor) -> bool:
-        """Whether numbers in float64 are numbers of the type."""
+        """Return whether numbers in float64 are numbers of the type."""
         dtype = next(dtype for dtype in (torch.float32, torch.float64) if torch.finfo(dtype).eps / 2 == self.unit)
         return bool((x.to(dtype).double() == x).all())
 
     def gamma(self, operations: int) -> float:
-        """Give gamma_n = n u / (1 - n u), rounded up: n roundings multiply by at most 1 + gamma_n.
+        """Return gamma_n = n u / (1 - n u), rounded up: n roundings multiply by at most 1 + gamma_n.
 
         inf from n u >= 1/2 on, so that gamma_n <= 1 wherever it is used.
         """
@@ -82,12 +82,12 @@ class Growing:
 
 
 def plus(x: Tensor, y: Tensor | float) -> Tensor:
-    """Give numbers > 0 that are >= the sum of numbers >= 0."""
+    """Return numbers > 0 that are >= the sum of numbers >= 0."""
     return positive_up(x + y)
 
 
 def times(x: Tensor, factor: Tensor | float) -> Tensor:
-    """Give numbers > 0 that are >= the product of numbers >= 0."""
+    """Return numbers > 0 that are >= the product of numbers >= 0."""
     return positive_up(x * factor)
 
 
@@ -109,7 +109,7 @@ def root_of_squares(parts: Sequence[Growing]) -> Growing:
 
 
 def norms(x: Tensor) -> Tensor:
-    """Give numbers >= the l2 norms of the rows of ``x`` (B, ...) float64, n numbers each: (B,).
+    """Return numbers >= the l2 norms of the rows of ``x`` (B, ...) float64, n numbers each: (B,).
 
     A sum of n squares in any order is within (1 + u)^(n + 1) of the real one; 1 + 2 (n + 4) u covers its root and
     the factor itself. A square underflows below |x| = 2^-511 only: sqrt(n) 2^-500 is added.

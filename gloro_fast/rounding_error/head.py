@@ -55,7 +55,7 @@ class Logits:
         return Growing(constant, slope) + own
 
     def unexplained(self, logits: Tensor) -> tuple[float, float] | None:
-        """Give how far a logit of the program is off ``value``, and how far it may be, where that is not as it may be.
+        """Return how far a logit of the program is off ``value``, and how far it may be, where it is too far.
 
         Only finite logits are looked at.
         """
@@ -107,7 +107,7 @@ class Head:
         return cls(weight, bias, norms(weight), tail, arithmetic)
 
     def __call__(self, state: State) -> Logits:
-        """Give the logits."""
+        """Return the logits."""
         value = F.linear(state.value.flatten(1), self.weight, self.bias)
         for step in self.tail:
             value = step.operation(value)

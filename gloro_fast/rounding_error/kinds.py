@@ -28,7 +28,7 @@ def make_step(
     constant: float,
     arithmetic: Arithmetic,
 ) -> Step:
-    """Give what bounds the rounding of one layer.
+    """Return what bounds the rounding of one layer.
 
     Args:
         name: its name in the module.
@@ -118,7 +118,7 @@ def _averages(
 
 
 def _window(module: nn.Module, input_shape: tuple[int, ...]) -> int:
-    """Give at least as many numbers as are averaged for one output."""
+    """Return at least as many numbers as are averaged for one output."""
     kernel = getattr(module, "kernel_size", None)
     if kernel is None:
         # Adaptive: no window is larger than the image.
@@ -132,7 +132,7 @@ def _outputs(layer: nn.Module, input_shape: tuple[int, ...], device: torch.devic
 
 
 def number_of_terms(rule: LinearMap) -> int:
-    """Give the largest number of products that one output of a linear layer adds."""
+    """Return the largest number of products that one output of a linear layer adds."""
     ones, shape = torch.ones_like(rule.weight, dtype=torch.float64), rule.geometry.input_shape
     counts = rule.geometry.apply(ones, ones.new_ones(shape))
     if rule.transposed:

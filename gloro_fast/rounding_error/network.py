@@ -51,13 +51,13 @@ class ExecutedNet:
         return cls(graph, head, bound)
 
     def absolute_norms(self) -> dict[str, float]:
-        """Give || |W| || of the linear layers before the head, as bounded, by name."""
+        """Return || |W| || of the linear layers before the head, as bounded, by name."""
         steps = [place.step for place in self.graph.places]
         return {step.name: step.absolute for step in steps if isinstance(step, Sums)}
 
     @torch.no_grad()
     def radius(self, x: Tensor, logits: Tensor, prediction: Tensor) -> Tensor:
-        """Give float64 (B,) <= every epsilon at which the program might predict something else within epsilon of x.
+        """Return float64 (B,) <= every epsilon at which the program might predict something else within epsilon of x.
 
         For j = ``prediction``, every i and every x' of the program's type with ||x' - x|| <= epsilon, the logits F of
         the program and the real ones f obey

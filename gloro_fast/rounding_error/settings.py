@@ -22,7 +22,7 @@ _EMULATION = "CUBLAS_EMULATE_DOUBLE_PRECISION"
 
 
 def sums_of_products(plan: Plan, device: torch.device) -> AbstractContextManager[Any]:
-    """Give the context in which a pass adds products, whatever the settings of the process are.
+    """Return the context in which a pass adds products, whatever the settings of the process are.
 
     What runs where (PyTorch 2.13): on the CPU, matrix products are MKL's, OpenBLAS's or, by ``gloro_fast.ops.dense``,
     oneDNN's, which all add products; convolutions are oneDNN's, which PyTorch asks for ``convolution_direct`` and never

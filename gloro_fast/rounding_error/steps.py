@@ -72,7 +72,7 @@ class Sums:
         return Applied(self.layer(state.value), Off(error, rounding), self._magnitude(reach))
 
     def _magnitude(self, size: Growing) -> Growing:
-        """Give a ||X|| + ||b|| for ||X|| <= ``size``."""
+        """Return a ||X|| + ||b|| for ||X|| <= ``size``."""
         return (size * self.absolute).raised(self.bias)
 
     def _rounding(self, size: Growing, arithmetic: Arithmetic) -> Growing:
@@ -156,7 +156,7 @@ class Addition:
         return Applied(value, Off(error, self._rounding(reach, self.arithmetic)), self._magnitude(reach))
 
     def _size(self, sizes: Sequence[Growing]) -> Growing:
-        """Give sum ||c_i|| ||X_i|| + ||k|| for ||X_i|| <= ``sizes``."""
+        """Return sum ||c_i|| ||X_i|| + ||k|| for ||X_i|| <= ``sizes``."""
         total = sizes[0] * self.factors[0]
         for size, factor in zip(sizes[1:], self.factors[1:], strict=True):
             total = total + size * factor

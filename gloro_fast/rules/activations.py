@@ -55,7 +55,7 @@ _OVERFLOW = 88.0
     traits=ELEMENTWISE,
 )
 def one(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
-    """Give 1."""
+    """Return 1."""
     return _ONE
 
 
@@ -67,13 +67,13 @@ def slope(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
 
 @register_lipschitz_rule(nn.GELU, traits=ELEMENTWISE)
 def gelu(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
-    """Give the largest slope of the approximation in use."""
+    """Return the largest slope of the approximation in use."""
     return LipschitzConstant(GELU_TANH if module.approximate == "tanh" else GELU_ERF, per_element=True)
 
 
 @register_lipschitz_rule(nn.LeakyReLU, traits=ELEMENTWISE)
 def leaky_relu(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
-    """Give max(1, |negative slope|).
+    """Return max(1, |negative slope|).
 
     Raises:
         ArchitectureError: the slope is not finite.
@@ -84,14 +84,14 @@ def leaky_relu(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzCons
 
 @register_lipschitz_rule(nn.PReLU, traits=ELEMENTWISE)
 def prelu(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
-    """Give max(1, |a|) over all learned slopes a; training differentiates it."""
+    """Return max(1, |a|) over all learned slopes a; training differentiates it."""
     slopes: Tensor = module.weight  # type: ignore[assignment]
     return LipschitzConstant(slopes.abs().amax().clamp_min(1.0), per_element=True)
 
 
 @register_lipschitz_rule(nn.ELU, traits=ELEMENTWISE)
 def elu(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
-    """Give max(1, |alpha|): below 0 the slope is alpha exp(x).
+    """Return max(1, |alpha|): below 0 the slope is alpha exp(x).
 
     Raises:
         ArchitectureError: alpha is not finite.
@@ -102,7 +102,7 @@ def elu(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
 
 @register_lipschitz_rule(nn.CELU, traits=ELEMENTWISE)
 def celu(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
-    """Give 1: below 0 the slope is exp(x / alpha).
+    """Return 1: below 0 the slope is exp(x / alpha).
 
     Raises:
         ArchitectureError: alpha is not positive, so that the slope grows without limit, or not finite.
@@ -113,7 +113,7 @@ def celu(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
 
 @register_lipschitz_rule(nn.Softplus, traits=ELEMENTWISE)
 def softplus(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
-    """Give 1: the slope is sigmoid(beta x). Inputs of float64 need a larger threshold; see ``check_dtype``.
+    """Return 1: the slope is sigmoid(beta x). Inputs of float64 need a larger threshold; see ``check_dtype``.
 
     Raises:
         ArchitectureError: beta is not positive, or the threshold is where the switch to the identity is a jump, or
@@ -130,7 +130,7 @@ def softplus(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConsta
 
 
 def softplus_threshold(dtype: torch.dtype) -> float:
-    """Give a threshold at which the switch of Softplus to the identity counts as rounding, for inputs of ``dtype``.
+    """Return a threshold at which the switch of Softplus to the identity counts as rounding, for inputs of ``dtype``.
 
     At a threshold t it jumps by log(1 + exp(-t)) / beta at t / beta, so that for every beta it is less than the unit
     roundoff u times the value if exp(-t) < u t: with exp(-20) = 2.1e-9 in float32 (u = 6e-8), in which half types are
@@ -171,7 +171,7 @@ def _positive(name: str, value: Any) -> float:
 
 @register_lipschitz_rule(nn.Softmax, traits=ELEMENTWISE)
 def softmax(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
-    """Give 1/2: the Jacobian diag(p) - p p^T has absolute row sums 2 p_i (1 - p_i), so that Gershgorin gives 1/2.
+    """Return 1/2: the Jacobian diag(p) - p p^T has absolute row sums 2 p_i (1 - p_i), so that Gershgorin gives 1/2.
 
     Raises:
         ArchitectureError: it does not act on the only dimension of each row.
@@ -192,5 +192,5 @@ def softmax(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstan
     traits=Traits(multiplies=False, scales=True, rounding="selection"),
 )
 def dropout(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
-    """Give 1, exact in evaluation; in training an estimate that stands for the net to be evaluated."""
+    """Return 1, exact in evaluation; in training an estimate that stands for the net to be evaluated."""
     return LipschitzConstant(1.0, kind="estimate", per_element=True) if module.training else _ONE

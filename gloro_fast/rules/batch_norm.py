@@ -26,7 +26,7 @@ def _affine(module: nn.modules.batchnorm._BatchNorm) -> Affine:
     traits=Traits(multiplies=False, rounding=_affine, spares_output=True),
 )
 def _batch_norm(module: nn.Module, input_shape: tuple[int, ...]) -> Diagonal:
-    """Give gamma / sqrt(running variance + eps) a channel: in evaluation the layer is just that and a shift.
+    """Return gamma / sqrt(running variance + eps) a channel: in evaluation the layer is just that and a shift.
 
     In training the layer divides by the deviation of the batch, and one image moves the others. What an image will
     meet in evaluation are the running statistics, so that they serve in training as well: an estimate to train
@@ -43,7 +43,7 @@ def _batch_norm(module: nn.Module, input_shape: tuple[int, ...]) -> Diagonal:
 
 
 def channel_scale(variance: Tensor, eps: float, weight: Tensor | None) -> Tensor:
-    """Give what BatchNorm in evaluation multiplies each channel by, within a relative 2^-50.
+    """Return what BatchNorm in evaluation multiplies each channel by, within a relative 2^-50.
 
     A negative variance gives NaN, which bounds nothing: its sum with eps may cancel, and then be anything as computed.
 

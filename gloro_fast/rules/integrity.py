@@ -79,7 +79,7 @@ def check_calls(name: str, module: nn.Module) -> None:
 
 
 def calls_are_torchs() -> bool:
-    """Whether a call of a module is PyTorch's, or a tracer's for the time being: its own, or that of a capture."""
+    """Return whether a call of a module is PyTorch's, or for the time being a tracer's: its own, or a capture's."""
     call = nn.Module.__call__
     return call.__module__.startswith("torch.") or getattr(call, "captures", False)
 

@@ -36,7 +36,7 @@ LINEAR = Traits(is_its_map=True, multiplies=True, rounding="sums", spares_output
 
 @register_lipschitz_rule(nn.Linear, traits=dataclasses.replace(LINEAR, without_bias=_dense))
 def linear(module: nn.Module, input_shape: tuple[int, ...]) -> LinearMap:
-    """Give the weight; on an input with leading dimensions it acts block by block, with the norm of one block."""
+    """Return the weight; on an input with leading dimensions it acts block by block, with the norm of one block."""
     weight: Tensor = module.weight  # type: ignore[assignment]
     return LinearMap(weight, Geometry(input_shape[-1:]))
 
@@ -45,7 +45,7 @@ def linear(module: nn.Module, input_shape: tuple[int, ...]) -> LinearMap:
 @register_lipschitz_rule(nn.Conv1d, traits=LINEAR)
 @register_lipschitz_rule(nn.Conv3d, traits=dataclasses.replace(LINEAR, spares_output=False))
 def convolution(module: nn.Module, input_shape: tuple[int, ...]) -> LinearMap:
-    """Give the weight and how it acts.
+    """Return the weight and how it acts.
 
     Where the padding copies pixels of the same side (reflect, replicate), it is the convolution without padding of the
     padded image, and the norm of the padding, 2 for one pixel around an image, is its factor.
@@ -63,7 +63,7 @@ def convolution_by(
     input_shape: tuple[int, ...],
     zeros: _Padding | None = None,
 ) -> LinearMap:
-    """Give the convolution of ``module`` by another weight, or with other zeros around the image.
+    """Return the convolution of ``module`` by another weight, or with other zeros around the image.
 
     Args:
         module: whose settings count.
@@ -95,14 +95,14 @@ def convolution_by(
 
 
 def _spatial(module: nn.Module, input_shape: tuple[int, ...]) -> int:
-    """Give the number of spatial dimensions of a convolution, which its input must have."""
+    """Return the number of spatial dimensions of a convolution, which its input must have."""
     spatial = next(count for kind, count in _DIMENSIONS.items() if isinstance(module, kind))
     require_spatial(module, input_shape, spatial)
     return spatial
 
 
 def zeros_around(padding: str | int | Sequence[int], weight: Tensor, dilation: Sequence[int]) -> _Padding:
-    """Give the zeros (before, after) that a convolution's setting stands for, for each spatial dimension."""
+    """Return the zeros (before, after) that a convolution's setting stands for, for each spatial dimension."""
     kernel = weight.shape[2:]
     if isinstance(padding, str):
         totals = [gap * (taps - 1) if padding == "same" else 0 for gap, taps in zip(dilation, kernel, strict=True)]
@@ -111,7 +111,7 @@ def zeros_around(padding: str | int | Sequence[int], weight: Tensor, dilation: S
 
 
 def _copies(module: nn.Conv1d | nn.Conv2d | nn.Conv3d, spatial: int) -> _Padding:
-    """Give the copied pixels (before, after) for each spatial dimension: what forward reads instead of ``padding``."""
+    """Return the copied pixels (before, after) of each spatial dimension: forward reads these, not ``padding``."""
     amounts = list(module._reversed_padding_repeated_twice)
     if module.padding_mode not in ("circular", "reflect", "replicate"):
         raise ArchitectureError(
@@ -128,7 +128,7 @@ def _copies(module: nn.Conv1d | nn.Conv2d | nn.Conv3d, spatial: int) -> _Padding
     nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, traits=Traits(multiplies=True, rounding="sums")
 )
 def transposed_convolution(module: nn.Module, input_shape: tuple[int, ...]) -> LinearMap:
-    """Give the convolution whose adjoint the layer is: same weight, from the layer's output to its input.
+    """Return the convolution whose adjoint the layer is: same weight, from the layer's output to its input.
 
     Raises:
         ArchitectureError: the input is not (channels, *spatial).
@@ -151,7 +151,7 @@ def adjoint_geometry(
     extras: Sequence[int],
     groups: int,
 ) -> Geometry:
-    """Give the convolution whose adjoint a transposed convolution with these settings is.
+    """Return the convolution whose adjoint a transposed convolution with these settings is.
 
     Rows of the output that no tap reaches are always zero, or the bias (an ``output_padding`` in ``extras`` beyond the
     ``padding`` in ``cuts`` makes such), and the convolution leaves them out.

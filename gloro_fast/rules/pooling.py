@@ -31,7 +31,7 @@ Sizes = tuple[int, ...]
 
 @register_lipschitz_rule(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, traits=AVERAGES)
 def average_pool(module: nn.Module, input_shape: Sizes) -> LipschitzConstant:
-    """Give the norm of the averaging: 1 / k for a kernel of k x k pixels with stride k."""
+    """Return the norm of the averaging: 1 / k for a kernel of k x k pixels with stride k."""
     assert isinstance(module, nn.AvgPool1d | nn.AvgPool2d | nn.AvgPool3d)
     sizes = _spatial(module, input_shape)
     kernel, padding = (each(n, len(sizes)) for n in (module.kernel_size, module.padding))
@@ -43,14 +43,14 @@ def average_pool(module: nn.Module, input_shape: Sizes) -> LipschitzConstant:
 
 @register_lipschitz_rule(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, traits=AVERAGES)
 def adaptive_average_pool(module: nn.Module, input_shape: Sizes) -> LipschitzConstant:
-    """Give the norm of the averaging."""
+    """Return the norm of the averaging."""
     sizes = _spatial(module, input_shape)
     return LipschitzConstant(adaptive_average_norm(sizes, _outputs(module, sizes)))
 
 
 @register_lipschitz_rule(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, traits=SELECTION)
 def max_pool(module: nn.Module, input_shape: Sizes) -> LipschitzConstant:
-    """Give the root of the number of windows that the busiest pixel is part of: 1 if they do not overlap.
+    """Return the root of the number of windows that the busiest pixel is part of: 1 if they do not overlap.
 
     Each output moves by no more than the largest change in its window, so that the squares add up to at most that
     number times the squared change; raising that pixel above all others attains it.
@@ -68,7 +68,7 @@ def max_pool(module: nn.Module, input_shape: Sizes) -> LipschitzConstant:
 
 @register_lipschitz_rule(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d, traits=SELECTION)
 def adaptive_max_pool(module: nn.Module, input_shape: Sizes) -> LipschitzConstant:
-    """Give the root of the number of windows that the busiest pixel is part of; see ``max_pool``."""
+    """Return the root of the number of windows that the busiest pixel is part of; see ``max_pool``."""
     _refuse_indices(module)
     sizes = _spatial(module, input_shape)
     return LipschitzConstant(adaptive_max_norm(sizes, _outputs(module, sizes)))
@@ -84,7 +84,7 @@ def average_norm(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> float:
-    """Give the norm of average pooling, rounded up; arguments as of ``torch.nn.AvgPool2d``, one number a dimension."""
+    """Return the norm of average pooling, rounded up; arguments as of ``torch.nn.AvgPool2d``, a number a dimension."""
     square = Fraction(1)
     for size, taps, step, pad in zip(sizes, kernel, stride, padding, strict=True):
         windows = pooling_windows(size, taps, step, pad, ceil_mode=ceil_mode)
@@ -98,7 +98,7 @@ def average_norm(
 
 @remembered
 def adaptive_average_norm(sizes: Sizes, outputs: Sizes) -> float:
-    """Give the norm of adaptive average pooling, rounded up; one number a dimension."""
+    """Return the norm of adaptive average pooling, rounded up; one number a dimension."""
     axes = zip(sizes, outputs, strict=True)
     return root_up(math.prod((squared_averaging_norm(adaptive_windows(*axis)) for axis in axes), start=Fraction(1)))
 
@@ -107,20 +107,20 @@ def adaptive_average_norm(sizes: Sizes, outputs: Sizes) -> float:
 def max_norm(
     sizes: Sizes, kernel: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes, ceil_mode: bool = False
 ) -> float:
-    """Give the constant of max pooling, rounded up; arguments as of ``torch.nn.MaxPool2d``, one number a dimension."""
+    """Return the constant of max pooling, rounded up; arguments as of ``torch.nn.MaxPool2d``, a number a dimension."""
     axes = zip(sizes, kernel, stride, padding, dilation, strict=True)
     return root_up(Fraction(math.prod(largest_coverage(pooling_windows(*axis, ceil_mode)) for axis in axes)))
 
 
 @remembered
 def adaptive_max_norm(sizes: Sizes, outputs: Sizes) -> float:
-    """Give the constant of adaptive max pooling, rounded up; one number a dimension."""
+    """Return the constant of adaptive max pooling, rounded up; one number a dimension."""
     axes = zip(sizes, outputs, strict=True)
     return root_up(Fraction(math.prod(largest_coverage(adaptive_windows(*axis)) for axis in axes)))
 
 
 def _spatial(module: nn.Module, input_shape: Sizes) -> Sizes:
-    """Give the sizes that are pooled: the last ones; every dimension before them is a channel."""
+    """Return the sizes that are pooled: the last ones; every dimension before them is a channel."""
     dimensions = _DIMENSIONS[known_type(module)]
     if len(input_shape) < dimensions:
         raise ArchitectureError(f"{module} gets inputs of shape {input_shape}; it pools {dimensions} dimensions")
@@ -128,7 +128,7 @@ def _spatial(module: nn.Module, input_shape: Sizes) -> Sizes:
 
 
 def _outputs(module: nn.Module, sizes: Sizes) -> Sizes:
-    """Give the output size of each dimension; None stands for the input's."""
+    """Return the output size of each dimension; None stands for the input's."""
     asked = module.output_size
     outputs = asked if isinstance(asked, tuple | list) else (asked,) * len(sizes)
     return tuple(size if output is None else int(output) for output, size in zip(outputs, sizes, strict=True))

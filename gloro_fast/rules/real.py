@@ -11,7 +11,7 @@ _WHOLE = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.i
 
 
 def require_floating(what: str, tensor: Tensor) -> Tensor:
-    """Give ``tensor`` back if it is real floating point.
+    """Return ``tensor`` back if it is real floating point.
 
     Raises:
         ArchitectureError: names it and its type.
@@ -22,7 +22,7 @@ def require_floating(what: str, tensor: Tensor) -> Tensor:
 
 
 def require_real(what: str, tensor: Tensor) -> Tensor:
-    """Give ``tensor`` back if it is real floating point or holds whole numbers, such as a mask.
+    """Return ``tensor`` back if it is real floating point or holds whole numbers, such as a mask.
 
     Raises:
         ArchitectureError: names it and its type.

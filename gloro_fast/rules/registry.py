@@ -227,7 +227,7 @@ def registrations() -> int:
 
 
 def has_rule(module: nn.Module) -> bool:
-    """Whether there is a rule for the type of ``module``."""
+    """Return whether there is a rule for the type of ``module``."""
     return known_type(module) in _RULES
 
 
@@ -249,7 +249,7 @@ def known_type(module: nn.Module) -> type[nn.Module]:
 
 
 def _adds_nothing(kind: type, base: type) -> bool:
-    """Whether ``kind`` overrides nothing of ``base`` that it could compute with."""
+    """Return whether ``kind`` overrides nothing of ``base`` that it could compute with."""
     own = [value for between in kind.__mro__[: kind.__mro__.index(base)] for value in vars(between).values()]
     if any(isinstance(value, property) for value in own):
         return False
@@ -266,7 +266,7 @@ _HARMLESS = (
 
 
 def is_dense(module: nn.Module) -> bool:
-    """Whether ``module`` is exactly a dense layer (parametrized or not), so that it can be a head."""
+    """Return whether ``module`` is exactly a dense layer (parametrized or not), so that it can be a head."""
     return known_type(module) is nn.Linear
 
 

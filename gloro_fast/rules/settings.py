@@ -6,6 +6,6 @@ from collections.abc import Sequence
 
 
 def each(setting: int | Sequence[int], dimensions: int) -> tuple[int, ...]:
-    """Give one number a dimension: a layer's attribute may have been set to a single one after it was made."""
+    """Return one number a dimension: a layer's attribute may have been set to a single one after it was made."""
     numbers = (setting,) if isinstance(setting, int) else tuple(setting)
     return numbers * dimensions if len(numbers) == 1 else numbers

@@ -32,7 +32,7 @@ _PADDED: dict[type[nn.Module], tuple[int, str]] = {
 
 @register_lipschitz_rule(nn.Flatten, nn.Unflatten, traits=SELECTION)
 def reshape(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
-    """Give 1.
+    """Return 1.
 
     Raises:
         ArchitectureError: it takes the batch for a dimension of its own.
@@ -46,7 +46,7 @@ def reshape(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstan
 
 @register_lipschitz_rule(nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle, traits=SELECTION)
 def shuffle(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
-    """Give 1: pixels change places.
+    """Return 1: pixels change places.
 
     Raises:
         ArchitectureError: with fewer dimensions the batch would be taken for channels.
@@ -59,7 +59,7 @@ def shuffle(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstan
 @register_lipschitz_rule(nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d, traits=ELEMENTWISE)
 @register_lipschitz_rule(*(kind for kind in _PADDED if "Constant" not in kind.__name__), traits=SELECTION)
 def pad(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
-    """Give the root of how often the busiest pixel is repeated: 1 for constants, whatever their value.
+    """Return the root of how often the busiest pixel is repeated: 1 for constants, whatever their value.
 
     The matrix has one 1 in each row, so that its columns are orthogonal and their largest norm is its own.
 
@@ -78,7 +78,7 @@ def pad(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
 
 @register_lipschitz_rule(nn.Upsample, nn.UpsamplingNearest2d, traits=ELEMENTWISE)
 def upsample(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConstant:
-    """Give the root of how often the busiest pixel is repeated.
+    """Return the root of how often the busiest pixel is repeated.
 
     Raises:
         ArchitectureError: it mixes pixels, or the batch would be taken for channels.
@@ -95,7 +95,7 @@ def upsample(module: nn.Module, input_shape: tuple[int, ...]) -> LipschitzConsta
 
 @remembered
 def padding_norm(sizes: tuple[int, ...], amounts: tuple[int, ...], mode: str) -> float:
-    """Give the norm of padding that copies, rounded up.
+    """Return the norm of padding that copies, rounded up.
 
     Args:
         sizes: of the padded dimensions.
@@ -117,7 +117,7 @@ def repetition_norm(
     mode: str,
     recompute_scale_factor: bool | None = None,
 ) -> float:
-    """Give the norm of nearest-neighbour interpolation, rounded up; ``sizes`` are those of the image.
+    """Return the norm of nearest-neighbour interpolation, rounded up; ``sizes`` are those of the image.
 
     Each dimension copies its pixels by itself, and which ones is found by interpolating their numbers: rounding in
     torch may repeat a pixel more often than the factor says. It computes places in float32 or in float64, by the type

@@ -81,7 +81,7 @@ def largest_coverage(windows: Iterable[Window]) -> int:
 
 
 def squared_averaging_norm(windows: Sequence[Window]) -> Fraction:
-    """Give a number >= the squared spectral norm of the matrix A that averages each window (consecutive pixels).
+    """Return a number >= the squared spectral norm of the matrix A that averages each window (consecutive pixels).
 
     Windows come in the order of their pixels. Those that share no pixel with another have orthogonal rows, of
     squared norm pixels / divisor^2: exact. For a chain of windows that overlap, G = A A^T is a nonnegative matrix,
@@ -99,7 +99,7 @@ def squared_averaging_norm(windows: Sequence[Window]) -> Fraction:
 
 
 def root_up(square: Fraction) -> float:
-    """Give the least float64 number whose square is >= ``square``."""
+    """Return the least float64 number whose square is >= ``square``."""
     root = math.sqrt(square)
     while Fraction(root) ** 2 < square:
         root = math.nextafter(root, math.inf)

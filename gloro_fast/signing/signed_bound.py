@@ -48,7 +48,7 @@ class SignedBound:
     snapshot: Snapshot | None = None
 
     def to(self, device: torch.device) -> SignedBound:
-        """Give the same bound with its tensors on ``device``: a move changes no weight."""
+        """Return the same bound with its tensors on ``device``: a move changes no weight."""
         return dataclasses.replace(self, differences=self.differences.to(device), hashes=self.hashes.to(device))
 
 
@@ -84,7 +84,7 @@ def sign(module: nn.Module, plan: Plan, method: str) -> SignedBound:
 
 
 def look_again(signed: SignedBound, module: nn.Module, plan: Plan) -> SignedBound:
-    """Give the same bound with a new snapshot, of a module whose fingerprint is the signed one.
+    """Return the same bound with a new snapshot, of a module whose fingerprint is the signed one.
 
     Moved to another device, or loaded anew, it may consist of other objects.
     """

@@ -83,17 +83,17 @@ class Snapshot:
         return Snapshot, ((), Reads(()), (), (), (), torch.zeros(0, dtype=torch.int64))
 
     def still_holds(self, module: nn.Module) -> bool:
-        """Whether ``module`` is the network looked at, every bit of it."""
+        """Return whether ``module`` is the network looked at, every bit of it."""
         return self.structure_holds(module) and (
             _hash([tensor for tensor, *_ in self.tensors]) == [value for *_, value in self.tensors]
         )
 
     def shares(self) -> Tensor | None:
-        """Give shares of the hashes that its tensors have now, as the device finds them; None if there are none."""
+        """Return shares of the hashes that its tensors have now, as the device finds them; None if there are none."""
         return ops.fingerprint_shares([tensor for tensor, *_ in self.tensors]) if self.tensors else None
 
     def structure_holds(self, module: nn.Module) -> bool:
-        """Whether it is, but for the bits of its tensors, which are not read."""
+        """Return whether it is, but for the bits of its tensors, which are not read."""
         if not self.modules or module is not self.modules[0] or not calls_are_torchs():
             return False
         untouched = self.reads.are_untouched()
@@ -109,7 +109,7 @@ class Snapshot:
 
 
 def _is_own(rule: Rule) -> bool:
-    """Whether a rule is one of this package's, all of which read nothing but the attributes of the module.
+    """Return whether a rule is one of this package's, all of which read nothing but the attributes of the module.
 
     Its globals tell where it was defined, whatever name a decorator gave it.
     """

@@ -67,7 +67,7 @@ def build_criterion(recipe: Recipe) -> MarginCriterion:
 
 
 def build_optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Adam:
-    """Give the paper's Adam (Leino et al. 2021, Appendix B), in one fused kernel where torch has it."""
+    """Return the paper's Adam (Leino et al. 2021, Appendix B), in one fused kernel where torch has it."""
     parameters = list(net.parameters())
     device = parameters[0].device
     fused, capturable = device.type in _FUSED_ADAM, device.type in _TENSOR_RATE
@@ -85,7 +85,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def usable_device(name: str) -> torch.device:
-    """Give the device called ``name``.
+    """Return the device called ``name``.
 
     Raises:
         ConfigError: torch does not know it or cannot use it here.

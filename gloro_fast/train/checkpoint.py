@@ -105,7 +105,7 @@ class Writer:
 
 
 def saved_config(folder: RunFolder) -> RunConfig:
-    """Give the configuration of a run, from its checkpoint where it was killed before config.toml was written.
+    """Return the configuration of a run, from its checkpoint where it was killed before config.toml was written.
 
     Raises:
         CheckpointError: there is neither, or the checkpoint cannot be used.
@@ -180,7 +180,7 @@ def _warn_versions(saved: Mapping[str, str]) -> None:
 
 
 def digest(data: DataSet) -> str:
-    """Give the SHA-256 of the images and labels of both splits: by it a run knows its data again."""
+    """Return the SHA-256 of the images and labels of both splits: by it a run knows its data again."""
     sha = hashlib.sha256()
     for split in (data.train, data.test):
         for tensor in (split.images, split.labels):

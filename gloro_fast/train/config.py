@@ -63,7 +63,7 @@ class RunConfig:
         return _TF32[self.tf32]
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the fields as TOML and JSON can say them, the recipe as a table, last."""
+        """Return the fields as TOML and JSON can say them, the recipe as a table, last."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         del fields["recipe"]
         return {**fields, "input_shape": list(self.input_shape), "recipe": dataclasses.asdict(self.recipe)}
@@ -84,7 +84,7 @@ class RunConfig:
         return cls(recipe=recipe, **_checked(cls, plain, apart="recipe"))
 
     def to_toml(self) -> str:
-        """Give the text of config.toml."""
+        """Return the text of config.toml."""
         return tomli_w.dumps(self.to_dict())
 
     @classmethod
@@ -112,7 +112,7 @@ def read_config(path: Path) -> RunConfig:
 
 
 def read_config_of(file: Path, document: Mapping[str, Any], beside: Path) -> RunConfig:
-    """Give the configuration that a file of the run was written under.
+    """Return the configuration that a file of the run was written under.
 
     Args:
         file: the file, for messages.
@@ -171,7 +171,7 @@ def check_unchanged(saved: RunConfig, requested: Mapping[str, Any]) -> None:
 
 
 def _flat(config: RunConfig) -> dict[str, Any]:
-    """Give the fields of the configuration and of its recipe side by side."""
+    """Return the fields of the configuration and of its recipe side by side."""
     fields = config.to_dict()
     return {**fields.pop("recipe"), **fields}
 

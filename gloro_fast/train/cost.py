@@ -57,7 +57,7 @@ class CertificationCost:
     megabytes_per_instance: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the fields."""
+        """Return the fields."""
         return asdict(self)
 
 

@@ -30,7 +30,7 @@ class EpochSettings:
 
 
 def epoch_settings(recipe: Recipe, epoch: int) -> EpochSettings:
-    """Give the settings of an epoch.
+    """Return the settings of an epoch.
 
     Args:
         recipe: the recipe.
@@ -103,7 +103,7 @@ class EpochMetrics:
         )
 
     def to_dict(self) -> dict[str, float | int | str | None]:
-        """Give the columns by name."""
+        """Return the columns by name."""
         return asdict(self)
 
 

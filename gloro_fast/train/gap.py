@@ -15,12 +15,12 @@ _TIMES_A_RUN = 10
 
 
 def is_due(epoch: int, epochs: int) -> bool:
-    """Whether the gap is to be found after ``epoch``, from 1: some ten times in ``epochs``, the last among them."""
+    """Return whether to find the gap after ``epoch``, from 1: some ten times in ``epochs``, the last among them."""
     return (epochs - epoch) % -(-epochs // _TIMES_A_RUN) == 0
 
 
 def bound_gap(net: GloRoNet, estimate: float | None) -> float | None:
-    """Give the upper bound of K by the default method, over the estimate.
+    """Return the upper bound of K by the default method, over the estimate.
 
     Args:
         net: with the weights at the end of an epoch.

@@ -261,7 +261,7 @@ class _Captures:
         self._warned: set[str] = set()
 
     def find(self, images: Tensor, labels: Tensor, place: int, step: GraphedStep) -> _Captured | None:
-        """Give the captured step for a batch like this one; None if it is to be done as it comes."""
+        """Return the captured step for a batch like this one; None if it is to be done as it comes."""
         self._follow_rates()
         now = setting(self._net, self._optimizer, self._criterion, self._keeps_gradients)
         if now is None or not self._net.training or images.requires_grad or labels.requires_grad:

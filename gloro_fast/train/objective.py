@@ -10,7 +10,7 @@ from gloro_fast.net.gloro_net import BatchStatistics, Criterion, GloRoNet
 
 
 def standard_loss(net: GloRoNet, images: Tensor, labels: Tensor) -> tuple[Tensor, BatchStatistics]:
-    """Give the cross entropy of f, without bottom: the loss of warm-up epochs.
+    """Return the cross entropy of f, without bottom: the loss of warm-up epochs.
 
     Returns:
         The mean loss, and statistics that count nothing as verified and have no K (NaN).
@@ -22,7 +22,7 @@ def standard_loss(net: GloRoNet, images: Tensor, labels: Tensor) -> tuple[Tensor
 
 
 def robust_loss(net: GloRoNet, images: Tensor, labels: Tensor, criterion: Criterion) -> tuple[Tensor, BatchStatistics]:
-    """Give the criterion over the m + 1 logits at the net's epsilon (Leino et al. 2021, Section 4.1).
+    """Return the criterion over the m + 1 logits at the net's epsilon (Leino et al. 2021, Section 4.1).
 
     Images and labels are not checked: those of a data set were when it was made.
     """

@@ -42,7 +42,7 @@ class Randomness:
                 self._global = self._read_global()
 
     def state(self) -> dict[str, Tensor]:
-        """Give the state of every generator, uint8, to be called inside ``as_global``."""
+        """Return the state of every generator, uint8, to be called inside ``as_global``."""
         own = {"order": self.order.get_state(), "augmentation": self.augmentation.get_state()}
         return {**own, **self._read_global()}
 

@@ -23,7 +23,7 @@ class Recorder(Protocol):
     """What records work on a device without doing it."""
 
     def beside(self) -> Any:
-        """Give a context in which work is done eagerly on the stream on which it will be recorded."""
+        """Return a context in which work is done eagerly on the stream on which it will be recorded."""
 
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
         """Record what ``work`` does on the device, without doing it, and return what does it."""
@@ -100,7 +100,7 @@ class CudaRecorder:
 
 
 def recorder_for(device: torch.device) -> Recorder | None:
-    """Give what records work on ``device``; None where nothing does."""
+    """Return what records work on ``device``; None where nothing does."""
     return CudaRecorder(device) if device.type == "cuda" else None
 
 

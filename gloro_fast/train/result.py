@@ -78,11 +78,11 @@ class Result:
     tf32: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the fields as JSON can say them; a value that is not finite becomes None."""
+        """Return the fields as JSON can say them; a value that is not finite becomes None."""
         return {name: _plain(value) for name, value in dataclasses.asdict(self).items()}
 
     def to_json(self) -> str:
-        """Give the text of result.json."""
+        """Return the text of result.json."""
         return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
 
 
@@ -127,7 +127,7 @@ def measure(state: TrainingState, config: RunConfig, data: DataSet, seconds: flo
 
 
 def versions() -> dict[str, str]:
-    """Give what the last bits of a result depend on, besides device and threads.
+    """Return what the last bits of a result depend on, besides device and threads.
 
     Returns:
         The versions of this package, torch, numpy and Python; ``extension``, the vector instructions of its

@@ -98,11 +98,11 @@ class RunningSums:
         self._next_row.zero_()
 
     def read(self) -> Running:
-        """Give the means; waits for the device."""
+        """Return the means; waits for the device."""
         loss, images, correct, verified, lipschitz, _ = self.values.tolist()
         count = max(images, 1.0)
         return Running(loss / count, correct / count, verified / count, lipschitz)
 
     def first_bad_step(self) -> int:
-        """Give the number of the first step whose loss was NaN or infinite, or 0; waits for the device."""
+        """Return the number of the first step whose loss was NaN or infinite, or 0; waits for the device."""
         return int(self.values[_BAD_STEP])

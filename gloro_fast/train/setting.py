@@ -70,7 +70,7 @@ def setting(
 
 
 def has_hooks(net: GloRoNet) -> bool:
-    """Whether calling the net calls something else: ``GloRoNet.forward`` by itself would leave it out."""
+    """Return whether calling the net calls something else: ``GloRoNet.forward`` by itself would leave it out."""
     everywhere = every_module._global_forward_hooks or every_module._global_forward_pre_hooks
     return bool(everywhere or net._forward_hooks or net._forward_pre_hooks) or any(
         module._backward_hooks or module._backward_pre_hooks for module in net.modules()

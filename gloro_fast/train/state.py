@@ -63,7 +63,7 @@ class TrainingState:
     epoch_seconds: float = 0.0
 
     def tensors(self) -> dict[str, Tensor]:
-        """Give every tensor of the state under a name with a prefix: net, optimizer, generator, sums, order, best."""
+        """Return every tensor of the state under a name with a prefix: net, optimizer, generator, sums, order, best."""
         named = {f"net.{name}": tensor for name, tensor in self.net.state_dict().items()}
         for index, moments in self.optimizer.state_dict()["state"].items():
             named |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
@@ -76,7 +76,7 @@ class TrainingState:
         return named
 
     def document(self) -> dict[str, Any]:
-        """Give the rest of the state as JSON can say it."""
+        """Return the rest of the state as JSON can say it."""
         return {
             "epoch": self.epoch,
             "batch": self.batch,

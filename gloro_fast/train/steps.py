@@ -157,7 +157,7 @@ class Steps:
         self._captured[size]()
 
     def _calls_python(self) -> bool:
-        """Whether a step cannot be captured now; drops what was captured if anything is no longer what it was."""
+        """Return whether a step cannot be captured now; drop what was captured if anything is not what it was."""
         now = setting(self._state.net, self._state.optimizer, self._criterion)
         if now is not None and (now != self._setting or not self._state.net.is_planned()):
             self.forget()

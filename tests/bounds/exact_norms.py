@@ -49,5 +49,5 @@ def squared_norm_from_below(matrix):
 
 
 def contains(bound, matrix):
-    """Whether ``bound`` is not below the norm, without any tolerance."""
+    """Return whether ``bound`` is not below the norm, without any tolerance."""
     return bound == math.inf or Fraction(bound) ** 2 >= squared_norm_from_below(matrix)

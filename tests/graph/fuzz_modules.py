@@ -86,12 +86,12 @@ def examine(case: Case) -> Outcome:
 
 
 def class_logits(net, x):
-    """Give what the net executes, but for bottom."""
+    """Return what the net executes, but for bottom."""
     return net(x)[:, :-1]
 
 
 def images(case, count):
-    """Give images, positive ones for positive weights."""
+    """Return images, positive ones for positive weights."""
     x = torch.randn(count, *case.shape)
     return x.abs() if case.positive else x
 
@@ -147,7 +147,7 @@ def check_slopes(net, case, outcome):
 
 
 def climb(net, x, steps=3):
-    """Give points with the gradients of all differences at them, and go where the slopes are."""
+    """Yield points with the gradients of all differences at them, and go where the slopes are."""
     for _ in range(steps):
         x = x.detach().requires_grad_()
         try:
@@ -266,7 +266,7 @@ def check_traces(net, case, outcome):
 
 
 def _runs(module, x):
-    """Whether the module itself takes images in its mode: some write over a view made without gradients."""
+    """Return whether the module itself takes images in its mode: some write over a view made without gradients."""
     try:
         module(x)
     except Exception:

@@ -98,7 +98,7 @@ class RandomGraph(nn.Module):
         self.eval()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Give the logits (B, 3)."""
+        """Return the logits (B, 3)."""
         values = [x]
         for kind, which, inputs in self.program:
             values.append(self._apply_one(kind, which, [values[i] for i in inputs]))
@@ -152,7 +152,7 @@ class RandomGraph(nn.Module):
 
     @torch.enable_grad()
     def _has_gradient(self, lost):
-        """Whether autograd finds what it needs of what was written over."""
+        """Return whether autograd finds what it needs of what was written over."""
         values = [torch.zeros(2, *SHAPE, requires_grad=True)]
         try:
             for kind, which, inputs in self.program:

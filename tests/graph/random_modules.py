@@ -135,7 +135,7 @@ def _fitting(choose, shape, name):
 
 
 def _shape_after(layer, shape):
-    """Give the shape of one image after a layer, found on a copy, so that the layer has never been called."""
+    """Return the shape of one image after a layer, found on a copy, so that the layer has never been called."""
     trial = copy.deepcopy(layer).eval()
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):

@@ -54,7 +54,7 @@ def learned(criterion: MarginCriterion, *, scaled: bool = False) -> list[Tensor]
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Whether each loss was computed as one function."""
+    """Return whether each loss was computed as one function."""
     calls: list[bool] = []
 
     def spied(*arguments: object) -> object:

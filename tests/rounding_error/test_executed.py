@@ -78,7 +78,7 @@ def nets():
 
 
 def deviations(net, radius, tries=4):
-    """Give (happened, allowed) for points of the ball: how far the program's logits are from the real ones."""
+    """Yield (happened, allowed) for points of the ball: how far the program's logits are from the real ones."""
     shape = net.input_shape
     x = torch.randn(1, *shape)
     executed = ExecutedNet.of(net.module, net._plan, net.eval()._current())

@@ -34,7 +34,7 @@ def exact(tensor):
 
 
 def root(x):
-    """Give the root of a rational, to 300 bits after the point: what is left off is far below any bound here."""
+    """Return the root of a rational, to 300 bits after the point: what is left off is far below any bound here."""
     return Fraction(math.isqrt((x.numerator << 600) // x.denominator), 1 << 300)
 
 
@@ -69,7 +69,7 @@ def run_exactly(layer, h):
 
 
 def number(value, like):
-    """Give a number that does not make rationals floats."""
+    """Return a number that does not make rationals floats."""
     return Fraction(value) if isinstance(like, np.ndarray) else value
 
 
@@ -220,7 +220,7 @@ def net_of(kind, seed, dtype=torch.float32):
 
 
 def deviations(net, radius, tries=3):
-    """Give (happened, allowed) for points of the ball: how far the program's logits are from the real ones."""
+    """Yield (happened, allowed) for points of the ball: how far the program's logits are from the real ones."""
     dtype = next(net.parameters()).dtype
     x = (torch.randn(1, 2, 3, 3) * 3).to(dtype)
     executed = ExecutedNet.of(net.module, net._plan, net._current())

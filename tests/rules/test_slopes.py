@@ -34,7 +34,7 @@ def mish_slope(x, m=mp):
 
 
 def is_barely_above(constant, real):
-    """Whether the float64 constant is at least the real number, and within three units of its last place."""
+    """Return whether the float64 constant is at least the real number, and within three units of its last place."""
     return mp.mpf(constant) >= real and constant - 3 * math.ulp(constant) < real
 
 

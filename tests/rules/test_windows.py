@@ -30,7 +30,7 @@ def averaging(windows, size):
 
 
 def is_semidefinite(matrix):
-    """Whether a symmetric rational matrix is positive semidefinite, by elimination without rounding."""
+    """Return whether a symmetric rational matrix is positive semidefinite, by elimination without rounding."""
     rows = [list(row) for row in matrix]
     while rows:
         pivot = rows[0][0]

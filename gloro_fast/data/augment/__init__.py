@@ -19,7 +19,7 @@ AUGMENTATIONS = tuple(_BY_NAME)
 
 
 def augmentation(name: str) -> Augmentation:
-    """Give the augmentation called ``name``.
+    """Return the augmentation called ``name``.
 
     Args:
         name: "none"; "default", the paper's ImageDataGenerator with rotation_range=20, width_shift_range=0.2,

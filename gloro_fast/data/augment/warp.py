@@ -8,7 +8,7 @@ from torch.nn import functional
 
 
 def sampling(maps: Tensor, height: int, width: int) -> Tensor:
-    """Give ``maps`` of images of ``height`` x ``width`` in the units of ``torch.nn.functional.affine_grid``.
+    """Return ``maps`` of images of ``height`` x ``width`` in the units of ``torch.nn.functional.affine_grid``.
 
     Args:
         maps: (B, 2, 3) float64 on the CPU: [row_in, col_in] = map @ [row_out, col_out, 1], where rows and
@@ -27,7 +27,7 @@ def sampling(maps: Tensor, height: int, width: int) -> Tensor:
 
 
 def resample(images: Tensor, theta: Tensor) -> Tensor:
-    """Give each image the pixels that its map points to: bilinear, the border repeated outside.
+    """Return each image the pixels that its map points to: bilinear, the border repeated outside.
 
     Args:
         images: (B, C, H, W), floating.

@@ -51,7 +51,7 @@ class Step:
     sums: RunningSums
 
     def running(self) -> Running:
-        """Give the means of the epoch so far. It waits for the device: call it a few times a second at most."""
+        """Return the means of the epoch so far. It waits for the device: call it a few times a second at most."""
         return self.sums.read()
 
 

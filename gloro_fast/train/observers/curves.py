@@ -105,7 +105,7 @@ def draw(rows: list[EpochMetrics], path: Path) -> None:
 
 
 def _known(rows: list[EpochMetrics], columns: dict[str, str]) -> dict[str, list[tuple[int, float]]]:
-    """Give the points of each column that has any, by label."""
+    """Return the points of each column that has any, by label."""
     lines = {
         label: [(row.epoch, value) for row in rows if (value := getattr(row, column)) is not None]
         for column, label in columns.items()

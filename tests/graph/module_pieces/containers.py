@@ -441,7 +441,7 @@ class OfLength(Scales):
 
 
 def shift(shape):
-    """Give a tensor to add to a batch of inputs of this shape."""
+    """Return a tensor to add to a batch of inputs of this shape."""
     return torch.rand(shape[0], *[1] * (len(shape) - 1)) - 0.5
 
 

@@ -24,7 +24,7 @@ RESHAPING = (
 
 
 def with_statistics(norm, choose):
-    """Give a BatchNorm the statistics and weights that training might leave."""
+    """Return a BatchNorm the statistics and weights that training might leave."""
     source = torch.Generator().manual_seed(choose.randrange(2**31))
     norm.running_mean.normal_(generator=source)
     norm.running_var.uniform_(0.3, 2.0, generator=source)

@@ -11,7 +11,7 @@ from module_pieces.registry import BOTH, IMAGES, each, forward
 
 
 def only_if(answer, x):
-    """Give a scaled x where the answer is yes, and something else where it is no."""
+    """Return a scaled x where the answer is yes, and something else where it is no."""
     return x * 0.5 if answer else 1.0 - 2.0 * x
 
 
