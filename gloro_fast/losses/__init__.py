@@ -4,20 +4,25 @@ Stands on ``ops``. Recipes and the trainer look losses up by name; nets ask whic
 with the margin. A new one is a file and a line here.
 """
 
-from gloro_fast.losses.all_margins_loss import AllMarginsLoss
-from gloro_fast.losses.criterion import MarginCriterion
-from gloro_fast.losses.cross_entropy_loss import CrossEntropyLoss
-from gloro_fast.losses.emma_loss import EmmaLoss
-from gloro_fast.losses.lmt_loss import LmtLoss
-from gloro_fast.losses.registered import LOSSES, Loss, is_registered, register
-from gloro_fast.losses.trades_loss import TradesLoss
+import importlib
+from typing import TYPE_CHECKING
 
-register("ce", Loss(CrossEntropyLoss))
-register("trades-kl", Loss(TradesLoss, (0.0, "kl"), has_lambda=True))
-register("trades-ce", Loss(TradesLoss, (0.0, "ce"), has_lambda=True))
-register("emma", Loss(EmmaLoss))
-register("lmt", Loss(LmtLoss, margins="whole"))
-register("standard", Loss(CrossEntropyLoss, with_bottom=False))
+from gloro_fast.losses.registered import LOSSES, Loss, is_registered, register
+
+if TYPE_CHECKING:
+    from gloro_fast.losses.all_margins_loss import AllMarginsLoss
+    from gloro_fast.losses.criterion import MarginCriterion
+    from gloro_fast.losses.cross_entropy_loss import CrossEntropyLoss
+    from gloro_fast.losses.emma_loss import EmmaLoss
+    from gloro_fast.losses.lmt_loss import LmtLoss
+    from gloro_fast.losses.trades_loss import TradesLoss
+
+register("ce", Loss("gloro_fast.losses.cross_entropy_loss:CrossEntropyLoss"))
+register("trades-kl", Loss("gloro_fast.losses.trades_loss:TradesLoss", (0.0, "kl"), has_lambda=True))
+register("trades-ce", Loss("gloro_fast.losses.trades_loss:TradesLoss", (0.0, "ce"), has_lambda=True))
+register("emma", Loss("gloro_fast.losses.emma_loss:EmmaLoss"))
+register("lmt", Loss("gloro_fast.losses.lmt_loss:LmtLoss", margins="whole"))
+register("standard", Loss("gloro_fast.losses.cross_entropy_loss:CrossEntropyLoss", with_bottom=False))
 
 __all__ = [
     "LOSSES",
@@ -31,3 +36,21 @@ __all__ = [
     "is_registered",
     "register",
 ]
+
+# Loaded when they are asked for: recipes, which the command line lists, need the names alone.
+_HOMES = {
+    "AllMarginsLoss": "all_margins_loss",
+    "CrossEntropyLoss": "cross_entropy_loss",
+    "EmmaLoss": "emma_loss",
+    "LmtLoss": "lmt_loss",
+    "MarginCriterion": "criterion",
+    "TradesLoss": "trades_loss",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'gloro_fast.losses' has no attribute {name!r}")
+    found: object = getattr(importlib.import_module(f"gloro_fast.losses.{_HOMES[name]}"), name)
+    globals()[name] = found
+    return found

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
-from typing import Literal, TypeGuard
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 from gloro_fast.errors import ConfigError
-from gloro_fast.losses.criterion import MarginCriterion
+
+if TYPE_CHECKING:
+    from gloro_fast.losses.criterion import MarginCriterion
 
 
 @dataclass(frozen=True)
@@ -14,23 +17,33 @@ class Loss:
     """A loss as a recipe names it.
 
     Attributes:
-        criterion: the type of the criterion.
+        criterion: the type of the criterion, or where it is, as ``"package.module:Type"``: recipes are read without
+            torch, which every criterion imports.
         arguments: what it is made with.
         has_lambda: whether the weight lambda of a recipe is its ``lam``, to be set epoch by epoch.
         margins: as for ``GloRoNet``: ``"whole"`` where the net is bounded by one constant.
         with_bottom: whether it is a loss of the margins; False for cross entropy on f alone.
     """
 
-    criterion: type[MarginCriterion]
+    criterion: type[MarginCriterion] | str
     arguments: tuple[float | str, ...] = ()
     has_lambda: bool = False
     margins: Literal["rows", "whole"] = "rows"
     with_bottom: bool = True
 
+    def build(self) -> MarginCriterion:
+        """Return the criterion, made with its arguments."""
+        kind: Any = self.criterion
+        if isinstance(kind, str):
+            module, _, name = kind.partition(":")
+            kind = getattr(importlib.import_module(module), name)
+        criterion: MarginCriterion = kind(*self.arguments)
+        return criterion
+
 
 LOSSES: dict[str, Loss] = {}
 """The losses by the names that recipes have for them."""
-_criteria: set[type[MarginCriterion]] = set()
+_criteria: set[type[object] | str] = set()
 
 
 def register(name: str, loss: Loss) -> None:
@@ -50,4 +63,10 @@ def register(name: str, loss: Loss) -> None:
 
 def is_registered(criterion: object) -> TypeGuard[MarginCriterion]:
     """Return whether ``criterion`` is exactly of a registered type: a subclass may compute anything."""
-    return type(criterion) in _criteria
+    kind = type(criterion)
+    if kind in _criteria:
+        return True
+    if f"{kind.__module__}:{kind.__qualname__}" in _criteria:
+        _criteria.add(kind)  # for the next time: it is asked at every step
+        return True
+    return False

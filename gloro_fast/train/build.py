@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
@@ -61,9 +59,7 @@ def memory_format(net: nn.Module, device: torch.device) -> torch.memory_format:
 
 def build_criterion(recipe: Recipe) -> MarginCriterion:
     """Return the criterion of the robust epochs; lambda is set epoch by epoch."""
-    loss = LOSSES[recipe.loss]
-    criterion: Callable[..., MarginCriterion] = loss.criterion
-    return criterion(*loss.arguments)
+    return LOSSES[recipe.loss].build()
 
 
 def build_optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Adam:
