@@ -13,14 +13,14 @@ from test_sanitized import CPU, FLAGS, HERE, SANITIZERS, compiler, run, side_by_
 __all__ = ["compiler"]  # a fixture
 
 KERNELS = ["head_differences.cpp", "margin.cpp", "margin_loss.cpp", "certify.cpp", "fingerprint.cpp", "simd.cpp"]
-AVX512 = [f"-mavx512{part}" for part in ("f", "bw", "dq", "vl")]
+VECTOR = {"_avx2": ["-mavx2"], "_avx512": [f"-mavx512{part}" for part in ("f", "bw", "dq", "vl")]}
 if platform.machine() in ("x86_64", "AMD64"):
-    KERNELS.append("fingerprint_avx512.cpp")
+    KERNELS += ["fingerprint_avx2.cpp", "fingerprint_avx512.cpp"]
 
 
 def compile_object(compiler: list[str], source: Path, folder: Path) -> Path:
     target = folder / f"{source.stem}.o"
-    vector = AVX512 if source.stem.endswith("_avx512") else []
+    vector = next((flags for level, flags in VECTOR.items() if source.stem.endswith(level)), [])
     command = [*compiler, *FLAGS, *vector, *SANITIZERS, "-I", str(CPU), "-c", str(source), "-o", str(target)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
