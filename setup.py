@@ -235,17 +235,16 @@ def write_object(writer: Writer, rule: str, source: Path, flags: list[str]) -> s
 
 
 def write_ops_library(writer: Writer, tools: Toolchain, planner: list[str]) -> str:
-    """Kernels free of torch, their glue and the bindings against torch's stable ABI, CUDA where there is nvcc."""
+    """Kernels free of torch, their glue against torch's stable ABI, CUDA where there is nvcc."""
     torch_home = Path(importlib.util.find_spec("torch").origin).parent
     stable_abi = [f"-DTORCH_TARGET_VERSION=0x{bytes(TORCH_MINIMUM).hex()}000000000000", "-DTORCH_STABLE_ONLY"]
     glue_flags = [*CXX_FLAGS, "-isystem", str(torch_home / "include"), *stable_abi]
-    glue = [CSRC / "bindings.cpp", *sorted((CSRC / "glue").glob("*.cpp"))]
+    glue = sorted((CSRC / "glue").glob("*.cpp"))
     link_flags = ["-L", str(torch_home / "lib"), "-ltorch_cpu"]
     objects = write_cpu_kernels(writer)
     if tools.nvcc:
         glue += sorted((CSRC / "glue" / "cuda").glob("*.cpp"))
         objects += planner
-        glue_flags += ["-DGLORO_FAST_WITH_CUDA"]
         link_flags += ["-Xlinker=--exclude-libs=ALL", *cuda_libraries(tools.nvcc)]  # the static runtime stays private
         flags = [*CUDA_FLAGS, *tools.gencode]
         objects += [write_object(writer, "cuda", source, flags) for source in sorted((CSRC / "cuda").glob("*.cu"))]

@@ -1,4 +1,7 @@
 // The elements of a tensor as the kernels take them.
+//
+// What lies in this folder uses the stable ABI of torch alone, so that one binary serves every torch from 2.11 on. Each
+// file registers its ops; autograd and shape functions are registered from Python (gloro_fast/ops).
 #pragma once
 
 #include <torch/csrc/stable/ops.h>

@@ -1,9 +1,10 @@
-#include "certify.h"
-
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
 #include <algorithm>
+#include <tuple>
 
 #include "../cpu/certify.h"
 #include "access.h"
@@ -11,9 +12,13 @@
 
 namespace gloro_fast {
 
+namespace {
+
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
+// prediction, radius (float64), bottom (of the logits' type), each (B,): see csrc/cpu/certify.h. logits are
+// (B, m), m >= 2, float32 or float64; differences (m, m) float64.
 std::tuple<Tensor, Tensor, Tensor> certify_cpu(const Tensor& logits_any, const Tensor& differences_any,
                                                double lipschitz, double epsilon) {
   const Tensor logits = dense(logits_any);
@@ -39,4 +44,16 @@ std::tuple<Tensor, Tensor, Tensor> certify_cpu(const Tensor& logits_any, const T
   return {prediction, radius, bottom};
 }
 
+}  // namespace
+
 }  // namespace gloro_fast
+
+STABLE_TORCH_LIBRARY_FRAGMENT(gloro_fast, m) {
+  m.def(
+      "certify(Tensor logits, Tensor differences, float lipschitz, float epsilon)"
+      " -> (Tensor prediction, Tensor radius, Tensor bottom)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(gloro_fast, CPU, m) {
+  m.impl("certify", TORCH_BOX(&gloro_fast::certify_cpu));
+}

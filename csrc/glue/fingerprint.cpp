@@ -1,9 +1,10 @@
-#include "fingerprint.h"
-
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
 #include <algorithm>
+#include <vector>
 
 #include "../cpu/fingerprint.h"
 #include "access.h"
@@ -27,8 +28,7 @@ struct Piece {
   size_t tensor;
 };
 
-}  // namespace
-
+// One hash a tensor: see the schema and gloro_fast/ops/fingerprint_op.py.
 Tensor fingerprint_cpu(const std::vector<Tensor>& tensors) {
   std::vector<Tensor> all;  // keeps the copies of strided tensors alive
   all.reserve(tensors.size());
@@ -55,4 +55,14 @@ Tensor fingerprint_cpu(const std::vector<Tensor>& tensors) {
   return hashes;
 }
 
+}  // namespace
+
 }  // namespace gloro_fast
+
+STABLE_TORCH_LIBRARY_FRAGMENT(gloro_fast, m) {
+  m.def("fingerprint(Tensor[] tensors) -> Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(gloro_fast, CPU, m) {
+  m.impl("fingerprint", TORCH_BOX(&gloro_fast::fingerprint_cpu));
+}

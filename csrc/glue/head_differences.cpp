@@ -1,6 +1,6 @@
-#include "head_differences.h"
-
+#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
@@ -18,8 +18,7 @@ namespace {
 // Differences of numbers below which handing work to another thread costs more than it saves.
 constexpr int64_t kGrain = 65536;
 
-}  // namespace
-
+// (m, m) distances between the rows of weight (m, d), float32 or float64: see csrc/cpu/head_differences.h.
 Tensor head_differences_cpu(const Tensor& weight_any) {
   const Tensor weight = torch::stable::contiguous(weight_any);
   STD_TORCH_CHECK(weight.dim() == 2, "head_differences: weight must be (classes, features)");
@@ -66,4 +65,16 @@ Tensor head_differences_backward_cpu(const Tensor& grad_any, const Tensor& weigh
   return grad_weight;
 }
 
+}  // namespace
+
 }  // namespace gloro_fast
+
+STABLE_TORCH_LIBRARY_FRAGMENT(gloro_fast, m) {
+  m.def("head_differences(Tensor weight) -> Tensor");
+  m.def("head_differences_backward(Tensor grad, Tensor weight, Tensor differences) -> Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(gloro_fast, CPU, m) {
+  m.impl("head_differences", TORCH_BOX(&gloro_fast::head_differences_cpu));
+  m.impl("head_differences_backward", TORCH_BOX(&gloro_fast::head_differences_backward_cpu));
+}

@@ -1,10 +1,16 @@
-#include "margin.h"
-
+// The margin and the criteria on it between tensors and the torch-free kernels: checks, element types, threads.
+//
+// `logits` is (B, m), m >= 2; `differences` (m, m) and `lipschitz` (one number) have its type, or float32 where
+// that is a 16-bit one. What is computed has their type, but for the gradient of logits, which has that of logits.
+// `epsilon` and `lam` are 0-dim float64 tensors, so that on other devices kernels read what they are at the time.
+#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
 #include <algorithm>
+#include <tuple>
 #include <vector>
 
 #include "../cpu/margin.h"
@@ -105,8 +111,7 @@ void check_saved(const Tensor& grad, const Tensor& logits, const Tensor& predict
   }
 }
 
-}  // namespace
-
+// bottom, prediction, radius, runner_up (-1 where bottom has no gradient), each (B,).
 std::tuple<Tensor, Tensor, Tensor, Tensor> margin_cpu(const Tensor& logits, const Tensor& differences,
                                                       const Tensor& lipschitz, const Tensor& epsilon_any) {
   const Problem problem(logits, differences, lipschitz);
@@ -127,6 +132,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> margin_cpu(const Tensor& logits, cons
   return {bottom, prediction, radius, runner_up};
 }
 
+// The gradients of logits, differences (no elements where with_differences is false) and lipschitz.
 std::tuple<Tensor, Tensor, Tensor> margin_backward_cpu(const Tensor& grad_any, const Tensor& logits,
                                                        const Tensor& prediction, const Tensor& runner_up,
                                                        const Tensor& differences_any, const Tensor& lipschitz,
@@ -149,6 +155,8 @@ std::tuple<Tensor, Tensor, Tensor> margin_backward_cpu(const Tensor& grad_any, c
   return {grad_logits, grad_differences, grad_lipschitz};
 }
 
+// loss, prediction, certified (B,); share_of_logits (B, m), share_of_bottom (B,): the derivatives of each row's
+// loss with respect to its logits (through bottom too) and to bottom; runner_up (B,).
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> margin_loss_cpu(
     const Tensor& logits, const Tensor& differences, const Tensor& lipschitz, const Tensor& epsilon_any,
     const Tensor& labels_any, int64_t criterion, const Tensor& lam_any) {
@@ -184,6 +192,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> margin_loss_cpu(
   return {loss, prediction, certified, share_of_logits, share_of_bottom, runner_up};
 }
 
+// As margin_backward_cpu.
 std::tuple<Tensor, Tensor, Tensor> margin_loss_backward_cpu(const Tensor& grad_any, const Tensor& logits,
                                                             const Tensor& share_of_logits_any,
                                                             const Tensor& share_of_bottom, const Tensor& prediction,
@@ -213,4 +222,32 @@ std::tuple<Tensor, Tensor, Tensor> margin_loss_backward_cpu(const Tensor& grad_a
   return {grad_logits, grad_differences, grad_lipschitz};
 }
 
+}  // namespace
+
 }  // namespace gloro_fast
+
+STABLE_TORCH_LIBRARY_FRAGMENT(gloro_fast, m) {
+  m.def(
+      "margin(Tensor logits, Tensor differences, Tensor lipschitz, Tensor epsilon)"
+      " -> (Tensor bottom, Tensor prediction, Tensor radius, Tensor runner_up)");
+  m.def(
+      "margin_backward(Tensor grad_bottom, Tensor logits, Tensor prediction, Tensor runner_up, Tensor differences,"
+      " Tensor lipschitz, Tensor epsilon, bool with_differences)"
+      " -> (Tensor grad_logits, Tensor grad_differences, Tensor grad_lipschitz)");
+  m.def(
+      "margin_loss(Tensor logits, Tensor differences, Tensor lipschitz, Tensor epsilon, Tensor labels, int criterion,"
+      " Tensor lam) -> (Tensor loss, Tensor prediction, Tensor certified, Tensor share_of_logits,"
+      " Tensor share_of_bottom, Tensor runner_up)");
+  m.def(
+      "margin_loss_backward(Tensor grad_loss, Tensor logits, Tensor share_of_logits, Tensor share_of_bottom,"
+      " Tensor prediction, Tensor runner_up, Tensor differences, Tensor lipschitz, Tensor epsilon,"
+      " bool with_differences)"
+      " -> (Tensor grad_logits, Tensor grad_differences, Tensor grad_lipschitz)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(gloro_fast, CPU, m) {
+  m.impl("margin", TORCH_BOX(&gloro_fast::margin_cpu));
+  m.impl("margin_backward", TORCH_BOX(&gloro_fast::margin_backward_cpu));
+  m.impl("margin_loss", TORCH_BOX(&gloro_fast::margin_loss_cpu));
+  m.impl("margin_loss_backward", TORCH_BOX(&gloro_fast::margin_loss_backward_cpu));
+}

@@ -1,11 +1,14 @@
-#include "minmax.h"
-
+// MinMax between tensors and the torch-free kernels: checks, memory formats, element types, threads.
+#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
 #include <algorithm>
 #include <memory>
+#include <optional>
+#include <tuple>
 
 #include "../cpu/minmax.h"
 #include "access.h"
@@ -127,8 +130,9 @@ void backward(const Tensor& grad_y, const Tensor& mask, const Tensor& grad_x, co
   });
 }
 
-}  // namespace
-
+// y has x's shape, type and memory format; mask is uint8 with one bit a pair: (samples * pairs, bytes a row)
+// for planar memory, one-dimensional for interleaved (csrc/cpu/minmax.h), which is how backward tells them
+// apart.
 std::tuple<Tensor, Tensor> minmax_cpu(const Tensor& x_any, const std::optional<Tensor>& bias_any) {
   const Shape shape = shape_of(x_any);
   const Tensor x = x_any.is_contiguous() || is_channels_last(x_any) ? x_any : torch::stable::contiguous(x_any);
@@ -143,6 +147,7 @@ std::tuple<Tensor, Tensor> minmax_cpu(const Tensor& x_any, const std::optional<T
   return {y, mask};
 }
 
+// Writes y over x, which must be contiguous or channels_last, and gives the mask.
 Tensor minmax_inplace_cpu(const Tensor& x, const std::optional<Tensor>& bias_any) {
   const Shape shape = shape_of(x);
   STD_TORCH_CHECK(x.is_contiguous() || is_channels_last(x),
@@ -157,6 +162,7 @@ Tensor minmax_inplace_cpu(const Tensor& x, const std::optional<Tensor>& bias_any
   return mask;
 }
 
+// The second tensor is the gradient of the bias, or has no elements where with_bias is false.
 std::tuple<Tensor, Tensor> minmax_backward_cpu(const Tensor& grad_y_any, const Tensor& mask_any, bool with_bias) {
   const Shape shape = shape_of(grad_y_any);
   const Tensor mask = mask_any.is_contiguous() ? mask_any : torch::stable::contiguous(mask_any);
@@ -178,4 +184,18 @@ std::tuple<Tensor, Tensor> minmax_backward_cpu(const Tensor& grad_y_any, const T
   return {grad_x, grad_bias};
 }
 
+}  // namespace
+
 }  // namespace gloro_fast
+
+STABLE_TORCH_LIBRARY_FRAGMENT(gloro_fast, m) {
+  m.def("minmax(Tensor x, Tensor? bias=None) -> (Tensor y, Tensor mask)");
+  m.def("minmax_(Tensor(a!) x, Tensor? bias=None) -> Tensor");
+  m.def("minmax_backward(Tensor grad_y, Tensor mask, bool with_bias) -> (Tensor grad_x, Tensor grad_bias)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(gloro_fast, CPU, m) {
+  m.impl("minmax", TORCH_BOX(&gloro_fast::minmax_cpu));
+  m.impl("minmax_", TORCH_BOX(&gloro_fast::minmax_inplace_cpu));
+  m.impl("minmax_backward", TORCH_BOX(&gloro_fast::minmax_backward_cpu));
+}

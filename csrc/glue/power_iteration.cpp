@@ -1,10 +1,15 @@
-#include "power_iteration.h"
-
+// Power iteration between tensors and the torch-free kernels: the layers' description, checks, types, threads.
+// `layers` is read by csrc/common/power_iteration_description.h.
+#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
 #include <algorithm>
+#include <cstdint>
+#include <tuple>
+#include <vector>
 
 #include "../common/power_iteration_description.h"
 #include "../cpu/power_iteration.h"
@@ -73,8 +78,9 @@ std::vector<Tensor> check_iterates(const std::vector<Tensor>& iterates, const st
   return checked;
 }
 
-}  // namespace
-
+// sigma (L,), and the layers' v and u, of the type of v (float32 or float64). They are tensors of their own: cutting
+// one long one into views from Python cost a third of what a call costs beside its arithmetic. `multiprocessors` are a
+// GPU's.
 std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> power_iteration_cpu(const std::vector<Tensor>& weights,
                                                                                  const std::vector<Tensor>& v_any,
                                                                                  const std::vector<int64_t>& numbers,
@@ -112,6 +118,7 @@ std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> power_iteration_cpu
   return {sigma, v_new, u};
 }
 
+// The gradient of every weight.
 std::vector<Tensor> power_iteration_backward_cpu(const Tensor& grad_sigma_any, const std::vector<Tensor>& v_any,
                                                  const std::vector<Tensor>& u_any,
                                                  const std::vector<int64_t>& numbers) {
@@ -141,4 +148,20 @@ std::vector<Tensor> power_iteration_backward_cpu(const Tensor& grad_sigma_any, c
   return gradients;
 }
 
+}  // namespace
+
 }  // namespace gloro_fast
+
+STABLE_TORCH_LIBRARY_FRAGMENT(gloro_fast, m) {
+  m.def(
+      "power_iteration(Tensor[] weights, Tensor[] v, int[] layers, int iterations, *, int multiprocessors=0)"
+      " -> (Tensor sigma, Tensor[] v_new, Tensor[] u)");
+  m.def("power_iteration_backward(Tensor grad_sigma, Tensor[] v, Tensor[] u, int[] layers) -> Tensor[]");
+  m.def("power_iteration_refusal(int device, int[] layers) -> str");
+  m.def("power_iteration_enough_multiprocessors(int device, int[] layers) -> int");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(gloro_fast, CPU, m) {
+  m.impl("power_iteration", TORCH_BOX(&gloro_fast::power_iteration_cpu));
+  m.impl("power_iteration_backward", TORCH_BOX(&gloro_fast::power_iteration_backward_cpu));
+}

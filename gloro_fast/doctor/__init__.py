@@ -4,18 +4,13 @@ A check is a file here that registers itself with :func:`gloro_fast.doctor.exami
 ``native``, where it switches off what is wrong; the command line runs it, and reports say what it found.
 """
 
-from gloro_fast.doctor import (  # noqa: F401 - importing a check registers it
-    fingerprint_check,
-    head_differences_check,
-    image_codes_check,
-    margin_check,
-    margin_loss_check,
-    minmax_check,
-    power_iteration_check,
-    product_check,
-    statistics_check,
-    verdict_check,
-)
+import importlib
+import pkgutil
+
 from gloro_fast.doctor.examination import Finding, examine
 
 __all__ = ["Finding", "examine"]
+
+for _module in pkgutil.iter_modules(__path__):
+    if _module.name.endswith("_check"):
+        importlib.import_module(f"{__name__}.{_module.name}")

@@ -1,16 +1,25 @@
-#include "power_iteration.h"
-
+// Power iteration between tensors of a GPU and the torch-free launches. Same arguments as on the CPU
+// (../power_iteration.cpp), with float32 iterates and weights of float32, bfloat16 or float16; and `multiprocessors`:
+// the forward launch has no more blocks than so many of them hold, all of them where it is 0. A plan's tiles follow
+// from it, and so the last bits of the results, as they follow from the card.
+//
+// Both only put work on the current stream: they neither wait for it nor copy to the device, and all memory comes from
+// torch's allocator, so that a CUDA graph can capture them.
 #include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <cstdint>
 #include <exception>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <string>
 #include <tuple>
+#include <vector>
 
 #include "../../common/power_iteration_description.h"
 #include "../../cuda/power_iteration.h"
@@ -110,8 +119,6 @@ float* floats(const Tensor& tensor) {
   return static_cast<float*>(tensor.mutable_data_ptr());
 }
 
-}  // namespace
-
 std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> power_iteration_cuda(const std::vector<Tensor>& weights,
                                                                                   const std::vector<Tensor>& v_any,
                                                                                   const std::vector<int64_t>& numbers,
@@ -197,6 +204,8 @@ std::vector<Tensor> power_iteration_backward_cuda(const Tensor& grad_sigma_any, 
   return gradients;
 }
 
+// Why these layers do not run in the kernels on device number `device`, in one line; empty where they do: every layer
+// fits into its shared memory, and the driver has taken a cooperative launch of as many blocks.
 std::string power_iteration_refusal(int64_t device, const std::vector<int64_t>& numbers) {
   try {
     static_cast<void>(read_card(static_cast<int32_t>(device)));  // names a missing driver better than the guard does
@@ -208,8 +217,22 @@ std::string power_iteration_refusal(int64_t device, const std::vector<int64_t>& 
   }
 }
 
+// How many multiprocessors of device number `device` these layers need (cuda::enough_multiprocessors).
 int64_t power_iteration_enough_multiprocessors(int64_t device, const std::vector<int64_t>& numbers) {
   return cuda::enough_multiprocessors(layers_of(cpu::read_layers(numbers)), read_card(static_cast<int32_t>(device)));
 }
 
+}  // namespace
+
 }  // namespace gloro_fast
+
+STABLE_TORCH_LIBRARY_IMPL(gloro_fast, CUDA, m) {
+  m.impl("power_iteration", TORCH_BOX(&gloro_fast::power_iteration_cuda));
+  m.impl("power_iteration_backward", TORCH_BOX(&gloro_fast::power_iteration_backward_cuda));
+}
+
+// Take no tensor, and so are not a device's.
+STABLE_TORCH_LIBRARY_IMPL(gloro_fast, CompositeImplicitAutograd, m) {
+  m.impl("power_iteration_refusal", TORCH_BOX(&gloro_fast::power_iteration_refusal));
+  m.impl("power_iteration_enough_multiprocessors", TORCH_BOX(&gloro_fast::power_iteration_enough_multiprocessors));
+}
