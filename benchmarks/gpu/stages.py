@@ -64,7 +64,7 @@ def _measurement(module: str) -> Callable[[Visit], list[str]]:
 def _pytest(*paths: str) -> Callable[[Visit], list[str]]:
     def command(visit: Visit) -> list[str]:
         workers = ["-n", str(min(14, os.cpu_count() or 1))] if find_spec("xdist") and not visit.fast else []
-        chosen = ["tests/native/test_dispatch.py"] if visit.fast else list(paths)
+        chosen = ["tests/test_gpu.py"] if visit.fast else list(paths)
         return _python("-m", "pytest", "-q", "-rfE", "-p", "no:cacheprovider", *workers, *chosen)
 
     return command
@@ -104,9 +104,7 @@ STAGES: Mapping[str, Stage] = {
         120,
         lambda visit: _python("-m", "gloro_fast", "doctor", "--device", visit.device),
     ),
-    "tests": Stage(
-        "the tests that need a GPU most", 170, _pytest("tests/ops", "tests/doctor", "tests/native/test_dispatch.py")
-    ),
+    "tests": Stage("the tests that need a GPU most", 170, _pytest("tests/ops", "tests/doctor", "tests/test_gpu.py")),
     "suite": Stage("all tests", 400, _pytest("tests")),
     "memcheck": Stage("every kernel under compute-sanitizer", 100, _sanitizer("memcheck")),
     "racecheck": Stage("the same for races in shared memory", 100, _sanitizer("racecheck")),

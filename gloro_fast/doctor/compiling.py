@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Lock
 from typing import Any
 
@@ -18,6 +18,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gloro_fast.native import dispatch
+
+_MOST_TRIES = 5
 
 
 def compile_kernels(checks: Iterable[Callable[[torch.device], Iterator[str | None]]]) -> None:
@@ -55,8 +57,12 @@ def _launches_compile() -> Iterator[None]:
     run, parse, one_at_a_time = JITFunction.run, JITFunction.parse, Lock()
 
     def parse_alone(self: Any) -> Any:
-        # Threads that parse at once confuse Python 3.11: "AST constructor recursion depth mismatch", now and then.
+        # Threads that parse at once confuse Python 3.11: "AST constructor recursion depth mismatch", now and then. The
+        # lock keeps Triton's apart; whoever else parses in the same moment makes it raise, and it may parse again.
         with one_at_a_time:
+            for _ in range(_MOST_TRIES - 1):
+                with suppress(SystemError):
+                    return parse(self)
             return parse(self)
 
     JITFunction.run = lambda self, *args, grid, warmup, **options: run(self, *args, grid=grid, warmup=True, **options)
