@@ -31,7 +31,8 @@ def compile_kernels(checks: Iterable[Callable[[torch.device], Iterator[str | Non
     """
     from triton import AsyncCompileMode
 
-    with ThreadPoolExecutor() as pool, AsyncCompileMode(pool, ignore_errors=True), _launches_compile(), _BothDevices():  # type: ignore[no-untyped-call]
+    # Outermost, until the last thread is done.
+    with _launches_compile(), ThreadPoolExecutor() as pool, AsyncCompileMode(pool, ignore_errors=True), _BothDevices():  # type: ignore[no-untyped-call]
         for check in checks:
             for _ in check(torch.device("cpu")):
                 pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -91,3 +92,23 @@ def test_who_else_parses_does_not_fail_it(monkeypatch: pytest.MonkeyPatch) -> No
     with compiling._launches_compile():
         assert kernel.parse() is not None
     assert next(calls) == 4
+
+
+def test_threads_parse_one_at_a_time_to_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parse, busy, overlaps = JITFunction.parse, threading.Lock(), []
+
+    def watched(self: JITFunction) -> object:
+        alone = busy.acquire(blocking=False)
+        overlaps.append(not alone)
+        try:
+            time.sleep(0.002)
+            return parse(self)
+        finally:
+            if alone:
+                busy.release()
+
+    monkeypatch.setattr(JITFunction, "parse", watched)
+    with fresh_gpu(121, tmp_path):
+        compiling.compile_kernels([check_margin])
+    assert overlaps
+    assert not any(overlaps)
