@@ -93,8 +93,7 @@ py::list describe_layers(const Plan& plan) {
   for (int i = 0; i < plan.launch.layers; ++i) {
     const cuda::LayerPlan& layer = plan.launch.layer[i];
     layers.append(py::dict("layer"_a = plan.order[static_cast<size_t>(i)], "first_block"_a = layer.first_block,
-                           "blocks"_a = layer.blocks, "dense"_a = layer.dense != 0,
-                           "wide"_a = layer.wide != 0,
+                           "blocks"_a = layer.blocks, "dense"_a = layer.dense != 0, "wide"_a = layer.wide != 0,
                            "forward"_a = describe(layer.forward), "transposed"_a = describe(layer.transposed)));
   }
   return layers;

@@ -1,5 +1,5 @@
-// The portable loop of the hash, a vector of words at a time, for the files that are compiled for a level: in an unnamed
-// namespace, so that each has a copy of its own.
+// The portable loop of the hash, a vector of words at a time, for the files that are compiled for a level: in an
+// unnamed namespace, so that each has a copy of its own.
 #pragma once
 
 #include "fingerprint.h"

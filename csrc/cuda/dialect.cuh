@@ -57,14 +57,14 @@ GLORO_FAST_DEVICE uint16_t narrow_float16(float value) {
 // Copies 16 (or 4) bytes of global memory to shared memory behind the thread's back, or zeros where `present` is false;
 // nothing is read then. They are there after wait_for_copies, for other threads after a barrier on top of that.
 GLORO_FAST_DEVICE void copy_16_bytes(float* to, const float* from, bool present) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
-                   static_cast<unsigned>(__cvta_generic_to_shared(to))),
-               "l"(from), "r"(present ? 16 : 0));
+  asm volatile(
+      "cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(static_cast<unsigned>(__cvta_generic_to_shared(to))),
+      "l"(from), "r"(present ? 16 : 0));
 }
 GLORO_FAST_DEVICE void copy_4_bytes(float* to, const float* from, bool present) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(
-                   static_cast<unsigned>(__cvta_generic_to_shared(to))),
-               "l"(from), "r"(present ? 4 : 0));
+  asm volatile(
+      "cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(static_cast<unsigned>(__cvta_generic_to_shared(to))),
+      "l"(from), "r"(present ? 4 : 0));
 }
 // Closes a group of copies, which may be empty.
 GLORO_FAST_DEVICE void commit_copies() {

@@ -75,10 +75,10 @@ GLORO_FAST_DEVICE void finish_layer(const LayerPlan& layer, double squares, Boar
   const int first = block * kThreads + static_cast<int>(threadIdx.x), step = layer.blocks * kThreads;
   const Scale left_scale = board.step.scale;
   if (kWide && layer.wide) {
-    unpack_vector(layer.v, board.right, layer.group_inputs, layer.groups, height.input * width.input,
-                  board.right_scale, first, step);
-    unpack_vector(layer.u, Packed(layer).u, layer.group_outputs, layer.groups, height.output * width.output,
-                  left_scale, first, step);
+    unpack_vector(layer.v, board.right, layer.group_inputs, layer.groups, height.input * width.input, board.right_scale,
+                  first, step);
+    unpack_vector(layer.u, Packed(layer).u, layer.group_outputs, layer.groups, height.output * width.output, left_scale,
+                  first, step);
     return;
   }
   for (int i = first; i < inputs; i += step) layer.v[i] = board.right[i] * board.right_scale;
@@ -107,12 +107,11 @@ GLORO_FAST_DEVICE void iterate(const Launch& launch) {
       // A warp that does not wait for the other blocks finds the item meanwhile.
       if (threadIdx.x == 32 && !layer.dense) board.item = find_item(layer, tiling, step % 2 != 0, first_item(layer));
       __syncthreads();
-      const double square = layer.dense ? apply_dense(layer, board.step, memory)
-                            : kWide && layer.wide
-                                ? apply_gemm(layer, tiling, board, memory, step == 2 * launch.iterations)
-                            : tiling.thread_pixels == kThreadPixels
-                                ? apply_conv<kThreadPixels>(layer, tiling, board, memory)
-                                : apply_conv<kFewThreadPixels>(layer, tiling, board, memory);
+      const double square =
+          layer.dense           ? apply_dense(layer, board.step, memory)
+          : kWide && layer.wide ? apply_gemm(layer, tiling, board, memory, step == 2 * launch.iterations)
+          : tiling.thread_pixels == kThreadPixels ? apply_conv<kThreadPixels>(layer, tiling, board, memory)
+                                                  : apply_conv<kFewThreadPixels>(layer, tiling, board, memory);
       squares = meet(layer, step, square, board);
     }
     finish_layer<kWide>(layer, squares, board);

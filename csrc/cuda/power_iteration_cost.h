@@ -44,7 +44,7 @@ struct Cost {
   double gigahertz = 1.755;
   double fma_lanes = 128;     // per multiprocessor
   double tensor_fmas = 1024;  // the same on tensor cores, TF32
-  int sharing = 1;         // blocks that share a multiprocessor
+  int sharing = 1;            // blocks that share a multiprocessor
   KernelShape kernel;
 
   static constexpr double kTrip = 1210;    // a batch of loads from the L2 cache

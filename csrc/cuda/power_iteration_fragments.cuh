@@ -9,8 +9,8 @@
 
 namespace gloro_fast::cuda {
 
-inline constexpr int kRowTiles = kWarpPixels / 16;       // of 16 rows
-inline constexpr int kColumnTiles = kWarpChannels / 8;   // of 8 columns
+inline constexpr int kRowTiles = kWarpPixels / 16;      // of 16 rows
+inline constexpr int kColumnTiles = kWarpChannels / 8;  // of 8 columns
 inline constexpr int kWarpSums = kRowTiles * kColumnTiles * 4;
 // Lane 4 g + t has of tile (m, n) the rows (m, g) and (m, g + 8), in that order, each with two columns: of 64 columns,
 // tile n = 4 q + j at its column c stands for column 32 q + 4 c + j. So it holds 8 neighbours, 32 q + 8 t and on.
@@ -54,9 +54,9 @@ GLORO_FAST_DEVICE void wait_for_step(int ahead) {
 
 // Where a warp works, and its lane.
 struct WarpPlace {
-  int g, t;             // the lane's number is 4 g + t
-  int row, column;      // the first of the warp, within the tile
-  int split, splits;    // which share of the terms
+  int g, t;           // the lane's number is 4 g + t
+  int row, column;    // the first of the warp, within the tile
+  int split, splits;  // which share of the terms
   int warp;
 
   GLORO_FAST_DEVICE explicit WarpPlace(const Tiling& tiling) {
@@ -77,8 +77,7 @@ static_assert(kThreadChannels << 3 == kWarpChannels);
 GLORO_FAST_DEVICE void join_splits(WarpSums& sums, const WarpPlace& place, float* memory) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   for (int half = place.splits / 2; half > 0; half /= 2) {
-    float* const mine =
-        memory + (place.warp / place.splits * half + place.split % half) * (kWarpSums * 32) + lane;
+    float* const mine = memory + (place.warp / place.splits * half + place.split % half) * (kWarpSums * 32) + lane;
     if (place.split >= half && place.split < 2 * half) {
 #pragma unroll
       for (int i = 0; i < kWarpSums; ++i) mine[i * 32] = sums[i / 4 / kColumnTiles][i / 4 % kColumnTiles][i % 4];

@@ -212,12 +212,12 @@ GLORO_FAST_DEVICE void add_step(WarpSums& sums, const float* memory, int number,
   int pixels[2 * kRowTiles];
 #pragma unroll
   for (int p = 0; p < 2 * kRowTiles; ++p) pixels[p] = tables.pixels()[place.row + 8 * p + place.g];
-  const float* const window = memory + item.window + 4 * place.t +
-                              ((step.window << item.log_split) + place.split) * (item.positions * kSlice);
-  const float* weights = memory + item.staged + step.stage * (item.step_taps * item.tap_words) +
-                         (place.split * kSlice << item.log_channels) + place.column * kSlice +
-                         (kTransposed ? 4 * place.t * kWarpChannels + 4 * (place.g ^ (2 * place.t))
-                                      : 4 * place.g * kSlice + 4 * place.t);
+  const float* const window =
+      memory + item.window + 4 * place.t + ((step.window << item.log_split) + place.split) * (item.positions * kSlice);
+  const float* weights =
+      memory + item.staged + step.stage * (item.step_taps * item.tap_words) +
+      (place.split * kSlice << item.log_channels) + place.column * kSlice +
+      (kTransposed ? 4 * place.t * kWarpChannels + 4 * (place.g ^ (2 * place.t)) : 4 * place.g * kSlice + 4 * place.t);
   const int odd = (place.g & 1) * kSlice;
   const int* const shifts = tables.shifts() + step.first;
 #pragma unroll 1
@@ -238,7 +238,7 @@ GLORO_FAST_DEVICE void write_packed(WarpSums& sums, const WarpPlace& place, cons
     float* const to = out + static_cast<int64_t>(oy * item.out_width + ox) * pixel_words + item.group * out_channels;
 #pragma unroll
     for (int half = 0; half < kColumnTiles / 2; ++half) {
-      float(&tiles)[kColumnTiles][4] = sums[p / 2];
+      float (&tiles)[kColumnTiles][4] = sums[p / 2];
       const int first = half / 2 * 4, of = p % 2 * 2 + half % 2;
       const int channel = item.channel + place.column + half / 2 * 32 + 8 * place.t + half % 2 * 4;
       if (!inside) {

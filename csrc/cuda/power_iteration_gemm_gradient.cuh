@@ -119,7 +119,7 @@ GLORO_FAST_DEVICE void write_tile(const WarpSums& sums, const WarpPlace& place, 
     const int64_t element = tile.element + static_cast<int64_t>(row) * layer.weight_strides[0];
 #pragma unroll
     for (int half = 0; half < kColumnTiles / 2; ++half) {
-      const float(&tiles)[kColumnTiles][4] = sums[i / 2];
+      const float (&tiles)[kColumnTiles][4] = sums[i / 2];
       const int first = half / 2 * 4, of = i % 2 * 2 + half % 2;
       const int column = place.column + half / 2 * 32 + 8 * place.t + half % 2 * 4;
       const int left = tile.end_column - tile.first_column - column;

@@ -15,11 +15,11 @@ constexpr int kNarrowest = 16;  // channels of a group; a warp's tile has 64
 // Of a warp that adds a slice at one tap: products of 16 x 8 x 8, and loads of 16 bytes a lane, which take 4 cycles.
 constexpr double kSliceFmas = kWarpPixels * kWarpChannels * kSlice;
 constexpr double kSliceLoadCycles = 12 * 4;
-constexpr double kCopyCycles = 4;   // of a warp that starts copies of 4 bytes: addresses, and banks met twice
-constexpr double kStepCycles = 60;  // the barrier, and what is found anew
-constexpr double kTables = 900;     // of an item
-constexpr double kJoin = 300;       // for each halving of the warps that share sums
-constexpr double kBytesPerCycle = 24;  // of a multiprocessor from the L2 cache, while all of them read
+constexpr double kCopyCycles = 4;        // of a warp that starts copies of 4 bytes: addresses, and banks met twice
+constexpr double kStepCycles = 60;       // the barrier, and what is found anew
+constexpr double kTables = 900;          // of an item
+constexpr double kJoin = 300;            // for each halving of the warps that share sums
+constexpr double kBytesPerCycle = 24;    // of a multiprocessor from the L2 cache, while all of them read
 constexpr double kExactShare = 4.0 / 3;  // one application in six takes three products for one
 
 int ceil_div(int value, int divisor) {
@@ -98,8 +98,7 @@ double gemm_gradient_item_cycles(const LayerPlan& layer, const Tiling& tiling, c
 }
 
 std::vector<Candidate> gemm_candidates(const LayerPlan& layer, bool transposed, int budget_words, const Cost& cost) {
-  const int in_channels =
-      static_cast<int>(round_up(transposed ? layer.group_outputs : layer.group_inputs, kSlice));
+  const int in_channels = static_cast<int>(round_up(transposed ? layer.group_outputs : layer.group_inputs, kSlice));
   const int out_channels = transposed ? layer.group_inputs : layer.group_outputs;
   const int height = phase_size(layer.height, transposed), width = phase_size(layer.width, transposed);
   const int phases = transposed ? layer.height.stride * layer.width.stride : 1;
@@ -129,8 +128,8 @@ std::vector<Candidate> gemm_candidates(const LayerPlan& layer, bool transposed, 
             tiling.items = layer.groups * tiling.channel_tiles * phases * tiling.tiles_y * tiling.tiles_x;
             const int positions = set_plane(tiling, layer, transposed);
             // A chunk's window is staged with its first step, while those of the steps before are still read.
-            tiling.windows = static_cast<int8_t>(
-                std::min(chunks, ceil_div(stages - 1, ceil_div(few_taps, step_taps)) + 1));
+            tiling.windows =
+                static_cast<int8_t>(std::min(chunks, ceil_div(stages - 1, ceil_div(few_taps, step_taps)) + 1));
             const int64_t steps = int64_t{chunks} * ceil_div(taps, step_taps);
             const int64_t tables = round_up(kGemmItemWords + 2 * steps + pixels + positions + 2 * taps, 4);
             const int64_t staged = int64_t{stages} * step_taps * chunk * channels;

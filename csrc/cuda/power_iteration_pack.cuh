@@ -60,9 +60,8 @@ GLORO_FAST_DEVICE void pack_layer(const LayerPlan& layer) {
     const int group = static_cast<int>(i / pairs), pair = static_cast<int>(i % pairs);
     const int output = pair / packed.inputs, input = pair % packed.inputs;
     const bool real = output < layer.group_outputs && input < layer.group_inputs;
-    const int64_t from =
-        (static_cast<int64_t>(group) * layer.group_outputs + output) * layer.weight_strides[0] +
-        static_cast<int64_t>(input) * layer.weight_strides[1];
+    const int64_t from = (static_cast<int64_t>(group) * layer.group_outputs + output) * layer.weight_strides[0] +
+                         static_cast<int64_t>(input) * layer.weight_strides[1];
     float* const to = packed.weights + static_cast<int64_t>(group) * taps * pairs + pair;
     for (int tap = 0; tap < taps; ++tap) {
       const int64_t at = from + static_cast<int64_t>(tap / taps_x) * layer.weight_strides[2] +

@@ -125,7 +125,8 @@ Traffic predict_traffic(const Plan& plan, int index, int iterations) {
   if (layer.wide) {  // packed
     const double weights = double(layer.groups) * layer.height.kernel * layer.width.kernel;
     const double inputs = slices(layer.group_inputs), outputs = slices(layer.group_outputs);
-    traffic.weights += weights * (layer.group_outputs * layer.group_inputs * weight_bytes(layer) + 4 * inputs * outputs);
+    traffic.weights +=
+        weights * (layer.group_outputs * layer.group_inputs * weight_bytes(layer) + 4 * inputs * outputs);
     traffic.vectors += 4 * input_size(layer) * (1 + inputs / layer.group_inputs);
   }
   // At the end both iterates are read, divided by their norms and written.
@@ -147,9 +148,10 @@ Traffic predict_gradient_traffic(const Plan& plan, int index) {
   const int taps = layer.height.kernel * layer.width.kernel, entries = layer.group_inputs * taps;
   traffic.weights = double(layer.groups) * layer.group_outputs * entries * weight_bytes(layer);
   if (layer.wide) {
-    traffic.vectors = 4.0 * layer.groups *
-                      (double(tiling.channel_tiles) * layer.group_inputs * meetings(layer.height) * meetings(layer.width) +
-                       double(tiling.entry_tiles) * layer.group_outputs * layer.height.output * layer.width.output);
+    traffic.vectors =
+        4.0 * layer.groups *
+        (double(tiling.channel_tiles) * layer.group_inputs * meetings(layer.height) * meetings(layer.width) +
+         double(tiling.entry_tiles) * layer.group_outputs * layer.height.output * layer.width.output);
     return traffic;
   }
   // Windows are staged for whole tiles, outputs beyond the picture included.
