@@ -422,7 +422,7 @@ ROUNDING = {
     "number": lambda x: x * 1e-3 + 7.3,
     "quotient": lambda x: x / 3.0,
     "difference": lambda x: torch.sub(x, x.roll(1, 2), alpha=0.3),
-    "in place": lambda x: (x * 1.1).add_(x, alpha=-1.1).mul_(5.0),
+    "in place": lambda x: (x * 1.1).add_(x, alpha=-0.3).mul_(5.0),
     "from a number": lambda x: 1.1 - x,
     "many": lambda x: x + x * 0.1 + x.flip(1) * 0.7 - 3 * x,
 }
