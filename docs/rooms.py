@@ -39,6 +39,7 @@ INSIDE = {
     "progress": ("how far a command is,", "said every 30 s"),
     "pixels": ("images in [0, 1],", "checked"),
     "files": ("files that are whole", "or not there"),
+    "distributed": ("processes that work", "together (torchrun)"),
     "native": ("compiled library,", "choice of kernels"),
     "recipes": ("configurations,", "schedules"),
     "_version": ("major.minor.patch",),

@@ -50,6 +50,14 @@ class CertificateError(GloroFastError, RuntimeError):
     """A certificate file is missing, truncated, damaged or edited, or of another format."""
 
 
+class DistributedError(GloroFastError, RuntimeError):
+    """The processes of a group cannot go on together: one has ended, hangs, or has not what the others have."""
+
+
+class PeerError(DistributedError):
+    """Another process of the group has failed and said why; a command ends without a word."""
+
+
 class DivergenceError(GloroFastError, ArithmeticError):
     """The training loss became NaN or infinite; the last good checkpoint is kept."""
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # From the ground up: a room imports only from rooms before it.
 ORDER = (
-    "_version", "errors", "progress", "attributes", "pixels", "rounding", "files", "native",
+    "_version", "errors", "progress", "attributes", "pixels", "rounding", "files", "distributed", "native",
     "ops", "kernels", "doctor", "losses", "recipes", "data", "audit",
     "rules", "nn", "models", "keras_weights", "bounds", "graph", "signing", "rounding_error", "net",
     "evaluate", "certificate_file", "train", "reproduce", "cli", "__main__", "__init__",
