@@ -19,6 +19,7 @@ _WITHOUT_TERMINAL = 30.0
 _at_work: list[Progress] = []
 _said = 0.0
 _width = 0
+_silent = False
 _lock = threading.RLock()
 
 
@@ -57,6 +58,8 @@ class Progress:
         global _said, _width
         with _lock:
             _said = now
+            if _silent:
+                return
             text = self._text(now - self._begin)
             if self._terminal:
                 sys.stderr.write("\r" + text.ljust(_width))
@@ -81,6 +84,12 @@ class Progress:
                 sys.stderr.write("\r" + " " * _width + "\r")
                 sys.stderr.flush()
                 _width = 0
+
+
+def silence() -> None:
+    """Say nothing from now on: of several processes that do one thing together, one speaks."""
+    global _silent
+    _silent = True
 
 
 def tracked(items: Iterable[_T], total: float, what: str, size: Callable[[_T], float] = lambda item: 1) -> Iterator[_T]:

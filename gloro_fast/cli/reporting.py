@@ -14,7 +14,7 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 from typer.core import TyperGroup
 
-from gloro_fast.errors import GloroFastError
+from gloro_fast.errors import GloroFastError, PeerError
 from gloro_fast.progress import heartbeat
 
 BAD_INPUT = 2
@@ -27,9 +27,9 @@ _UsageError: Any = typer.BadParameter.__base__
 class Commands(TyperGroup):
     """The commands, with one rule for what goes wrong in any of them.
 
-    What the package raises on purpose is one line on stderr and exit code 2, and so are options that do not exist
-    or cannot be read. An interrupted training exits with 128 + the signal's number. Anything else is a fault of
-    the program: its traceback shows.
+    What the package raises on purpose is one line on stderr, said by one process of a group, and exit code 2, and so
+    are options that do not exist or cannot be read. An interrupted training exits with 128 + the signal's number.
+    Anything else is a fault of the program: its traceback shows.
     """
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
@@ -83,6 +83,8 @@ def percent(share: float) -> str:
 def _errors_in_one_line() -> Iterator[None]:
     try:
         yield
+    except PeerError as error:
+        raise typer.Exit(BAD_INPUT) from error
     except (GloroFastError, _UsageError) as error:
         reason = error.format_message() if isinstance(error, _UsageError) else error
         typer.echo(f"error: {_one_line(reason)}", err=True)

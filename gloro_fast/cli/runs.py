@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import typer
 
 from gloro_fast.cli.options import usable_device, use_threads
 from gloro_fast.data import DataSet, load
+from gloro_fast.distributed import current, restarts
 from gloro_fast.errors import ConfigError
 from gloro_fast.recipes import NEUTRAL_NEEDS, Recipe, get, neutral
 from gloro_fast.train import (
@@ -73,7 +74,9 @@ class RunRequest:
         """
         place = str(self.data_dir.expanduser().resolve()) if self.data_dir is not None else otherwise
         share = test_share if self.test_share is None else self.test_share
-        return load(name, place or None, download=self.download, test_share=share), place
+        with current().together():
+            data = load(name, place or None, download=self.download, test_share=share)
+        return data, place
 
     def observers(self) -> list[Observer]:
         """Return the observers that show the run."""
@@ -86,11 +89,12 @@ def begin(request: RunRequest, *, overwrite: bool) -> Trainer:
     Raises:
         GloroFastError: recipe, fields, data or run folder cannot be used.
     """
-    base, origin = _neutral(request.fields) if request.recipe is None else _recipe(request.recipe)
-    recipe = base.override(**request.fields)
-    out = RUNS / recipe.name if request.out is None else request.out
-    if not overwrite:
-        RunFolder(out).check_free()
+    group = current()
+    with group.together():
+        recipe, origin = _asked(request)
+        out = RUNS / recipe.name if request.out is None else request.out
+        if group.is_main and not overwrite:
+            RunFolder(out).check_free()
     observers = request.observers()
     use_threads(request.threads)
     device = usable_device(request.device)
@@ -116,12 +120,47 @@ def begin(request: RunRequest, *, overwrite: bool) -> Trainer:
     return trainer
 
 
+def after_restart(request: RunRequest) -> RunRequest | None:
+    """Return what to go on with where torchrun has started the command anew, after a process of it failed.
+
+    Returns:
+        None where it has not, or where there is nothing to go on with.
+    """
+    group, out = current(), None
+    with group.together():
+        if group.is_main and restarts():
+            folder = RunFolder(RUNS / _asked(request)[0].name if request.out is None else request.out)
+            out = folder.path if folder.checkpoint.is_file() and not folder.finished else None
+    out = group.tell(out)
+    if out is None:
+        return None
+    # The same command began the run, so that there is nothing to compare.
+    return replace(request, recipe=None, fields={}, out=out, seed=None, deterministic=None, test_share=None, tf32=None)
+
+
 def go_on(request: RunRequest) -> Trainer:
     """Take up a run; what was not asked for is as its configuration says, the number of threads too.
 
     Raises:
         GloroFastError: there is no such run, something asked for differs from it, or its data are elsewhere.
     """
+    group, found = current(), None
+    with group.together():
+        if group.is_main:
+            found = _saved(request)
+    told = group.tell(found)
+    assert told is not None
+    out, saved = told
+    observers = request.observers()
+    use_threads(request.threads or saved.threads or None)
+    data, _ = request.load_data(saved.recipe.data, saved.data_dir, saved.test_share or None)
+    trainer = Trainer.resume(out, data, observers=observers, device=request.device, graphs=request.graphs)
+    _announce(f"going on with {saved.recipe.name}", data, out, trainer.config.device)
+    return trainer
+
+
+def _saved(request: RunRequest) -> tuple[Path, RunConfig]:
+    """Return the folder of a run to go on with, and its configuration, which nothing asked for may differ from."""
     recipe = None if request.recipe is None else _recipe(request.recipe)[0]
     if request.out is None and recipe is None:
         raise ConfigError("--resume needs the run folder; give it with --out")
@@ -138,12 +177,13 @@ def go_on(request: RunRequest) -> Trainer:
     if request.tf32 is not None:
         asked["tf32"] = "on" if request.tf32 else "off"
     check_unchanged(saved, {**request.fields, **asked})
-    observers = request.observers()
-    use_threads(request.threads or saved.threads or None)
-    data, _ = request.load_data(saved.recipe.data, saved.data_dir, saved.test_share or None)
-    trainer = Trainer.resume(out, data, observers=observers, device=request.device, graphs=request.graphs)
-    _announce(f"going on with {saved.recipe.name}", data, out, trainer.config.device)
-    return trainer
+    return out, saved
+
+
+def _asked(request: RunRequest) -> tuple[Recipe, RunConfig | None]:
+    """Return the recipe of a new run, and the configuration of the run that it was taken from, if any."""
+    base, origin = _neutral(request.fields) if request.recipe is None else _recipe(request.recipe)
+    return base.override(**request.fields), origin
 
 
 def _neutral(fields: Mapping[str, Any]) -> tuple[Recipe, None]:
@@ -172,7 +212,11 @@ def _recipe(name: str) -> tuple[Recipe, RunConfig | None]:
 
 
 def _announce(what: str, data: DataSet, out: Path, device: str) -> None:
+    group = current()
+    if not group.is_main:
+        return
     count = f"{len(data.train):,} training images{f'; {data.note}' if data.note else ''}"
-    typer.echo(
-        f"{what} on {data.name} ({count}), {device}, {torch.get_num_threads()} threads; run folder {out}", err=True
+    where = (
+        f"{device}, {torch.get_num_threads()} threads{f' in each of {group.size} processes' if group.size > 1 else ''}"
     )
+    typer.echo(f"{what} on {data.name} ({count}), {where}; run folder {out}", err=True)

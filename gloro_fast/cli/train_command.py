@@ -119,9 +119,14 @@ def train(
 
     The run folder gets the net (model.safetensors), config.toml, metrics.csv, curves.png and result.json. Ctrl-C
     saves at once, and --resume goes on bit for bit; then --out alone is enough.
+
+    Under torchrun (torchrun --nproc-per-node 2 -m gloro_fast train ...) the processes share each batch; started anew by
+    it after a failure, they go on by themselves.
     """
+    from gloro_fast.cli.grouped import grouped
+    from gloro_fast.cli.options import usable_device
     from gloro_fast.cli.overrides import recipe_fields
-    from gloro_fast.cli.runs import RunRequest, begin, go_on
+    from gloro_fast.cli.runs import RunRequest, after_restart, begin, go_on
     from gloro_fast.train import Interrupted, keep_freed_memory
 
     request = RunRequest(
@@ -142,13 +147,17 @@ def train(
     if resume and overwrite:
         raise ConfigError("--resume goes on with a run and --overwrite deletes it; choose one of the two")
     keep_freed_memory()
-    trainer = go_on(request) if resume else begin(request, overwrite=overwrite)
-    try:
-        result = trainer.fit()
-    except Interrupted as stop:
-        typer.echo(str(stop), err=True)
-        raise typer.Exit(128 + stop.signal) from stop
-    _print_result(result, trainer.folder.path)
+    with grouped(usable_device(device)) as group:
+        again = None if resume else after_restart(request)
+        trainer = go_on(again or request) if again or resume else begin(request, overwrite=overwrite)
+        try:
+            result = trainer.fit()
+        except Interrupted as stop:
+            if group.is_main:
+                typer.echo(str(stop), err=True)
+            raise typer.Exit(128 + stop.signal) from stop
+        if group.is_main:
+            _print_result(result, trainer.folder.path)
 
 
 def _print_result(result: Result, folder: Path) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gloro_fast.data.dataset import Split
 from gloro_fast.data.streaming import CudaCopier, has_room, stream
+from gloro_fast.distributed import ALONE, Group
 from gloro_fast.errors import ConfigError
 from gloro_fast.pixels import bytes_to_float, check_floats
 
@@ -33,6 +34,7 @@ class Batches:
         device: where the batches are wanted.
         generator: CPU generator that :meth:`order` draws from when it is given none; None is torch's own.
         once: whether each image is wanted but once: then none is moved to a GPU before its batch.
+        group: who shares the batches: each process goes through its :meth:`part` of every one.
 
     Attributes:
         images: of the whole split, on ``device`` if ``is_resident``, else on the CPU.
@@ -53,6 +55,7 @@ class Batches:
         device: torch.device | str = "cpu",
         generator: torch.Generator | None = None,
         once: bool = False,
+        group: Group = ALONE,
     ) -> None:
         if batch_size < 1:
             raise ConfigError(f"batch size {batch_size} is too small; use --batch-size 1 or more")
@@ -66,6 +69,7 @@ class Batches:
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.generator = generator
+        self._group = group
         self.labels = split.labels.to(device)
         self.is_resident = has_room(split.images, self.labels.device, once)
         self.images = split.images.to(device) if self.is_resident else split.images.cpu()
@@ -77,6 +81,10 @@ class Batches:
     def size(self, index: int) -> int:
         """Count the images of batch ``index``."""
         return min(self.batch_size, len(self.labels) - index * self.batch_size)
+
+    def part(self, index: int) -> slice:
+        """Return which of the images of batch ``index`` this process is given: all of them, unless a group shares."""
+        return self._group.part(self.size(index))
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Go through one epoch, in a new order."""
@@ -122,16 +130,20 @@ class Batches:
             raise ConfigError(f"batch {start} is outside an epoch of {len(self)} batches; is it another data set?")
 
     def _gather(self, order: Tensor, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for chosen in torch.split(order[start * self.batch_size :], self.batch_size):
-            if len(chosen):  # split() gives one empty piece when start is the end
-                images = self.images[chosen]
-                yield bytes_to_float(images) if images.dtype == torch.uint8 else images, self.labels[chosen]
+        for chosen in self._pieces(order, start):
+            images = self.images[chosen]
+            yield bytes_to_float(images) if images.dtype == torch.uint8 else images, self.labels[chosen]
 
     def _stream(self, order: Tensor, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         device = self.labels.device
-        pieces = (piece for piece in torch.split(order[start * self.batch_size :], self.batch_size) if len(piece))
+        pieces = self._pieces(order, start)
         for images, chosen in stream(self.images, pieces, CudaCopier(self.images, self.batch_size, device)):
             yield bytes_to_float(images) if images.dtype == torch.uint8 else images, self.labels[chosen.to(device)]
+
+    def _pieces(self, order: Tensor, start: int) -> Iterator[Tensor]:
+        for piece in torch.split(order[start * self.batch_size :], self.batch_size):
+            if len(piece):  # split() gives one empty piece when start is the end
+                yield piece if self._group.size == 1 else piece[self._group.part(len(piece))]
 
 
 def split_validation(split: Split, size: int, seed: int) -> tuple[Split, Split]:

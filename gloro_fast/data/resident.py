@@ -78,16 +78,22 @@ class ResidentBatches:
         """Gather the batch that the counter on the device stands at, and move it on; nothing waits.
 
         Args:
-            size: images in it; that of all but perhaps the last.
+            size: images in it, those of others included; that of all but perhaps the last.
         """
         images, labels = self._batches.images, self._batches.labels
         count = len(labels) // self._batches.batch_size
         whole = count * self._batches.batch_size
         if size == self._batches.batch_size:
-            chosen = self._order[:whole].view(count, size).index_select(0, self._cursor)[0]
-            draws = self._draws[:whole].view(count, size, self._draws.shape[1]).index_select(0, self._cursor)[0]
+            part = self._batches.part(0)
+            order, numbers = (
+                self._order[:whole].view(count, size),
+                self._draws[:whole].view(count, size, self._draws.shape[1]),
+            )
+            chosen = order[:, part].index_select(0, self._cursor)[0]
+            draws = numbers[:, part].index_select(0, self._cursor)[0]
         else:
-            chosen, draws = self._order[whole:], self._draws[whole:]
+            part = self._batches.part(count)
+            chosen, draws = self._order[whole:][part], self._draws[whole:][part]
         self._cursor.add_(1)
         picked = images.index_select(0, chosen)
         pixels = bytes_to_float(picked) if picked.dtype == torch.uint8 else picked

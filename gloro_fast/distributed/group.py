@@ -49,6 +49,19 @@ class Group:
         """Return which of ``count`` things are this process's: a range; those of all, by rank, make up all of them."""
         return range(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
+    def part(self, count: int) -> slice:
+        """Return which rows of a batch of ``count`` this process learns from: its share, or one if that has none.
+
+        A process without a row would not move the power iterates on as the others do. See :meth:`weight`.
+        """
+        share = self.share(count)
+        first = min(share.start, count - 1)
+        return slice(first, max(share.stop, first + 1))
+
+    def weight(self, count: int) -> float:
+        """Return what the mean over :meth:`part` counts in that over a batch of ``count``; 0 for a row of others."""
+        return len(self.share(count)) / count
+
     def barrier(self, seconds: float = _TIMEOUT.total_seconds()) -> None:
         """Wait until every process is here.
 

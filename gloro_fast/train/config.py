@@ -17,8 +17,8 @@ from gloro_fast.errors import CheckpointError, ConfigError, nearest
 from gloro_fast.recipes import Recipe
 
 _TF32 = {"on": True, "off": False, "torch": None}
-# Data are recognized by their contents, wherever they are now, and threads change no more than the last bits.
-_MAY_DIFFER = ("data_dir", "data_note", "threads")
+# Data are recognized by their contents, wherever they are now; threads and processes change no more than the last bits.
+_MAY_DIFFER = ("data_dir", "data_note", "threads", "processes")
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class RunConfig:
         deterministic: whether a GPU uses deterministic algorithms alone, for the same bits at every run.
         test_share: the share of each class that was held out for testing; 0 where the data come split.
         tf32: whether training on a GPU may use TF32: "on", "off", or "torch", as torch's switches say.
+        processes: how many shared each batch when the run began.
     """
 
     recipe: Recipe
@@ -50,6 +51,7 @@ class RunConfig:
     deterministic: bool = True
     test_share: float = 0.0
     tf32: str = "torch"
+    processes: int = 1
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:
@@ -192,6 +194,16 @@ def warn_threads(saved: int, now: int) -> None:
         warnings.warn(
             f"the run was started with {saved} CPU threads and goes on with {now}: the result will differ in its "
             f"last bits; set OMP_NUM_THREADS={saved} for the same bits",
+            stacklevel=3,
+        )
+
+
+def warn_processes(saved: int, now: int) -> None:
+    """Warn if a run goes on with another number of processes than it began with."""
+    if now != saved:
+        warnings.warn(
+            f"the run was started by {saved} process{'es'[: 2 * (saved > 1)]} and goes on with {now}: the batches are "
+            "the same, but the result will differ in its last bits",
             stacklevel=3,
         )
 

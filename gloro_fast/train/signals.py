@@ -26,14 +26,19 @@ class Interrupted(KeyboardInterrupt):
 class StopSignals:
     """While entered, remembers the first SIGINT or SIGTERM instead of acting on it.
 
-    A SIGINT after that raises KeyboardInterrupt at once. Signals that the process ignores stay ignored, and outside
-    the main thread, where Python allows no handlers, nothing is caught.
+    A SIGINT after that raises KeyboardInterrupt at once, unless ``patient``. Signals that the process ignores stay
+    ignored, and outside the main thread, where Python allows no handlers, nothing is caught.
+
+    Args:
+        patient: whether to wait for the end of the step however often Ctrl-C comes: torchrun passes on to its processes
+            what they have had from the terminal already, and kills them after 30 seconds.
 
     Attributes:
         received: the first signal, or None.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patient: bool = False) -> None:
+        self._patient = patient
         self.received: signal.Signals | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
@@ -54,7 +59,7 @@ class StopSignals:
         self._previous.clear()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None and number == signal.SIGINT:
+        if self.received is not None and number == signal.SIGINT and not self._patient:
             raise KeyboardInterrupt
         # SIGTERM may well come twice: timeout(1) sends it to the process and then to its group.
         self.received = self.received or signal.Signals(number)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from gloro_fast.data import Batches, DataSet, split_validation
+from gloro_fast.distributed import current
+from gloro_fast.errors import ConfigError, DataError, DivergenceError, PeerError
 from gloro_fast.files import atomic, tensor_file
 from gloro_fast.net.gloro_net import GloRoNet
 from gloro_fast.recipes import Recipe
@@ -23,7 +27,7 @@ from gloro_fast.train.build import (
     set_learning_rate,
     usable_device,
 )
-from gloro_fast.train.config import RunConfig
+from gloro_fast.train.config import RunConfig, warn_processes
 from gloro_fast.train.determinism import deterministic
 from gloro_fast.train.divergence import check_finite_loss, check_finite_weights, steps_between_checks
 from gloro_fast.train.epochs import EpochMetrics, EpochSettings, epoch_settings
@@ -48,6 +52,10 @@ class Trainer:
     epoch or, with a validation split, of the epoch with the highest VRA on it (of equals the latest). The test
     split is used once, after that choice.
 
+    In a group of processes (torchrun's, or whatever began torch.distributed before) each makes a trainer of its own
+    with the same arguments and learns from its part of every batch; the first alone writes files and has observers.
+    Weights are the same bits in all.
+
     On the CPU a step is a tenth faster after :func:`gloro_fast.train.allocator.keep_freed_memory`, which is for
     the whole process; the command line calls it.
 
@@ -66,13 +74,15 @@ class Trainer:
 
     Attributes:
         config: what decides the run.
+        group: the processes that share it.
         state: everything that changes while it goes on.
         criterion: the criterion of the robust epochs.
 
     Raises:
         ConfigError: ``out`` is in use, the seed or device cannot be used, batch or validation split are larger than
-            the data.
+            the data, or a batch has fewer images than there are processes.
         ArchitectureError: the recipe's architecture does not fit the images.
+        DataError: another process has other data.
     """
 
     def __init__(
@@ -90,10 +100,43 @@ class Trainer:
         deterministic: bool = True,
         tf32: bool | None = None,
     ) -> None:
+        self.group = group = current()
         self.folder = RunFolder(out)
         self._overwrite = overwrite
-        if not overwrite:
-            self.folder.check_free()
+        self._data = data
+        self._data_sha256 = checkpoint.digest(data)
+        first = group.tell(self._data_sha256)
+        with group.together():
+            if group.is_main and not overwrite:
+                self.folder.check_free()
+            if first != self._data_sha256:
+                raise DataError(
+                    f"{data.name} as process {group.rank} finds it is not what the first has; copy the same"
+                )
+            if recipe.batch_size < group.size:
+                raise ConfigError(
+                    f"a batch of {recipe.batch_size} images cannot be shared by {group.size} processes; use a larger "
+                    "--batch-size, or fewer processes"
+                )
+            self._prepare(recipe, seed, device, data_dir, graphs, deterministic, tf32)
+        self._observers: list[Observer] = [MetricsCsv(), Curves(), *(observers or ())] if group.is_main else []
+        self._stop = StopSignals(patient=group.size > 1)
+        self._writer = checkpoint.Writer(self.folder, beside=self._device.type != "cpu")
+        self._saved = False
+        self._started = self._epoch_started = 0.0
+
+    def _prepare(
+        self,
+        recipe: Recipe,
+        seed: int,
+        device: str,
+        data_dir: str,
+        graphs: bool,
+        deterministic: bool,
+        tf32: bool | None,
+    ) -> None:
+        """Build what is trained, and what trains it."""
+        data, group = self._data, self.group
         threads = torch.get_num_threads()
         self.config = RunConfig(
             recipe,
@@ -107,14 +150,13 @@ class Trainer:
             deterministic,
             data.test_share,
             "torch" if tf32 is None else "on" if tf32 else "off",
+            group.size,
         )
-        self._data = data
-        self._data_sha256 = checkpoint.digest(data)
         self._device = usable_device(device)
         train, self._validation = data.train, None
         if recipe.validation_size:
             train, self._validation = split_validation(data.train, recipe.validation_size, seed)
-        self._batches = Batches(train, recipe.batch_size, shuffle=True, device=self._device)
+        self._batches = Batches(train, recipe.batch_size, shuffle=True, device=self._device, group=group)
         self.criterion = build_criterion(recipe)
         net = build_net(self.config, device)
         self._memory_format = memory_format(net, self._device)
@@ -123,14 +165,9 @@ class Trainer:
         self.state = TrainingState(net, optimizer, Randomness(seed, self._device), RunningSums(self._device))
         recorder = recorder_for(self._device) if graphs else None
         self._graphs = "captured" if recorder else f"there are none on {device}" if graphs else "switched off"
-        self._steps = Steps(recipe, self.state, self._batches, self.criterion, self._memory_format, recorder)
-        self._observers: list[Observer] = [MetricsCsv(), Curves(), *(observers or ())]
+        self._steps = Steps(recipe, self.state, self._batches, self.criterion, self._memory_format, recorder, group)
         self._settings = epoch_settings(recipe, 0)
         self._steps.begin(self._settings.phase == "robust")
-        self._stop = StopSignals()
-        self._writer = checkpoint.Writer(self.folder, beside=self._device.type != "cpu")
-        self._saved = False
-        self._started = self._epoch_started = 0.0
 
     @classmethod
     def resume(
@@ -159,7 +196,13 @@ class Trainer:
         Warns:
             UserWarning: other versions, kernels, threads or device, so that the last bits will differ.
         """
-        saved = checkpoint.load(RunFolder(out), data, device)
+        group, found = current(), None
+        with group.together():
+            if group.is_main:
+                found = checkpoint.load(RunFolder(out), data, device)
+                warn_processes(found.config.processes, group.size)
+        saved = group.tell(found)
+        assert saved is not None
         config = saved.config
         trainer = cls(
             config.recipe,
@@ -201,11 +244,12 @@ class Trainer:
             DivergenceError: the loss or the weights became NaN or infinite; the last good checkpoint is kept.
             CheckpointError: a file cannot be written; the checkpoint before it survives.
             ConfigError: the run folder cannot be used, or another process trains in it.
+            DistributedError: another process of the group has ended, or has failed and said why.
         """
         self._started = time.monotonic()
         with (
             self._stop,
-            self.folder.locked(),
+            self._locked(),
             self.state.randomness.as_global(),
             deterministic(self._device, self.config.deterministic),
             tf32(self.config.allows_tf32),
@@ -222,21 +266,33 @@ class Trainer:
         """Do one training step; it does not wait for the device.
 
         Args:
-            images: (B, C, H, W) float32 in [0, 1], not yet augmented, on the training device.
+            images: (B, C, H, W) float32 in [0, 1], not yet augmented, on the training device; in a group those of all
+                processes, of which each learns from its part.
             labels: (B,) int64.
         """
         self._steps.step(images, labels)
 
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with ExitStack() as held:
+            with self.group.together():
+                if self.group.is_main:
+                    held.enter_context(self.folder.locked())
+            yield
+
     def _open_folder(self) -> None:
-        if self._saved:
-            self.folder.remove_leftovers()
-        else:
-            if not self._overwrite:
-                self.folder.check_free()
-            self.folder.create()
-            self._save()
-        with tensor_file.saving(self.folder.config):
-            atomic.write_text(self.folder.config, self.config.to_toml())
+        with self.group.together():
+            if not self.group.is_main:
+                return
+            if self._saved:
+                self.folder.remove_leftovers()
+            else:
+                if not self._overwrite:
+                    self.folder.check_free()
+                self.folder.create()
+                self._save()
+            with tensor_file.saving(self.folder.config):
+                atomic.write_text(self.folder.config, self.config.to_toml())
 
     def _run_epoch(self) -> None:
         state = self.state
@@ -249,11 +305,11 @@ class Trainer:
         every = steps_between_checks(self._device)
         for _ in self._steps.epoch(state.order, state.batch):
             if state.batch % every == 0:
-                check_finite_loss(state, self.folder)
+                self._check_finite(weights=False)
             report = Step(state.epoch + 1, state.batch, self._settings, state.sums)
             for observer in self._observers:
                 observer.on_step(report)
-            self._stop_if_asked()
+            self._stop_in_epoch(every)
         self._end_epoch()
 
     def _apply(self, settings: EpochSettings) -> None:
@@ -275,26 +331,51 @@ class Trainer:
         state.batch = 0
         state.epoch_seconds = 0.0
         state.sums.reset()
+        self._follow_first()
 
     def _end_epoch(self) -> None:
         state = self.state
-        check_finite_loss(state, self.folder)
-        check_finite_weights(state, self.folder)
+        self._check_finite()
         seconds = state.epoch_seconds + time.monotonic() - self._epoch_started
         row = EpochMetrics.of(state.epoch + 1, self._settings, state.sums.read(), seconds)
+        with self.group.together():
+            if self.group.is_main:
+                row = self._judge(row)
+        row = self.group.tell(row)
+        state.rows.append(row)
+        state.epoch, state.batch, state.order, state.epoch_seconds = state.epoch + 1, 0, None, 0.0
+        with self.group.together():
+            self._save(at_once=False)
+            for observer in self._observers:
+                observer.on_epoch(row)
+        if state.epoch < self.epochs:
+            self._stop_if_asked()
+
+    def _judge(self, row: EpochMetrics) -> EpochMetrics:
+        """Add to the metrics of an epoch what is found on the validation split, and the gap of the bound."""
+        state = self.state
         if self._validation is not None and self._settings.phase == "robust":
             row = validate(state, self._validation, row, self.config.recipe.epsilon)
         if self._settings.phase == "robust" and is_due(row.epoch, self.epochs):
             row = dataclasses.replace(row, bound_gap=bound_gap(state.net, row.validation_lipschitz))
-        state.rows.append(row)
-        state.epoch, state.batch, state.order, state.epoch_seconds = state.epoch + 1, 0, None, 0.0
-        self._save(at_once=False)
-        for observer in self._observers:
-            observer.on_epoch(row)
-        if state.epoch < self.epochs:
-            self._stop_if_asked()
+        return row
 
     def _finish(self) -> Result:
+        result = None
+        with self.group.together():
+            if self.group.is_main:
+                result = self._measure()
+        # The others do without the weights of the best epoch until here.
+        self._steps.forget()
+        self.net.epsilon = self.config.recipe.epsilon
+        self.net.eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        self.group.follow(list(self.net.state_dict().values()))
+        told = self.group.tell(result)
+        assert told is not None
+        return told
+
+    def _measure(self) -> Result:
+        """Certify the test split with the selected weights, and write them and the result."""
         state, recipe = self.state, self.config.recipe
         self._writer.wait()
         graphs = self._steps.why_eager or self._graphs
@@ -318,21 +399,53 @@ class Trainer:
         state, batches = self.state, len(self._batches)
         done = state.epoch * batches + state.batch
         start = RunStart(self.config, self.folder, tuple(state.rows), self.epochs, batches, done)
-        for observer in self._observers:
-            observer.on_start(start)
+        with self.group.together():
+            for observer in self._observers:
+                observer.on_start(start)
+
+    def _follow_first(self) -> None:
+        """Give all processes the weights and moments of the first: other processors round otherwise."""
+        state = self.state
+        moments = [value for kept in state.optimizer.state.values() for value in kept.values()]
+        self.group.follow([*state.net.state_dict().values(), *moments])
+
+    def _stop_in_epoch(self, every: int) -> None:
+        """Stop if a signal asked for it; in a group all processes stop at the step at which each knows of it."""
+        if self.group.size == 1:
+            if self._stop.received is not None:
+                self._stop_if_asked()
+            return
+        if self.state.batch % every == 0 and self._steps.wants_stop():
+            self._stop_if_asked()
+        self._steps.asked_to_stop = self._stop.received is not None
 
     def _stop_if_asked(self) -> None:
-        """Save where the run stands, in mid-epoch perhaps, and stop, if a signal asked for it."""
-        if self._stop.received is None:
+        """Save where the run stands, in mid-epoch perhaps, and stop, if a signal asked any process for it."""
+        number = self.group.greatest(self._stop.received or 0)
+        if not number:
             return
-        check_finite_loss(self.state, self.folder)
-        check_finite_weights(self.state, self.folder)
+        self._steps.asked_to_stop = False
+        self._check_finite()
         if self.state.order is not None:
             self.state.epoch_seconds += time.monotonic() - self._epoch_started
-        self._save()
-        raise Interrupted(self._stop.received, self.folder.checkpoint)
+        with self.group.together():
+            self._save()
+        raise Interrupted(signal.Signals(number), self.folder.checkpoint)
+
+    def _check_finite(self, weights: bool = True) -> None:
+        """Stop if the loss, or the ``weights``, became NaN or infinite; they are the same in all processes."""
+        try:
+            check_finite_loss(self.state, self.folder)
+            if weights:
+                check_finite_weights(self.state, self.folder)
+        except DivergenceError as error:
+            if self.group.is_main:
+                raise
+            raise PeerError(str(error)) from None
 
     def _save(self, at_once: bool = True) -> None:
+        if not self.group.is_main:
+            return
         self.state.seconds, self._started = self._seconds(), time.monotonic()
         self._writer.save(self.state, self.config, self._data_sha256, at_once)
         self._saved = True

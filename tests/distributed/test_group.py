@@ -72,11 +72,11 @@ def test_too_many_processes_for_the_gpus_are_refused(monkeypatch):
     for name, value in told.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(dist, "is_nccl_available", lambda: False)
-    with pytest.raises(DistributedError, match="this torch has no NCCL.*use --device cpu"), joined("cuda"):
+    with pytest.raises(DistributedError, match=r"this torch has no NCCL.*use --device cpu"), joined("cuda"):
         pass
     monkeypatch.setattr(dist, "is_nccl_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(DistributedError, match="process 1 .* no GPU.*--nproc-per-node 1 or less"), joined("cuda"):
+    with pytest.raises(DistributedError, match=r"process 1 .* no GPU.*--nproc-per-node 1 or less"), joined("cuda"):
         pass
 
 
