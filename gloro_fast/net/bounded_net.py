@@ -22,15 +22,7 @@ from gloro_fast.graph.plan import Margins, evaluation_mode, floating_dtype, make
 from gloro_fast.graph.reads import Reads
 from gloro_fast.net.certificate import Certificate
 from gloro_fast.net.graph_watch import look, watch
-from gloro_fast.ops import capturing
-from gloro_fast.ops.certify import certify_logits
-from gloro_fast.ops.exporting import is_exporting
-from gloro_fast.ops.image_codes import NOT_FINITE, OUTSIDE, image_codes
-from gloro_fast.ops.scalar import Scalar
-from gloro_fast.ops.verdict import CHANGED, verdict
-from gloro_fast.pixels import check_floats, check_images
-from gloro_fast.rounding_error import ExecutedNet, sums_of_products
-from gloro_fast.signing.signed_bound import (
+from gloro_fast.net.signed_bound import (
     SignedBound,
     exported_difference,
     exported_weights_are_signed,
@@ -39,7 +31,15 @@ from gloro_fast.signing.signed_bound import (
     sign,
     weights_are_signed,
 )
-from gloro_fast.signing.snapshot import Snapshot
+from gloro_fast.net.snapshot import Snapshot
+from gloro_fast.ops import capturing
+from gloro_fast.ops.certify import certify_logits
+from gloro_fast.ops.exporting import is_exporting
+from gloro_fast.ops.image_codes import NOT_FINITE, OUTSIDE, image_codes
+from gloro_fast.ops.scalar import Scalar
+from gloro_fast.ops.verdict import CHANGED, verdict
+from gloro_fast.pixels import check_floats, check_images
+from gloro_fast.rounding_error import ExecutedNet, sums_of_products
 
 # The mode in which make_fx records what is computed.
 _PROXY = torch._C._TorchDispatchModeKey.PROXY
@@ -103,7 +103,7 @@ class BoundedNet(nn.Module):
         self._method = DEFAULT_METHOD
         self._frozen = False
         self._signed: SignedBound | None = None
-        self._executed: ExecutedNet | None = None
+        self._executed: tuple[SignedBound, ExecutedNet] | None = None
         self._key = watch(self)
 
     @property
@@ -466,9 +466,10 @@ class BoundedNet(nn.Module):
 
     def _executed_net(self, signed: SignedBound) -> ExecutedNet:
         """Return the bounds on rounding that belong to ``signed``."""
-        if self._executed is None or self._executed.bound is not signed:
-            self._executed = ExecutedNet.of(self.module, self._plan, signed)
-        return self._executed
+        if self._executed is None or self._executed[0] is not signed:
+            executed = ExecutedNet.of(self.module, self._plan, signed.network, signed.differences)
+            self._executed = signed, executed
+        return self._executed[1]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
