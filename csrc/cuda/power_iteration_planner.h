@@ -74,9 +74,8 @@ void place_workspace(Plan& plan, char* workspace);
 // The layer without tiles or blocks. Throws std::runtime_error where the GPU's kernels do not take it.
 LayerPlan plan_layer(const cpu::LinearLayer& layer);
 
-// What the model gives for `iterations` steps of planned layers, all of a launch of so many blocks; by a kernel.
-double predict_microseconds(const std::vector<LayerPlan>& layers, int blocks, int iterations, const Card& card,
-                            const KernelShape& kernel);
+// What the model gives for `iterations` steps of a plan.
+double predict_microseconds(const Plan& plan, int iterations, const Card& card);
 
 // What the planner expects `iterations` steps of layer `index` of a plan to move, and what the gradient does.
 Traffic predict_traffic(const Plan& plan, int index, int iterations);
