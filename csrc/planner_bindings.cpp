@@ -43,6 +43,7 @@ cuda::Card read_card(const std::vector<int>& numbers) {
 py::dict describe(const cuda::Tiling& tiling) {
   using namespace py::literals;
   return py::dict("items"_a = tiling.items, "channel_tiles"_a = tiling.channel_tiles,
+                  "entry_tiles"_a = tiling.entry_tiles,
                   "tile"_a = py::make_tuple(tiling.tile_height, tiling.tile_width),
                   "tiles"_a = py::make_tuple(tiling.tiles_y, tiling.tiles_x),
                   "channels"_a = cuda::kThreadChannels << tiling.log_channel_lanes, "split"_a = 1 << tiling.log_split,
@@ -61,11 +62,6 @@ py::list describe_layers(const Plan& plan) {
                            "forward"_a = describe(layer.forward), "transposed"_a = describe(layer.transposed)));
   }
   return layers;
-}
-
-py::dict describe(const cuda::Traffic& traffic) {
-  using namespace py::literals;
-  return py::dict("weights"_a = traffic.weights, "vectors"_a = traffic.vectors, "norms"_a = traffic.norms);
 }
 
 // The bytes of the kernel's parameter: addresses of weight, start, v, u and sigma and the weight's four strides for
@@ -102,10 +98,6 @@ void bind_planner(py::module_& module) {
              return cuda::predict_microseconds(plan, iterations, read_card(card));
            })
       .def("layers", &describe_layers)
-      .def("traffic", [](const Plan& plan, int index,
-                         int iterations) { return describe(predict_traffic(plan, index, iterations)); })
-      .def("gradient_traffic",
-           [](const Plan& plan, int index) { return describe(predict_gradient_traffic(plan, index)); })
       .def("parameters", &parameters);
   module.attr("THREADS") = cuda::kThreads;
   module.attr("BLOCKS_PER_MULTIPROCESSOR") = cuda::kBlocksPerMultiprocessor;

@@ -43,14 +43,6 @@ struct Plan {
   double microseconds = 0;            // predicted, with kTypicalIterations
 };
 
-// What a launch moves to and from global memory, in bytes asked for, for one layer.
-struct Traffic {
-  double weights = 0;  // read (gradient: written)
-  double vectors = 0;  // v and u, read and written
-  double norms = 0;    // sums of squares
-  double total() const { return weights + vectors + norms; }
-};
-
 inline constexpr int kTypicalIterations = 5;  // with which plans are compared; they hold for any number
 
 // The card with `multiprocessors` of its own at most, or with all of them where that is 0.
@@ -76,9 +68,5 @@ LayerPlan plan_layer(const cpu::LinearLayer& layer);
 
 // What the model gives for `iterations` steps of a plan.
 double predict_microseconds(const Plan& plan, int iterations, const Card& card);
-
-// What the planner expects `iterations` steps of layer `index` of a plan to move, and what the gradient does.
-Traffic predict_traffic(const Plan& plan, int index, int iterations);
-Traffic predict_gradient_traffic(const Plan& plan, int index);
 
 }  // namespace gloro_fast::cuda
