@@ -18,7 +18,7 @@ from gloro_fast.bounds import DEFAULT_METHOD, NetworkBound, bound_work, check_me
 from gloro_fast.errors import ConfigError, DataError, FrozenError, StaleBoundError
 from gloro_fast.graph.identity import difference
 from gloro_fast.graph.node import Layer
-from gloro_fast.graph.plan import Margins, evaluation_mode, floating_dtype, make_plan
+from gloro_fast.graph.plan import Margins, Plan, evaluation_mode, floating_dtype, make_plan
 from gloro_fast.graph.reads import Reads
 from gloro_fast.net.certificate import Certificate
 from gloro_fast.net.graph_watch import look, watch
@@ -211,12 +211,7 @@ class BoundedNet(nn.Module):
             ConfigError: there is no such method.
         """
         check_method(method)
-        plan = (
-            self._plan
-            if self._plan.fits(self.module)
-            else make_plan(self.module, self.input_shape, margins=self._margins)
-        )
-        return sign(self.module, plan, method).network
+        return sign(self.module, self._fitting_plan(), method).network
 
     def bound_work(self) -> float:
         """Return about how many floating-point operations the default method takes; a core does 2e10 a second."""
@@ -455,9 +450,9 @@ class BoundedNet(nn.Module):
 
         Such as a counter, what has changed may make the same graph.
         """
-        if self._plan.fits(self.module):
+        plan = self._fitting_plan()
+        if plan is self._plan:
             return ""
-        plan = make_plan(self.module, self.input_shape, margins=self._margins)
         place = difference(self._plan.nodes, plan.nodes)
         if place:
             return f"its forward makes another graph since, from {place} on"
@@ -482,13 +477,13 @@ class BoundedNet(nn.Module):
 
     @_disable_dynamo
     def _sign(self) -> SignedBound:
-        self._replan()
+        self._plan = self._fitting_plan()
         return sign(self.module, self._plan, self._method)
 
-    def _replan(self) -> None:
-        """Capture the module anew if it may compute something else than it did."""
-        if not self._plan.fits(self.module):
-            self._plan = make_plan(self.module, self.input_shape, margins=self._margins)
+    def _fitting_plan(self) -> Plan:
+        """Return the graph, captured anew if the module may compute something else than it did."""
+        fits = self._plan.fits(self.module)
+        return self._plan if fits else make_plan(self.module, self.input_shape, margins=self._margins)
 
 
 def _refuse_recorders() -> None:
