@@ -6,11 +6,12 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from gloro_fast.data import Batches, DataSet, split_validation
+from gloro_fast.data import Batches, DataSet, Source, SourceBatches, Split, as_sources, split_validation
 from gloro_fast.files import atomic, tensor_file
 from gloro_fast.net.gloro_net import GloRoNet
 from gloro_fast.recipes import Recipe
@@ -53,7 +54,8 @@ class Trainer:
 
     Args:
         recipe: what to train and how.
-        data: the data set.
+        data: the data set; or (train, test), or a mapping of them, each read anew at every epoch: see
+            :class:`gloro_fast.data.Source` for what they can be.
         out: the run folder; made by :meth:`fit`.
         seed: of initialization, data order, augmentation and validation split.
         device: where to train.
@@ -78,7 +80,7 @@ class Trainer:
     def __init__(
         self,
         recipe: Recipe,
-        data: DataSet,
+        data: DataSet | Any,
         out: Path | str,
         *,
         seed: int = 0,
@@ -94,6 +96,7 @@ class Trainer:
         self._overwrite = overwrite
         if not overwrite:
             self.folder.check_free()
+        data = data if isinstance(data, DataSet) else as_sources(data)
         threads = torch.get_num_threads()
         self.config = RunConfig(
             recipe,
@@ -111,10 +114,17 @@ class Trainer:
         self._data = data
         self._data_sha256 = checkpoint.digest(data)
         self._device = usable_device(device)
-        train, self._validation = data.train, None
+        train: Split | Source = data.train
+        self._validation: Split | Source | None = None
         if recipe.validation_size:
-            train, self._validation = split_validation(data.train, recipe.validation_size, seed)
-        self._batches = Batches(train, recipe.batch_size, shuffle=True, device=self._device)
+            train, self._validation = split_validation(train, recipe.validation_size, seed)
+        self._batches: Batches | SourceBatches
+        if isinstance(train, Split):
+            self._batches = Batches(train, recipe.batch_size, shuffle=True, device=self._device)
+        else:
+            self._batches = SourceBatches(
+                train, recipe.batch_size, shuffle=True, device=self._device, num_classes=data.num_classes
+            )
         self.criterion = build_criterion(recipe)
         net = build_net(self.config, device)
         self._memory_format = memory_format(net, self._device)
@@ -136,7 +146,7 @@ class Trainer:
     def resume(
         cls,
         out: Path | str,
-        data: DataSet,
+        data: DataSet | Any,
         *,
         observers: Sequence[Observer] | None = None,
         device: str | None = None,
@@ -159,6 +169,7 @@ class Trainer:
         Warns:
             UserWarning: other versions, kernels, threads or device, so that the last bits will differ.
         """
+        data = data if isinstance(data, DataSet) else as_sources(data)
         saved = checkpoint.load(RunFolder(out), data, device)
         config = saved.config
         trainer = cls(
