@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from gloro_fast.data.dataset import Split
-from gloro_fast.data.samples import key_of_label, tensors
+from gloro_fast.data.elements import key_of_label, tensors
 from gloro_fast.errors import ConfigError, DataError
 
 _END = object()
@@ -32,7 +32,7 @@ class Source:
     seeded by the run for each batch, or each epoch of what is iterated over; numbers from NumPy or Python are not.
 
     Args:
-        reads: what gives the images and labels, at every reading anew; see :func:`gloro_fast.data.samples.tensors` for
+        reads: what gives the images and labels, at every reading anew; see :func:`gloro_fast.data.elements.tensors` for
             the kinds of elements.
         classes: their names, or how many there are; None takes the names from ``reads``, or counts the labels, for
             which everything is read once.

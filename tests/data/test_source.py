@@ -10,7 +10,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 
 from gloro_fast.data import Batches, Source, SourceBatches, Sources, Split, as_sources, read, split_validation
-from gloro_fast.data.samples import tensors
+from gloro_fast.data.elements import tensors
 from gloro_fast.errors import ConfigError, DataError
 
 COUNT, CLASSES, SIDE = 37, 3, 8
