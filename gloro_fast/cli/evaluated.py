@@ -87,4 +87,4 @@ def evaluate_run(
     batches = tracked(batches, len(opened.split), "certifying", lambda batch: len(batch[0]))
     if passing is not None:
         batches = passing(opened, batches)
-    return EvaluatedRun(**vars(opened), evaluation=collect(opened.split, batches, keep_logits))
+    return EvaluatedRun(**vars(opened), evaluation=collect(batches, keep_logits))

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from gloro_fast.data.dataset import Split
+from gloro_fast.data.source import Source
 from gloro_fast.data.streaming import CudaCopier, has_room, stream
 from gloro_fast.distributed import ALONE, Group
 from gloro_fast.errors import ConfigError
 from gloro_fast.pixels import bytes_to_float, check_floats
+
+_Part = TypeVar("_Part", bound=Split | Source)
 
 
 class Batches:
@@ -39,6 +43,7 @@ class Batches:
     Attributes:
         images: of the whole split, on ``device`` if ``is_resident``, else on the CPU.
         labels: theirs, on ``device``.
+        device: where the batches are wanted.
         is_resident: whether all images are on ``device``.
 
     Raises:
@@ -57,13 +62,7 @@ class Batches:
         once: bool = False,
         group: Group = ALONE,
     ) -> None:
-        if batch_size < 1:
-            raise ConfigError(f"batch size {batch_size} is too small; use --batch-size 1 or more")
-        if batch_size > len(split):
-            raise ConfigError(
-                f"batch size {batch_size} is larger than the data set's {len(split)} images; "
-                f"use --batch-size {len(split)} or less"
-            )
+        check_batch_size(batch_size, len(split))
         if split.images.is_floating_point():
             check_floats(split.images, "images")
         self.batch_size = batch_size
@@ -71,6 +70,7 @@ class Batches:
         self.generator = generator
         self._group = group
         self.labels = split.labels.to(device)
+        self.device = self.labels.device
         self.is_resident = has_room(split.images, self.labels.device, once)
         self.images = split.images.to(device) if self.is_resident else split.images.cpu()
 
@@ -123,11 +123,7 @@ class Batches:
 
     def check(self, order: Tensor, start: int) -> None:
         """Refuse what is no order of this split, or no place in an epoch; see :meth:`epoch`."""
-        count = len(self.labels)
-        if order.dtype != torch.int64 or not torch.equal(order.cpu().sort().values, torch.arange(count)):
-            raise ConfigError(f"the data order is not a permutation of the {count} images; it is of another data set")
-        if not 0 <= start <= len(self):
-            raise ConfigError(f"batch {start} is outside an epoch of {len(self)} batches; is it another data set?")
+        check_order(order, start, len(self.labels), len(self))
 
     def _gather(self, order: Tensor, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         for chosen in self._pieces(order, start):
@@ -146,19 +142,37 @@ class Batches:
                 yield piece if self._group.size == 1 else piece[self._group.part(len(piece))]
 
 
-def split_validation(split: Split, size: int, seed: int) -> tuple[Split, Split]:
+def check_batch_size(batch_size: int, count: int | None) -> None:
+    """Refuse a batch size below 1, or above the number of images where that is known."""
+    if batch_size < 1:
+        raise ConfigError(f"batch size {batch_size} is too small; use --batch-size 1 or more")
+    if count is not None and batch_size > count:
+        raise ConfigError(
+            f"batch size {batch_size} is larger than the data set's {count} images; use --batch-size {count} or less"
+        )
+
+
+def check_order(order: Tensor, start: int, count: int, batches: int) -> None:
+    """Refuse what is no permutation of ``count`` images, or no place in an epoch of ``batches``."""
+    if order.dtype != torch.int64 or not torch.equal(order.cpu().sort().values, torch.arange(count)):
+        raise ConfigError(f"the data order is not a permutation of the {count} images; it is of another data set")
+    if not 0 <= start <= batches:
+        raise ConfigError(f"batch {start} is outside an epoch of {batches} batches; is it another data set?")
+
+
+def split_validation(split: _Part, size: int, seed: int) -> tuple[_Part, _Part]:
     """Set ``size`` random images aside for validation; the same ones for the same seed.
 
     Args:
-        split: what to divide.
+        split: what to divide, a :class:`Split` or :class:`Source`.
         size: images in the validation split, 1 to ``len(split) - 1``.
         seed: decides which.
 
     Returns:
-        (training, validation), each in the order of ``split``; copies.
+        (training, validation), each in the order of ``split``; copies where it is in memory.
 
     Raises:
-        ConfigError: ``size`` leaves one of the two empty.
+        ConfigError: ``size`` leaves one of the two empty, or the images come as a stream.
     """
     count = len(split)
     if not 0 < size < count:
@@ -168,7 +182,4 @@ def split_validation(split: Split, size: int, seed: int) -> tuple[Split, Split]:
         )
     mixed = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     kept, held_out = mixed[size:].sort().values, mixed[:size].sort().values
-    return (
-        Split(split.images[kept], split.labels[kept]),
-        Split(split.images[held_out], split.labels[held_out]),
-    )
+    return split.take(kept), split.take(held_out)  # type: ignore[return-value]

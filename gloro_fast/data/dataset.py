@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -41,6 +42,10 @@ class Split:
     def __len__(self) -> int:
         """Count the images."""
         return len(self.labels)
+
+    def take(self, indices: Tensor) -> Self:
+        """Return a copy of the images of these indices, (M,) int64, and their labels."""
+        return type(self)(self.images[indices], self.labels[indices])
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,8 +14,8 @@ from torch import Tensor
 from gloro_fast.data.causes import cause
 from gloro_fast.errors import DataError
 
-_GREY = ("1", "L", "LA")
-_EIGHT_BIT = (*_GREY, "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
+GREY = ("1", "L", "LA")
+_EIGHT_BIT = (*GREY, "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 
 
 def read(paths: Sequence[Path], *, colour: bool = False) -> Tensor:
@@ -39,12 +39,12 @@ def read(paths: Sequence[Path], *, colour: bool = False) -> Tensor:
             raise DataError(
                 f"{path} is {size[0]} x {size[1]} pixels but {paths[0]} is {width} x {height}; make all images one size"
             )
-    mode = "RGB" if colour or any(mode not in _GREY for _, mode in headers) else "L"
+    mode = "RGB" if colour or any(mode not in GREY for _, mode in headers) else "L"
     # Filled in place: a list of arrays and their stack would need the memory twice.
     stacked = np.empty((len(paths), 3 if mode == "RGB" else 1, height, width), dtype=np.uint8)
     for position, path in enumerate(paths):  # no threads: they halve the speed on images this small
-        pixels = _pixels(path, mode)
-        stacked[position] = pixels.transpose(2, 0, 1) if mode == "RGB" else pixels
+        image = _pixels(path, mode)
+        stacked[position] = image.transpose(2, 0, 1) if mode == "RGB" else image
     return torch.from_numpy(stacked)
 
 
@@ -57,21 +57,42 @@ def _header(path: Path) -> tuple[tuple[int, int], str]:
         raise _unreadable(path, error) from error
 
 
-def _pixels(path: Path, mode: str) -> NDArray[np.uint8]:
+def pixels(image: Image.Image, mode: str, what: object) -> NDArray[np.uint8]:
+    """Decode ``image`` as ``mode``.
+
+    Args:
+        image: 8 bits a channel.
+        mode: "L" or "RGB".
+        what: what to call it in messages, its path for example.
+
+    Returns:
+        uint8 (H, W) or (H, W, 3).
+
+    Raises:
+        DataError: it is damaged, transparent, or of more than 8 bits a channel.
+    """
     try:
-        with Image.open(path) as image:
-            image.load()
-            if image.mode not in _EIGHT_BIT:
-                raise DataError(f"{path} has pixels of kind {image.mode}, not 8 bits a channel; convert it")
-            may_be_transparent = "A" in image.getbands() or "transparency" in image.info
-            if may_be_transparent and image.convert("RGBA").getchannel("A").getextrema()[0] != 255:
-                raise DataError(f"{path} has transparent pixels; flatten it onto a background")
-            return np.asarray(image.convert(mode), dtype=np.uint8)
+        image.load()
+        if image.mode not in _EIGHT_BIT:
+            raise DataError(f"{what} has pixels of kind {image.mode}, not 8 bits a channel; convert it")
+        may_be_transparent = "A" in image.getbands() or "transparency" in image.info
+        if may_be_transparent and image.convert("RGBA").getchannel("A").getextrema()[0] != 255:
+            raise DataError(f"{what} has transparent pixels; flatten it onto a background")
+        return np.asarray(image.convert(mode), dtype=np.uint8)
     except DataError:
         raise
     except Exception as error:  # as above
+        raise _unreadable(what, error) from error
+
+
+def _pixels(path: Path, mode: str) -> NDArray[np.uint8]:
+    try:
+        opened = Image.open(path)
+    except Exception as error:  # as above
         raise _unreadable(path, error) from error
+    with opened as image:
+        return pixels(image, mode, path)
 
 
-def _unreadable(path: Path, error: Exception) -> DataError:
+def _unreadable(path: object, error: Exception) -> DataError:
     return DataError(f"{path} is not an image that can be read ({cause(error)}); remove or replace it")

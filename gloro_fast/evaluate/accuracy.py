@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gloro_fast.data.batches import Batches
 from gloro_fast.data.dataset import Split
+from gloro_fast.data.source import Source, as_split
+from gloro_fast.data.source_batches import SourceBatches
 from gloro_fast.errors import DataError
 from gloro_fast.net.certificate import Certificate
 from gloro_fast.net.gloro_net import GloRoNet
@@ -65,13 +68,14 @@ class Evaluation:
 
 
 def evaluate(
-    net: GloRoNet, split: Split, batch_size: int = 512, executed: bool = False, *, keep_logits: bool = True
+    net: GloRoNet, split: Split | Any, batch_size: int = 512, executed: bool = False, *, keep_logits: bool = True
 ) -> Evaluation:
     """Certify every image of ``split``; the net's mode and device stay as they are.
 
     Args:
         net: the net, with any method of bounding; see ``GloRoNet.freeze``.
-        split: images of the net's input shape and their labels.
+        split: images of the net's input shape and their labels; or what gives them, read batch by batch: a
+            :class:`gloro_fast.data.Source`, or what one can be made of.
         batch_size: images at a time.
         executed: cover the rounding of the net's own forward pass; see ``GloRoNet.certify``.
         keep_logits: whether the result has them, which is what takes its memory.
@@ -79,11 +83,11 @@ def evaluate(
     Raises:
         DataError: the images do not fit the net, or there are labels beyond its classes.
     """
-    return collect(split, certified_batches(net, split, batch_size, executed), keep_logits)
+    return collect(certified_batches(net, split, batch_size, executed), keep_logits)
 
 
 def certified_batches(
-    net: GloRoNet, split: Split, batch_size: int = 512, executed: bool = False
+    net: GloRoNet, split: Split | Any, batch_size: int = 512, executed: bool = False
 ) -> Iterator[tuple[Tensor, Certificate]]:
     """Certify ``split`` batch by batch, in its order; on a GPU the next images are copied meanwhile.
 
@@ -92,27 +96,34 @@ def certified_batches(
     Yields:
         The labels of a batch, on the CPU, and its certificate, on the net's device.
     """
+    device = next(net.module.parameters()).device
+    split = as_split(split)
+    if isinstance(split, Source):
+        count = split.known_length
+        size = batch_size if count is None else min(batch_size, count)
+        for images, labels in SourceBatches(split, size, shuffle=False, device=device, num_classes=net.num_classes):
+            yield labels.cpu(), net.certify(images, executed=executed)
+        return
     if int(split.labels.max()) >= net.num_classes:
         raise DataError(
             f"labels go up to {int(split.labels.max())} but the net has {net.num_classes} classes; "
             "evaluate it on the data it was built for"
         )
-    device = next(net.module.parameters()).device
     batches = Batches(split, min(batch_size, len(split)), shuffle=False, device=device, once=True)
     for labels, (images, _) in zip(torch.split(split.labels.cpu(), batches.batch_size), batches, strict=True):
         yield labels, net.certify(images, executed=executed)
 
 
-def collect(split: Split, batches: Iterable[tuple[Tensor, Certificate]], keep_logits: bool = True) -> Evaluation:
-    """Put together what :func:`certified_batches` gives of all of ``split``."""
+def collect(batches: Iterable[tuple[Tensor, Certificate]], keep_logits: bool = True) -> Evaluation:
+    """Put together what :func:`certified_batches` gives."""
     columns: list[tuple[Tensor, ...]] = []
-    for _, certificate in batches:
+    for labels, certificate in batches:
         logits = certificate.logits if keep_logits else certificate.logits.new_empty(len(certificate.logits), 0)
         radii = certificate.radius, certificate.real_radius
-        columns.append((certificate.prediction.cpu(), *(radius.cpu() for radius in radii), logits.cpu()))
-    prediction, radius, real_radius, logits = (torch.cat(column) for column in zip(*columns, strict=True))
+        columns.append((labels, certificate.prediction.cpu(), *(radius.cpu() for radius in radii), logits.cpu()))
+    labels, prediction, radius, real_radius, logits = (torch.cat(column) for column in zip(*columns, strict=True))
     return Evaluation(
-        split.labels,
+        labels,
         prediction,
         radius,
         certificate.lipschitz,

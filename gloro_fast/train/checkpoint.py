@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gloro_fast.data import DataSet
+from gloro_fast.data import DataSet, Sources
 from gloro_fast.errors import CheckpointError, ConfigError
 from gloro_fast.files import tensor_file
 from gloro_fast.train.config import RunConfig, read_config, read_config_of, warn_threads
@@ -116,7 +116,7 @@ def saved_config(folder: RunFolder) -> RunConfig:
     return _read(folder).config
 
 
-def load(folder: RunFolder, data: DataSet, device: str | None = None) -> Checkpoint:
+def load(folder: RunFolder, data: DataSet | Sources, device: str | None = None) -> Checkpoint:
     """Read the checkpoint of a run that is to go on, and check that it can.
 
     Args:
@@ -179,9 +179,12 @@ def _warn_versions(saved: Mapping[str, str]) -> None:
         )
 
 
-def digest(data: DataSet) -> str:
-    """Return the SHA-256 of the images and labels of both splits: by it a run knows its data again."""
+def digest(data: DataSet | Sources) -> str:
+    """Return the SHA-256 of the images and labels of both splits, or some of them: a run knows its data again by it."""
     sha = hashlib.sha256()
+    if isinstance(data, Sources):
+        sha.update(data.train.digest() + data.test.digest())
+        return sha.hexdigest()
     for split in (data.train, data.test):
         for tensor in (split.images, split.labels):
             sha.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -14,7 +14,7 @@ import numpy
 import torch
 
 from gloro_fast._version import __version__
-from gloro_fast.data import DataSet
+from gloro_fast.data import DataSet, Sources
 from gloro_fast.evaluate import evaluate
 from gloro_fast.native import extension
 from gloro_fast.train.config import RunConfig
@@ -86,7 +86,9 @@ class Result:
         return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
 
 
-def measure(state: TrainingState, config: RunConfig, data: DataSet, seconds: float, graphs: str, tf32: str) -> Result:
+def measure(
+    state: TrainingState, config: RunConfig, data: DataSet | Sources, seconds: float, graphs: str, tf32: str
+) -> Result:
     """Certify the test split with the weights that the net now has, and put the result together.
 
     Args:
@@ -110,7 +112,7 @@ def measure(state: TrainingState, config: RunConfig, data: DataSet, seconds: flo
         radius_quartiles=found.radius_quartiles(),
         lipschitz=found.lipschitz,
         method=found.method,
-        test_images=len(data.test),
+        test_images=len(found.labels),
         epochs=recipe.epochs,
         warmup_epochs=recipe.warmup_epochs,
         selected_epoch=state.epoch if best is None else best.epoch,

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from gloro_fast.data import Batches, augmentation, gaussian_noise
+from gloro_fast.data import Batches, SourceBatches, augmentation, gaussian_noise
 from gloro_fast.data.resident import Batch, ResidentBatches
 from gloro_fast.distributed import ALONE, Group
 from gloro_fast.losses import MarginCriterion
@@ -51,7 +51,7 @@ class Steps:
         self,
         recipe: Recipe,
         state: TrainingState,
-        batches: Batches,
+        batches: Batches | SourceBatches,
         criterion: MarginCriterion,
         memory_format: torch.memory_format,
         recorder: Recorder | None,
@@ -59,10 +59,11 @@ class Steps:
     ) -> None:
         self._recipe, self._state, self._batches, self._criterion = recipe, state, batches, criterion
         self._memory_format, self._recorder = memory_format, recorder
-        self._device = batches.labels.device
+        self._device = batches.device
         self._augment = augmentation(recipe.augmentation)
-        gathers = recorder is not None and batches.is_resident
-        self._resident = ResidentBatches(batches, self._augment) if gathers else None
+        self._resident: ResidentBatches | None = None
+        if recorder is not None and isinstance(batches, Batches) and batches.is_resident:
+            self._resident = ResidentBatches(batches, self._augment)
         self._robust = False
         self._captured: dict[object, Replayed] = {}
         self._inputs: dict[object, Batch] = {}
@@ -107,7 +108,8 @@ class Steps:
         """
         if self._resident is None:
             for index, (images, labels) in enumerate(self._batches.epoch(order, start), start):
-                self._step(images, labels, self._batches.size(index))
+                count = len(labels) if self._shared is None else self._batches.size(index)
+                self._step(images, labels, count)
                 yield
             return
         self._batches.check(order, start)

@@ -8,11 +8,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from gloro_fast.data import Batches, DataSet, split_validation
+from gloro_fast.data import Batches, DataSet, Source, SourceBatches, Split, as_sources, split_validation
 from gloro_fast.distributed import current
 from gloro_fast.errors import ConfigError, DataError, DivergenceError, PeerError
 from gloro_fast.files import atomic, tensor_file
@@ -61,7 +62,8 @@ class Trainer:
 
     Args:
         recipe: what to train and how.
-        data: the data set.
+        data: the data set; or (train, test), or a mapping of them, each read anew at every epoch: see
+            :class:`gloro_fast.data.Source` for what they can be.
         out: the run folder; made by :meth:`fit`.
         seed: of initialization, data order, augmentation and validation split.
         device: where to train.
@@ -88,7 +90,7 @@ class Trainer:
     def __init__(
         self,
         recipe: Recipe,
-        data: DataSet,
+        data: DataSet | Any,
         out: Path | str,
         *,
         seed: int = 0,
@@ -103,7 +105,7 @@ class Trainer:
         self.group = group = current()
         self.folder = RunFolder(out)
         self._overwrite = overwrite
-        self._data = data
+        self._data = data = data if isinstance(data, DataSet) else as_sources(data)
         self._data_sha256 = checkpoint.digest(data)
         first = group.tell(self._data_sha256)
         with group.together():
@@ -153,10 +155,17 @@ class Trainer:
             group.size,
         )
         self._device = usable_device(device)
-        train, self._validation = data.train, None
+        train: Split | Source = data.train
+        self._validation: Split | Source | None = None
         if recipe.validation_size:
-            train, self._validation = split_validation(data.train, recipe.validation_size, seed)
-        self._batches = Batches(train, recipe.batch_size, shuffle=True, device=self._device, group=group)
+            train, self._validation = split_validation(train, recipe.validation_size, seed)
+        self._batches: Batches | SourceBatches
+        if isinstance(train, Split):
+            self._batches = Batches(train, recipe.batch_size, shuffle=True, device=self._device, group=group)
+        else:
+            self._batches = SourceBatches(
+                train, recipe.batch_size, shuffle=True, device=self._device, num_classes=data.num_classes, group=group
+            )
         self.criterion = build_criterion(recipe)
         net = build_net(self.config, device)
         self._memory_format = memory_format(net, self._device)
@@ -173,7 +182,7 @@ class Trainer:
     def resume(
         cls,
         out: Path | str,
-        data: DataSet,
+        data: DataSet | Any,
         *,
         observers: Sequence[Observer] | None = None,
         device: str | None = None,
@@ -196,6 +205,7 @@ class Trainer:
         Warns:
             UserWarning: other versions, kernels, threads or device, so that the last bits will differ.
         """
+        data = data if isinstance(data, DataSet) else as_sources(data)
         group, found = current(), None
         with group.together():
             if group.is_main:

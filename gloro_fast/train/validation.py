@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 
-from gloro_fast.data import Split
+from gloro_fast.data import Source, Split
 from gloro_fast.evaluate import evaluate
 from gloro_fast.train.epochs import EpochMetrics
 from gloro_fast.train.state import Best, TrainingState
 
 
-def validate(state: TrainingState, split: Split, row: EpochMetrics, epsilon: float) -> EpochMetrics:
+def validate(state: TrainingState, split: Split | Source, row: EpochMetrics, epsilon: float) -> EpochMetrics:
     """Certify the validation split by power iteration, and keep the weights if its VRA is the highest so far.
 
     Of epochs with equal VRA the latest is kept: it was trained longer, nearer to the end of the schedules.
