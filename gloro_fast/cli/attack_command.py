@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from gloro_fast.cli.files import output_path, to_json, writing
+from gloro_fast.cli.grouped import shared
 from gloro_fast.cli.options import (
     OPENING,
     BatchSizeOption,
@@ -21,6 +22,7 @@ from gloro_fast.cli.reporting import console, facts, percent, table
 from gloro_fast.files.atomic import write_text
 
 
+@shared
 @with_options(OPENING)
 def attack(
     run: RunArgument,
@@ -46,12 +48,13 @@ def attack(
     """
     from gloro_fast.cli.opened import open_run
     from gloro_fast.data import to_float
+    from gloro_fast.distributed import current
     from gloro_fast.evaluate.attacked import attacked
 
     path = run.expanduser() / "attack.json" if out is None else output_path(out, ".json")
     if epsilon is not None:
         positive_epsilon(epsilon)
-    opened = open_run(run, **opening)
+    opened, group = open_run(run, **opening), current()
     found = attacked(
         opened.net,
         to_float(opened.split.images[:images]),
@@ -63,7 +66,10 @@ def attack(
         queries=queries,
         batch_size=batch_size,
         seed=seed,
+        group=group,
     )
+    if not group.is_main:
+        return
     with writing(path):
         write_text(path, to_json({**opened.to_dict(), **found.to_dict()}))
     out_console = console()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gloro_fast.cli.files import output_path, to_json, writing
+from gloro_fast.cli.grouped import shared
 from gloro_fast.cli.options import (
     OPENING,
     BatchSizeOption,
@@ -33,6 +34,7 @@ _FIELDS = ("index", "label", "prediction", "certified", "radius")
 _HEADER = ",".join((*_FIELDS, "epsilon", "method", "executed")) + "\n"
 
 
+@shared
 @with_options(OPENING)
 def certify(
     run: RunArgument,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gloro_fast.cli.files import output_path, to_json, writing
+from gloro_fast.cli.grouped import shared
 from gloro_fast.cli.options import (
     OPENING,
     BatchSizeOption,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from gloro_fast.cli.evaluated import EvaluatedRun
 
 
+@shared
 @with_options(OPENING)
 def evaluate(
     run: RunArgument,

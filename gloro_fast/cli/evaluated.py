@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from gloro_fast.cli.opened import OpenRun, open_run
 from gloro_fast.cli.reporting import percent
 from gloro_fast.progress import tracked
@@ -78,12 +80,18 @@ def evaluate_run(
         opening: as for :func:`gloro_fast.cli.opened.open_run`.
 
     Raises:
+        Exit: this is not the first process of a group, and has done its part.
         GloroFastError: whatever does not fit, in one line.
     """
+    from gloro_fast.distributed import current
     from gloro_fast.evaluate.accuracy import certified_batches, collect
 
-    opened = open_run(run, **opening)
-    batches: Batches = certified_batches(opened.net, opened.split, batch_size, executed)
+    opened, group = open_run(run, **opening), current()
+    batches: Batches = certified_batches(opened.net, opened.split, batch_size, executed, group)
+    if not group.is_main:
+        for _ in batches:
+            pass
+        raise typer.Exit()
     batches = tracked(batches, len(opened.split), "certifying", lambda batch: len(batch[0]))
     if passing is not None:
         batches = passing(opened, batches)

@@ -1,13 +1,19 @@
-"""A command that the processes of a group, as torchrun starts them, run together: the first of them speaks."""
+"""Commands that the processes of a group, as torchrun starts them, run together: the first of them speaks."""
 
 from __future__ import annotations
 
+import functools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from gloro_fast.distributed import Group, joined
-from gloro_fast.progress import silence
+from gloro_fast.cli.options import usable_device
+
+if TYPE_CHECKING:
+    from gloro_fast.distributed import Group
+
+_Command = TypeVar("_Command", bound=Callable[..., None])
 
 
 @contextmanager
@@ -23,8 +29,22 @@ def grouped(device: str) -> Iterator[Group]:
     Raises:
         DistributedError: the group cannot be joined.
     """
+    from gloro_fast.distributed import joined
+    from gloro_fast.progress import silence
+
     with joined(device) as group:
         if not group.is_main:
             silence()
             warnings.simplefilter("ignore")
         yield group
+
+
+def shared(command: _Command) -> _Command:
+    """Let the processes of a group run a command together that works on the device of its option ``device``."""
+
+    @functools.wraps(command)
+    def together(**options: Any) -> None:
+        with grouped(usable_device(options["device"])):
+            command(**options)
+
+    return together  # type: ignore[return-value]

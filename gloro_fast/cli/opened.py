@@ -94,15 +94,17 @@ def open_run(
         GloroFastError: whatever does not fit, in one line.
     """
     from gloro_fast.bounds import DEFAULT_METHOD, check_method
+    from gloro_fast.distributed import current
     from gloro_fast.train.trained_net import load_net
 
-    choice("--split", split, ("test", "train"))
-    method = DEFAULT_METHOD if method is None else method
-    check_method(method)
-    use_threads(threads)
-    net, config = load_net(run, usable_device(device))
-    data_set = load_run_data(config, data, data_dir)
-    net.freeze(method)
+    with current().together():
+        choice("--split", split, ("test", "train"))
+        method = DEFAULT_METHOD if method is None else method
+        check_method(method)
+        use_threads(threads)
+        net, config = load_net(run, usable_device(device))
+        data_set = load_run_data(config, data, data_dir)
+        net.freeze(method)
     part = data_set.test if split == "test" else data_set.train
     return OpenRun(config, net, data_set.name, data_set.note, split, part)
 

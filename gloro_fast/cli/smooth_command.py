@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from gloro_fast.cli.files import output_path, to_json, writing
+from gloro_fast.cli.grouped import shared
 from gloro_fast.cli.options import (
     OPENING,
     BatchSizeOption,
@@ -22,6 +23,7 @@ from gloro_fast.errors import ConfigError
 from gloro_fast.files.atomic import write_text
 
 
+@shared
 @with_options({name: option for name, option in OPENING.items() if name != "method"})
 def smooth(
     run: RunArgument,
@@ -43,12 +45,13 @@ def smooth(
     """Certify by randomized smoothing: exact binomial intervals over noisy copies, wrong with probability alpha."""
     from gloro_fast.cli.opened import open_run
     from gloro_fast.data import to_float
+    from gloro_fast.distributed import current
     from gloro_fast.evaluate.smoothing import smooth as certify
 
     path = run.expanduser() / "smoothing.json" if out is None else output_path(out, ".json")
     if epsilon is not None:
         positive_epsilon(epsilon)
-    opened = open_run(run, **opening)
+    opened, group = open_run(run, **opening), current()
     noise = opened.config.recipe.noise if noise is None else noise
     if noise == 0:
         raise ConfigError(f"run {run} was trained without noise; give the deviation with --noise")
@@ -61,7 +64,10 @@ def smooth(
         alpha=alpha,
         batch_size=batch_size,
         seed=seed,
+        group=group,
     )
+    if not group.is_main:
+        return
     radius = opened.epsilon if epsilon is None else epsilon
     numbers = {
         **opened.to_dict(),

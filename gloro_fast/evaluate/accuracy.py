@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +15,13 @@ from gloro_fast.data.batches import Batches
 from gloro_fast.data.dataset import Split
 from gloro_fast.data.source import Source, as_split
 from gloro_fast.data.source_batches import SourceBatches
+from gloro_fast.distributed import ALONE, Group
 from gloro_fast.errors import DataError
 from gloro_fast.net.certificate import Certificate
 from gloro_fast.net.gloro_net import GloRoNet
+
+# What a certificate has for each image.
+_COLUMNS = ("prediction", "certified", "radius", "logits", "real_radius")
 
 
 @dataclass(frozen=True)
@@ -87,31 +93,72 @@ def evaluate(
 
 
 def certified_batches(
-    net: GloRoNet, split: Split | Any, batch_size: int = 512, executed: bool = False
+    net: GloRoNet, split: Split | Any, batch_size: int = 512, executed: bool = False, group: Group = ALONE
 ) -> Iterator[tuple[Tensor, Certificate]]:
     """Certify ``split`` batch by batch, in its order; on a GPU the next images are copied meanwhile.
 
     Arguments and errors are those of :func:`evaluate`.
 
+    Args:
+        net: see there.
+        split: see there.
+        batch_size: see there.
+        executed: see there.
+        group: who shares the work. Its processes take the batches in turn, as they would be in one process, so that
+            each certificate has the same bits. The first process is given all of them, the others none; every one must
+            go on to the end.
+
     Yields:
         The labels of a batch, on the CPU, and its certificate, on the net's device.
     """
-    device = next(net.module.parameters()).device
     split = as_split(split)
+    batches = _own_batches(net, split, batch_size, group)
+    if group.size == 1:
+        yield from ((labels, net.certify(images, executed=executed)) for images, labels in batches)
+        return
+    # A process that has no batch left sends what it certifies of this, without a row.
+    nothing = torch.zeros(1, *net.input_shape, device=next(net.module.parameters()).device)
+    while True:
+        images, labels = next(batches, (nothing, torch.zeros(0, dtype=torch.int64)))
+        counts = torch.zeros(group.size, dtype=torch.int64)
+        counts[group.rank] = len(labels)
+        if not group.sum_(counts).any():
+            return
+        certificate = net.certify(images, executed=executed)
+        columns = (labels, *(getattr(certificate, name)[: len(labels)] for name in _COLUMNS))
+        gathered = [group.gather(column) for column in columns]
+        if group.is_main:
+            sizes = [count for count in counts.tolist() if count]
+            for labels, *parts in zip(*(column.split(sizes) for column in gathered if column is not None), strict=True):
+                yield labels, dataclasses.replace(certificate, **dict(zip(_COLUMNS, parts, strict=True)))
+
+
+def _own_batches(
+    net: GloRoNet, split: Split | Source, batch_size: int, group: Group
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Go through the batches that this process certifies: images on the net's device, labels on the CPU."""
+    device = next(net.module.parameters()).device
     if isinstance(split, Source):
         count = split.known_length
         size = batch_size if count is None else min(batch_size, count)
-        for images, labels in SourceBatches(split, size, shuffle=False, device=device, num_classes=net.num_classes):
-            yield labels.cpu(), net.certify(images, executed=executed)
+        everything = SourceBatches(split, size, shuffle=False, device=device, num_classes=net.num_classes)
+        for images, labels in itertools.islice(everything, group.rank, None, group.size):
+            yield images, labels.cpu()
         return
     if int(split.labels.max()) >= net.num_classes:
         raise DataError(
             f"labels go up to {int(split.labels.max())} but the net has {net.num_classes} classes; "
             "evaluate it on the data it was built for"
         )
-    batches = Batches(split, min(batch_size, len(split)), shuffle=False, device=device, once=True)
+    size = min(batch_size, len(split))
+    if group.size > 1:
+        own = torch.arange(len(split)).split(size)[group.rank :: group.size]
+        if not own:
+            return
+        split = split.take(torch.cat(own))
+    batches = Batches(split, min(size, len(split)), shuffle=False, device=device, once=True)
     for labels, (images, _) in zip(torch.split(split.labels.cpu(), batches.batch_size), batches, strict=True):
-        yield labels, net.certify(images, executed=executed)
+        yield images, labels
 
 
 def collect(batches: Iterable[tuple[Tensor, Certificate]], keep_logits: bool = True) -> Evaluation:

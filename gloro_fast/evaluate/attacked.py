@@ -8,8 +8,10 @@ import warnings
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from gloro_fast.distributed import ALONE, Group
 from gloro_fast.errors import SoundnessError
 from gloro_fast.evaluate.attack import Attack, pgd, predictions, unbroken
 from gloro_fast.evaluate.auto_attack import auto_attack
@@ -97,6 +99,7 @@ def attacked(
     queries: int = 5_000,
     batch_size: int = 512,
     seed: int = 0,
+    group: Group = ALONE,
 ) -> Attacked:
     """Attack every image twice: with pixels in [0, 1] for the accuracy, and without that limit where it is certified.
 
@@ -111,6 +114,8 @@ def attacked(
         queries: steps of its Square attack a restart.
         batch_size: images at a time.
         seed: of all random numbers.
+        group: who shares the work: each process attacks its share of the images, and all are told of every one. Random
+            starts differ with their number.
 
     Raises:
         ConfigError: the toolbox is not installed, or an argument cannot be used.
@@ -119,6 +124,8 @@ def attacked(
     attacks: dict[str, tuple[Attack, dict[str, Any]]] = {"PGD": (pgd, {"steps": steps, "restarts": restarts})}
     if auto:
         attacks["AutoAttack"] = (auto_attack, {"steps": steps, "restarts": restarts, "queries": queries})
+    share = group.share(len(images))
+    count, images, labels = len(images), images[share.start : share.stop], labels[share.start : share.stop]
     correct = predictions(net, images, batch_size) == labels
     report, trials = None, []
     for name, (attack, settings) in attacks.items():
@@ -129,15 +136,14 @@ def attacked(
             found = run(net, images[correct], labels[correct], epsilon, batch_size=batch_size, seed=seed)
             standing[correct.clone()] = predictions(net, found, batch_size) == labels[correct]
         report = unbroken(net, images, epsilon, batch_size=batch_size, seed=seed, attack=run)
-        broken, seconds = int(report.broken.sum()), round(time.monotonic() - begun, 2)
-        trials.append(Trial(name, settings, float(standing.double().mean()), broken, seconds))
+        survived, broken = _counts(group, standing, report.broken)
+        trials.append(Trial(name, settings, survived / count, broken, round(time.monotonic() - begun, 2)))
     assert report is not None
-    return Attacked(
-        epsilon,
-        len(images),
-        float(correct.double().mean()),
-        float((correct & report.certified).double().mean()),
-        int(report.certified.sum()),
-        report.method,
-        tuple(trials),
-    )
+    clean, verified, certified = _counts(group, correct, correct & report.certified, report.certified)
+    return Attacked(epsilon, count, clean / count, verified / count, certified, report.method, tuple(trials))
+
+
+def _counts(group: Group, *conditions: Tensor) -> list[int]:
+    """Count where each of some conditions holds, over the images of all processes."""
+    counts: list[int] = group.sum_(torch.stack([condition.sum().cpu() for condition in conditions])).tolist()
+    return counts

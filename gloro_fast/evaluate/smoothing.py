@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from gloro_fast.distributed import ALONE, Group
 from gloro_fast.errors import ConfigError, DataError
 from gloro_fast.graph.plan import evaluation_mode
 from gloro_fast.net.gloro_net import GloRoNet
@@ -72,6 +73,7 @@ def smooth(
     alpha: float = 0.001,
     batch_size: int = 1_000,
     seed: int = 0,
+    group: Group = ALONE,
 ) -> Smoothed:
     """Predict and certify with the smoothed classifier g(x) = argmax_c P(f(x + noise) = c).
 
@@ -89,7 +91,8 @@ def smooth(
         selection: copies to choose the class to certify, >= 1.
         alpha: probability of error, in (0, 1).
         batch_size: copies at a time.
-        seed: of the noise.
+        seed: of the noise; each image has its own, drawn from it.
+        group: who shares the work: each process certifies its share of the images, and all are told of every one.
 
     Raises:
         ConfigError: SciPy is not installed, or an argument cannot be used.
@@ -103,24 +106,28 @@ def smooth(
             f"randomized smoothing needs SciPy, which cannot be imported ({error}); install it with: pip install scipy"
         ) from error
     begun = time.monotonic()
-    generator = torch.Generator().manual_seed(seed)
-    predictions, classes, radii = [], [], []
+    seeds = torch.randint(2**62, (len(images),), generator=torch.Generator().manual_seed(seed)).tolist()
+    generator, share = torch.Generator(), group.share(len(images))
+    predictions, classes = torch.zeros(2, len(images), dtype=torch.int64)
+    radii = torch.zeros(len(images), dtype=torch.float64)
     with evaluation_mode(net.module), torch.no_grad():
-        for image in tracked(images, len(images), "sampling noise"):
+        for index in tracked(share, len(share), "sampling noise"):
+            image = images[index]
+            generator.manual_seed(seeds[index])
             chosen = int(_counts(net.module, image, noise, selection, batch_size, net.num_classes, generator).argmax())
             counts = _counts(net.module, image, noise, samples, batch_size, net.num_classes, generator)
             (first, second), places = (top.tolist() for top in counts.topk(2))
             told_apart = first > second and binomtest(first, first + second, 0.5).pvalue <= alpha
-            predictions.append(places[0] if told_apart else ABSTAIN)
+            predictions[index] = places[0] if told_apart else ABSTAIN
             test = binomtest(int(counts[chosen]), samples, alternative="greater")
-            share = float(test.proportion_ci(confidence_level=1 - alpha, method="exact").low)
-            classes.append(chosen if share > 0.5 else ABSTAIN)
-            radii.append(noise * float(norm.ppf(share)) if share > 0.5 else 0.0)
+            lowest = float(test.proportion_ci(confidence_level=1 - alpha, method="exact").low)
+            classes[index] = chosen if lowest > 0.5 else ABSTAIN
+            radii[index] = noise * float(norm.ppf(lowest)) if lowest > 0.5 else 0.0
     return Smoothed(
         labels=labels,
-        prediction=torch.tensor(predictions),
-        certified_class=torch.tensor(classes),
-        radius=torch.tensor(radii, dtype=torch.float64),
+        prediction=group.sum_(predictions),
+        certified_class=group.sum_(classes),
+        radius=group.sum_(radii),
         noise=noise,
         samples=samples,
         alpha=alpha,

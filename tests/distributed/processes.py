@@ -43,7 +43,7 @@ def start(size: int, arguments: Sequence[str], **environment: str) -> list[subpr
     ]
 
 
-def wait(processes: Sequence[subprocess.Popen[str]], seconds: float = 120) -> list[tuple[int, str, str]]:
+def wait(processes: Sequence[subprocess.Popen[str]], seconds: float = 400) -> list[tuple[int, str, str]]:
     """Wait for all; return the exit code, output and errors of each."""
     try:
         ends = [process.communicate(timeout=seconds) for process in processes]
