@@ -27,7 +27,7 @@ SANITIZERS = {
     "address": ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
     "thread": ["-g", "-fsanitize=thread"],
 }
-PLANNER = ["cost", "planner", "residency", "tiling", "gemm_tiling", "traffic"]
+PLANNER = ["cost", "planner", "residency", "tiling", "gemm_tiling"]
 FIBERS = ["fiber.cpp", "fibers.cpp"]
 KERNELS = HERE / "power_iteration_device.cpp"
 
