@@ -67,7 +67,7 @@ class Trainer:
     Attributes:
         config: what decides the run.
         state: everything that changes while it goes on.
-        criterion: the criterion of the robust epochs.
+        criterion: the criterion of the epochs after warm-up, but for standard training.
 
     Raises:
         ConfigError: ``out`` is in use, the seed or device cannot be used, batch or validation split are larger than
@@ -126,7 +126,7 @@ class Trainer:
         self._steps = Steps(recipe, self.state, self._batches, self.criterion, self._memory_format, recorder)
         self._observers: list[Observer] = [MetricsCsv(), Curves(), *(observers or ())]
         self._settings = epoch_settings(recipe, 0)
-        self._steps.begin(self._settings.phase == "robust")
+        self._steps.begin(self._settings.phase)
         self._stop = StopSignals()
         self._writer = checkpoint.Writer(self.folder, beside=self._device.type != "cpu")
         self._saved = False
@@ -264,7 +264,7 @@ class Trainer:
         if settings.lam is not None:
             self.criterion.lam = settings.lam
         set_learning_rate(self.state.optimizer, settings.learning_rate)
-        self._steps.begin(settings.phase == "robust")
+        self._steps.begin(settings.phase)
 
     def _begin_epoch(self) -> None:
         state, recipe = self.state, self.config.recipe

@@ -4,6 +4,7 @@ import pytest
 
 from gloro_fast import recipes
 from gloro_fast.errors import ConfigError
+from gloro_fast.losses import LOSSES
 
 # name: (data, architecture, activation, augmentation, warm-up, batch, epochs, epsilon train / test, initialization,
 # learning rate, its end, loss, lambda, epsilon schedule, power iterations)
@@ -28,17 +29,18 @@ TABLE = {
 COMPARED = {
     f"{name}-{method}"
     for name in ("digits", "mnist-2c2f", "mnist-4c3f", "cifar10-6c2f")
-    for method in ("standard", "lmt", "smoothing")
+    for method in ("standard", "lmt", "smoothing", "smoothadv", "macer")
 }
 
 
 @pytest.mark.parametrize("name", sorted(COMPARED))
 def test_compared_recipes_share_data_net_and_radius(name):
-    own, base = recipes.get(name), recipes.get(name.rsplit("-", 1)[0])
+    base, method = name.rsplit("-", 1)
+    own, base = recipes.get(name), recipes.get(base)
     assert (own.data, own.architecture, own.epsilon) == (base.data, base.architecture, base.epsilon)
     assert own.activation == "relu"
-    assert own.loss == ("lmt" if name.endswith("lmt") else "standard")
-    assert (own.noise > 0) == name.endswith("smoothing")
+    assert own.loss == (method if method in LOSSES else "standard")
+    assert (own.noise > 0) == (method in ("smoothing", "smoothadv", "macer"))
 
 
 @pytest.mark.parametrize("name", TABLE)
