@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gloro_fast.losses.cross_entropy_loss import CrossEntropyLoss
     from gloro_fast.losses.emma_loss import EmmaLoss
     from gloro_fast.losses.lmt_loss import LmtLoss
+    from gloro_fast.losses.logit_annealing_loss import LogitAnnealingLoss
     from gloro_fast.losses.macer_loss import MacerLoss
     from gloro_fast.losses.sampled_loss import SampledLoss
     from gloro_fast.losses.smoothadv_loss import SmoothAdvLoss
@@ -24,6 +25,7 @@ register("ce", Loss("gloro_fast.losses.cross_entropy_loss:CrossEntropyLoss"))
 register("trades-kl", Loss("gloro_fast.losses.trades_loss:TradesLoss", (0.0, "kl"), has_lambda=True))
 register("trades-ce", Loss("gloro_fast.losses.trades_loss:TradesLoss", (0.0, "ce"), has_lambda=True))
 register("emma", Loss("gloro_fast.losses.emma_loss:EmmaLoss"))
+register("logit-annealing", Loss("gloro_fast.losses.logit_annealing_loss:LogitAnnealingLoss"))
 register("lmt", Loss("gloro_fast.losses.lmt_loss:LmtLoss", margins="whole"))
 register("standard", Loss("gloro_fast.losses.cross_entropy_loss:CrossEntropyLoss", with_bottom=False))
 register("smoothadv", Loss("gloro_fast.losses.smoothadv_loss:SmoothAdvLoss", with_bottom=False, is_sampled=True))
@@ -36,6 +38,7 @@ __all__ = [
     "CrossEntropyLoss",
     "EmmaLoss",
     "LmtLoss",
+    "LogitAnnealingLoss",
     "Loss",
     "MacerLoss",
     "MarginCriterion",
@@ -53,6 +56,7 @@ _HOMES = {
     "CrossEntropyLoss": "cross_entropy_loss",
     "EmmaLoss": "emma_loss",
     "LmtLoss": "lmt_loss",
+    "LogitAnnealingLoss": "logit_annealing_loss",
     "MacerLoss": "macer_loss",
     "MarginCriterion": "criterion",
     "SampledLoss": "sampled_loss",

@@ -48,6 +48,7 @@ RUNS = {
     "standard": {"loss": "standard"},
     "bfloat16": {"precision": "bfloat16"},
     "liresnet": {"architecture": "LiResNet-2x8", "loss": "emma"},
+    "logit-annealing": {"architecture": "LiResNet-2x8-LLN", "loss": "logit-annealing"},
 }
 
 

@@ -177,6 +177,7 @@ RUNS = {
     "augmented": {"augmentation": "default"},
     "bfloat16": {"precision": "bfloat16"},
     "liresnet": {"architecture": "LiResNet-2x8", "loss": "emma"},
+    "logit-annealing": {"architecture": "LiResNet-2x8-LLN", "loss": "logit-annealing"},
 }
 
 
