@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gloro_fast.losses.lmt_loss import LmtLoss
     from gloro_fast.losses.logit_annealing_loss import LogitAnnealingLoss
     from gloro_fast.losses.macer_loss import MacerLoss
+    from gloro_fast.losses.relaxed_loss import RelaxedLoss
     from gloro_fast.losses.sampled_loss import SampledLoss
     from gloro_fast.losses.smoothadv_loss import SmoothAdvLoss
     from gloro_fast.losses.trades_loss import TradesLoss
@@ -26,6 +27,8 @@ register("trades-kl", Loss("gloro_fast.losses.trades_loss:TradesLoss", (0.0, "kl
 register("trades-ce", Loss("gloro_fast.losses.trades_loss:TradesLoss", (0.0, "ce"), has_lambda=True))
 register("emma", Loss("gloro_fast.losses.emma_loss:EmmaLoss"))
 register("logit-annealing", Loss("gloro_fast.losses.logit_annealing_loss:LogitAnnealingLoss"))
+register("top-3", Loss("gloro_fast.losses.relaxed_loss:RelaxedLoss", (3,)))
+register("top-5", Loss("gloro_fast.losses.relaxed_loss:RelaxedLoss", (5,)))
 register("lmt", Loss("gloro_fast.losses.lmt_loss:LmtLoss", margins="whole"))
 register("standard", Loss("gloro_fast.losses.cross_entropy_loss:CrossEntropyLoss", with_bottom=False))
 register("smoothadv", Loss("gloro_fast.losses.smoothadv_loss:SmoothAdvLoss", with_bottom=False, is_sampled=True))
@@ -42,6 +45,7 @@ __all__ = [
     "Loss",
     "MacerLoss",
     "MarginCriterion",
+    "RelaxedLoss",
     "SampledLoss",
     "SmoothAdvLoss",
     "TradesLoss",
@@ -59,6 +63,7 @@ _HOMES = {
     "LogitAnnealingLoss": "logit_annealing_loss",
     "MacerLoss": "macer_loss",
     "MarginCriterion": "criterion",
+    "RelaxedLoss": "relaxed_loss",
     "SampledLoss": "sampled_loss",
     "SmoothAdvLoss": "smoothadv_loss",
     "TradesLoss": "trades_loss",

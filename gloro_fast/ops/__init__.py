@@ -17,6 +17,7 @@ from gloro_fast.ops.margin_op import margin, margin_reference
 from gloro_fast.ops.minmax_inplace import minmax_
 from gloro_fast.ops.minmax_op import minmax, minmax_reference
 from gloro_fast.ops.power_iteration_op import power_iteration, power_iteration_reference
+from gloro_fast.ops.relaxed_margin_op import relaxed_margin, relaxed_radii
 from gloro_fast.ops.trades_op import trades, trades_reference
 
 __all__ = [
@@ -45,6 +46,8 @@ __all__ = [
     "minmax_reference",
     "power_iteration",
     "power_iteration_reference",
+    "relaxed_margin",
+    "relaxed_radii",
     "trades",
     "trades_reference",
 ]

@@ -30,7 +30,11 @@ def logit_annealing_reference(
     the offset xi, so that the capacity of the net goes to the others.
 
     Args:
-        logits, differences, lipschitz, epsilon, labels: as for :func:`gloro_fast.ops.all_margins.rises`.
+        logits: (B, m) logits f; this and the next four are those of :func:`gloro_fast.ops.all_margins.rises`.
+        differences: (m, m), D_ij.
+        lipschitz: scalar tensor K.
+        epsilon: l2 radius, >= 0.
+        labels: (B,) int64 in [0, m).
         temperature: T, > 0.
         offset: xi, in units of the logits.
         power: beta, >= 0; 0 for cross entropy with offset and temperature.

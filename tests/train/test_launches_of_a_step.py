@@ -171,6 +171,7 @@ RUNS = {
     "ce": {"loss": "ce"},
     "emma": {"loss": "emma"},
     "lmt": {"loss": "lmt"},
+    "top-3": {"loss": "top-3"},
     "standard": {"loss": "standard"},
     "smoothadv": {"loss": "smoothadv", "noise": 0.2},
     "macer": {"loss": "macer", "noise": 0.2},
