@@ -6,5 +6,6 @@ extra ``attack``. Stands on ``net``, ``data`` and ``recipes.paper``; training, r
 
 from gloro_fast.evaluate.accuracy import Evaluation, evaluate
 from gloro_fast.evaluate.attack import AttackReport, pgd, unbroken
+from gloro_fast.evaluate.relaxed import RelaxedCertificate, certify_relaxed
 
-__all__ = ["AttackReport", "Evaluation", "evaluate", "pgd", "unbroken"]
+__all__ = ["AttackReport", "Evaluation", "RelaxedCertificate", "certify_relaxed", "evaluate", "pgd", "unbroken"]

@@ -19,6 +19,12 @@ class AllMarginsLoss(MarginCriterion):
     op: Callable[[Tensor, Tensor, Tensor, float | Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
     """Gives loss, prediction and certified or not per row from the class logits, D, K, epsilon and labels."""
 
+    def of_margins(
+        self, logits: Tensor, differences: Tensor, lipschitz: Tensor, epsilon: float | Tensor, labels: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return (loss, prediction, certified) per row, unweighted, for class indices in [0, m)."""
+        return type(self).op(logits, differences, lipschitz, epsilon, labels)
+
     def with_margin(
         self, logits: Tensor, differences: Tensor, lipschitz: Tensor, epsilon: float | Tensor, labels: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -32,7 +38,7 @@ class AllMarginsLoss(MarginCriterion):
             raise DataError(
                 f"labels are probabilities, and {type(self).__name__} needs class indices; give labels (B,)"
             )
-        found = type(self).op(logits, differences, lipschitz, epsilon, self._known(labels))
+        found = self.of_margins(logits, differences, lipschitz, epsilon, self._known(labels))
         return self._weighed(found[0], labels), *found[1:]
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:

@@ -14,7 +14,32 @@ from gloro_fast.ops.margin_op import margin
 from gloro_fast.ops.scalar import Scalar
 
 
-class MarginCriterion(nn.Module):
+class Criterion(nn.Module):
+    """A criterion that a recipe names: one with a weight lambda, which captured graphs of training steps follow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lam = Scalar(0.0)
+
+    @property
+    def lam(self) -> float:
+        """The weight of the robust term. Captured graphs of training steps follow it when it is set."""
+        return self._lam.value
+
+    @lam.setter
+    def lam(self, value: float) -> None:
+        self._lam.value = value
+
+    def lam_on(self, device: torch.device) -> Tensor:
+        """Return lambda as kernels read it: a 0-dim float64 tensor on ``device``."""
+        return self._lam.read(device)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._lam = Scalar(self._lam.value)  # a shallow copy has its own
+
+
+class MarginCriterion(Criterion):
     """A criterion that a GloRo net can compute together with its margin, in one pass over the logits.
 
     Args:
@@ -48,20 +73,6 @@ class MarginCriterion(nn.Module):
         self.reduction = reduction
         self.register_buffer("weight", weight)
         self.ignore_index = ignore_index
-        self._lam = Scalar(0.0)
-
-    @property
-    def lam(self) -> float:
-        """The weight of the robust term. Captured graphs of training steps follow it when it is set."""
-        return self._lam.value
-
-    @lam.setter
-    def lam(self, value: float) -> None:
-        self._lam.value = value
-
-    def lam_on(self, device: torch.device) -> Tensor:
-        """Return lambda as kernels read it: a 0-dim float64 tensor on ``device``."""
-        return self._lam.read(device)
 
     @property
     def is_margin_loss(self) -> bool:
@@ -123,10 +134,6 @@ class MarginCriterion(nn.Module):
         """Show the reduction and what is ignored."""
         ignored = "" if self.ignore_index is None else f", ignore_index={self.ignore_index}"
         return f"reduction={self.reduction!r}{ignored}"
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._lam = Scalar(self._lam.value)  # a shallow copy has its own
 
     def _check_weight(self, classes: int) -> None:
         if self.weight is not None and len(self.weight) != classes:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 from gloro_fast.errors import ConfigError
 
 if TYPE_CHECKING:
-    from gloro_fast.losses.criterion import MarginCriterion
+    from gloro_fast.losses.criterion import Criterion, MarginCriterion
 
 
 @dataclass(frozen=True)
@@ -22,22 +22,24 @@ class Loss:
         arguments: what it is made with.
         has_lambda: whether the weight lambda of a recipe is its ``lam``, to be set epoch by epoch.
         margins: as for ``GloRoNet``: ``"whole"`` where the net is bounded by one constant.
-        with_bottom: whether it is a loss of the margins; False for cross entropy on f alone.
+        with_bottom: whether it is a loss of the margins; False for losses of f alone.
+        is_sampled: whether it is one of the smoothed classifier, a ``SampledLoss``: it draws the noise of the recipe.
     """
 
-    criterion: type[MarginCriterion] | str
+    criterion: type[Criterion] | str
     arguments: tuple[float | str, ...] = ()
     has_lambda: bool = False
     margins: Literal["rows", "whole"] = "rows"
     with_bottom: bool = True
+    is_sampled: bool = False
 
-    def build(self) -> MarginCriterion:
+    def build(self) -> Criterion:
         """Return the criterion, made with its arguments."""
         kind: Any = self.criterion
         if isinstance(kind, str):
             module, _, name = kind.partition(":")
             kind = getattr(importlib.import_module(module), name)
-        criterion: MarginCriterion = kind(*self.arguments)
+        criterion: Criterion = kind(*self.arguments)
         return criterion
 
 
@@ -58,7 +60,8 @@ def register(name: str, loss: Loss) -> None:
     if name in LOSSES:
         raise ConfigError(f"there is a loss {name!r} already; choose another name")
     LOSSES[name] = loss
-    _criteria.add(loss.criterion)
+    if not loss.is_sampled:
+        _criteria.add(loss.criterion)
 
 
 def is_registered(criterion: object) -> TypeGuard[MarginCriterion]:

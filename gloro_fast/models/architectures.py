@@ -54,7 +54,8 @@ def build(
 
     Args:
         name: ``"2C2F"``, ``"4C3F"``, ``"6C2F"``, ``"8C2F"`` or ``"8C2F-print"``; or ``"LiResNet-12x512"`` for one of
-            depth 12 and width 512 (:func:`gloro_fast.models.liresnet.liresnet`).
+            depth 12 and width 512 (:func:`gloro_fast.models.liresnet.liresnet`), ``"LiResNet-12x512-LLN"`` for one
+            with last layer normalization.
         activation: ``"minmax"`` or ``"relu"``.
         input_shape: (C, H, W) of one image.
         num_classes: m >= 2, the units of the last dense layer.

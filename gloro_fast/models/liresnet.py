@@ -9,24 +9,30 @@ import re
 from collections.abc import Callable
 
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import register_parametrization
 
 from gloro_fast.nn.conv import Conv2d
 from gloro_fast.nn.minmax import MinMax
 from gloro_fast.nn.normalize import Normalize
 from gloro_fast.nn.residual import ResidualConv2d
+from gloro_fast.nn.unit_rows import UnitRows
 
-_NAME = re.compile(r"LiResNet-([1-9]\d*)x([1-9]\d*)")
+_NAME = re.compile(r"LiResNet-([1-9]\d*)x([1-9]\d*)(-LLN)?")
 
 
-def parse(name: str) -> tuple[int, int] | None:
-    """Read (depth, width) from ``"LiResNet-12x512"``; None for any other name."""
+def parse(name: str) -> tuple[int, int, bool] | None:
+    """Read depth, width and whether the last layer is normalized from ``"LiResNet-12x512"`` or with ``"-LLN"`` behind.
+
+    None for any other name.
+    """
     match = _NAME.fullmatch(name)
-    return (int(match[1]), int(match[2])) if match else None
+    return (int(match[1]), int(match[2]), match[3] is not None) if match else None
 
 
 def liresnet(
     depth: int,
     width: int,
+    last_layer_normalization: bool = False,
     *,
     input_shape: tuple[int, int, int],
     num_classes: int,
@@ -39,12 +45,14 @@ def liresnet(
     The stem is a 5 x 5 convolution of stride 2, the neck a 4 x 4 one of stride 4 and a dense layer. An activation
     follows the stem, each residual convolution and the dense layer. The branches start near zero, with standard
     deviation 1 / (9 width sqrt(depth)), so that each block starts near the identity, with a norm near 1. What the
-    authors' code has besides is left out: factors and centering of the branches, normalized rows of the head, and the
-    orthogonal layers of its later versions.
+    authors' code has besides is left out: factors and centering of the branches, and the orthogonal layers of its later
+    versions.
 
     Args:
         depth: residual convolutions.
         width: channels of all of them.
+        last_layer_normalization: whether the rows of the head have norm 1, by :class:`gloro_fast.nn.UnitRows`, as the
+            authors' have.
         input_shape: (C, H, W) of one image, in [0, 1].
         num_classes: m, the units of the head.
         features: units of the neck; 4 * width by default, which is the authors' 2,048 at their width of 512.
@@ -75,4 +83,6 @@ def liresnet(
         if isinstance(layer, nn.Conv2d | nn.Linear):
             assert layer.bias is not None
             nn.init.zeros_(layer.bias)
+    if last_layer_normalization:
+        register_parametrization(layers[-1], "weight", UnitRows())
     return nn.Sequential(*layers)

@@ -124,6 +124,10 @@ class BoundedNet(nn.Module):
             )
         self._epsilon.value = checked
 
+    def epsilon_on(self, device: torch.device) -> Tensor:
+        """Return epsilon as kernels read it: a 0-dim float64 tensor on ``device``."""
+        return self._epsilon.read(device)
+
     @property
     def input_shape(self) -> tuple[int, ...]:
         """The shape of one input. The bound holds for it, so that it cannot be changed."""

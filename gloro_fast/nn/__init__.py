@@ -10,6 +10,7 @@ from gloro_fast.nn.minmax import MinMax
 from gloro_fast.nn.normalize import Normalize, Scale
 from gloro_fast.nn.pairwise_minmax import PairwiseMinMax
 from gloro_fast.nn.residual import ResidualConv2d
+from gloro_fast.nn.unit_rows import UnitRows
 from gloro_fast.rules.functions import register_lipschitz_function
 from gloro_fast.rules.registry import Diagonal, LinearMap, LipschitzConstant, register_lipschitz_rule
 from gloro_fast.rules.traits import Affine, Traits
@@ -28,6 +29,7 @@ __all__ = [
     "ResidualConv2d",
     "Scale",
     "Traits",
+    "UnitRows",
     "register_lipschitz_function",
     "register_lipschitz_rule",
 ]

@@ -11,11 +11,13 @@ from gloro_fast.ops.fingerprint_op import fingerprint, fingerprint_reference, fi
 from gloro_fast.ops.geometry import Geometry
 from gloro_fast.ops.head_differences_op import head_differences, head_differences_reference
 from gloro_fast.ops.lmt_op import lmt, lmt_reference
+from gloro_fast.ops.logit_annealing_op import logit_annealing, logit_annealing_reference
 from gloro_fast.ops.margin_loss_op import margin_loss, margin_loss_reference
 from gloro_fast.ops.margin_op import margin, margin_reference
 from gloro_fast.ops.minmax_inplace import minmax_
 from gloro_fast.ops.minmax_op import minmax, minmax_reference
 from gloro_fast.ops.power_iteration_op import power_iteration, power_iteration_reference
+from gloro_fast.ops.relaxed_margin_op import relaxed_margin, relaxed_radii
 from gloro_fast.ops.trades_op import trades, trades_reference
 
 __all__ = [
@@ -33,6 +35,8 @@ __all__ = [
     "head_differences_reference",
     "lmt",
     "lmt_reference",
+    "logit_annealing",
+    "logit_annealing_reference",
     "margin",
     "margin_loss",
     "margin_loss_reference",
@@ -42,6 +46,8 @@ __all__ = [
     "minmax_reference",
     "power_iteration",
     "power_iteration_reference",
+    "relaxed_margin",
+    "relaxed_radii",
     "trades",
     "trades_reference",
 ]

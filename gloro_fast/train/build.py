@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from gloro_fast.errors import ConfigError
-from gloro_fast.losses import LOSSES, MarginCriterion
+from gloro_fast.losses import LOSSES, Criterion
 from gloro_fast.models import architectures
 from gloro_fast.net.gloro_net import GloRoNet
 from gloro_fast.recipes import Recipe
@@ -57,8 +57,8 @@ def memory_format(net: nn.Module, device: torch.device) -> torch.memory_format:
     return torch.channels_last if convolves else torch.contiguous_format
 
 
-def build_criterion(recipe: Recipe) -> MarginCriterion:
-    """Return the criterion of the robust epochs; lambda is set epoch by epoch."""
+def build_criterion(recipe: Recipe) -> Criterion:
+    """Return the criterion of the epochs after warm-up; lambda is set epoch by epoch."""
     return LOSSES[recipe.loss].build()
 
 

@@ -17,9 +17,9 @@ class EpochSettings:
     """What is fixed within an epoch.
 
     Attributes:
-        phase: ``"warmup"`` (plain cross entropy on f), ``"robust"``, or ``"standard"`` for a run of only that.
-        epsilon: the l2 radius trained with; None in warm-up and standard training.
-        lam: the TRADES weight lambda; None in warm-up and for losses without it.
+        phase: ``"warmup"`` (plain cross entropy on f), ``"robust"``, or ``"standard"`` for losses of f alone.
+        epsilon: the l2 radius trained with; None in warm-up and where the loss has none.
+        lam: the weight lambda of the loss; None in warm-up and for losses without it.
         learning_rate: Adam's.
     """
 
@@ -41,11 +41,12 @@ def epoch_settings(recipe: Recipe, epoch: int) -> EpochSettings:
     if t < 0:
         return EpochSettings("warmup", None, None, recipe.learning_rate)
     rate = schedules.exponential_after_half(recipe.learning_rate, recipe.learning_rate_end, recipe.epochs)
-    if not LOSSES[recipe.loss].with_bottom:
-        return EpochSettings("standard", None, None, rate(t))
+    loss = LOSSES[recipe.loss]
+    phase: Phase = "robust" if loss.with_bottom else "standard"
+    has_epsilon = loss.with_bottom or loss.is_sampled
     epsilon = schedules.parse_epsilon(recipe.epsilon_schedule, recipe.epsilon_train, recipe.epochs)
     lam = schedules.parse_lambda(recipe.lam) if recipe.has_lambda else None
-    return EpochSettings("robust", epsilon(t), None if lam is None else lam(t), rate(t))
+    return EpochSettings(phase, epsilon(t) if has_epsilon else None, None if lam is None else lam(t), rate(t))
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from gloro_fast.data import gaussian_noise
+from gloro_fast.losses import SampledLoss
 from gloro_fast.net.gloro_net import BatchStatistics, Criterion, GloRoNet
 
 
@@ -18,6 +20,39 @@ def standard_loss(net: GloRoNet, images: Tensor, labels: Tensor) -> tuple[Tensor
     logits = net.module(images)
     loss = functional.cross_entropy(logits, labels)
     correct = (logits.detach().argmax(dim=1) == labels).sum()
+    return loss, BatchStatistics(correct, torch.zeros_like(correct), loss.new_full((), torch.nan))
+
+
+def sampled_loss(
+    net: GloRoNet,
+    images: Tensor,
+    labels: Tensor,
+    criterion: SampledLoss,
+    deviation: float,
+    generator: torch.Generator,
+    part: slice | None = None,
+    count: int = 0,
+) -> tuple[Tensor, BatchStatistics]:
+    """Return a loss of the smoothed classifier, with statistics as :func:`standard_loss` has them.
+
+    Correct is what the average softmax of the noisy copies says; attacks keep to the net's epsilon.
+
+    Args:
+        net: the net; its bound plays no part.
+        images: (B, C, H, W).
+        labels: (B,) int64.
+        criterion: the loss.
+        deviation: standard deviation of the noise.
+        generator: of the noise; see ``gaussian_noise``.
+        part: which images of a batch these are, where others learn from the rest.
+        count: images of that batch.
+    """
+    copies = criterion.samples
+    zeros = images.new_zeros(len(images) * copies, *images.shape[1:])
+    rows = None if part is None else slice(part.start * copies, part.stop * copies)
+    noise = gaussian_noise(zeros, deviation, generator, rows, count * copies)
+    loss, average = criterion(net.module, images, labels, noise, deviation, net.epsilon_on(images.device))
+    correct = (average.argmax(dim=1) == labels).sum()
     return loss, BatchStatistics(correct, torch.zeros_like(correct), loss.new_full((), torch.nan))
 
 

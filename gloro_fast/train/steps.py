@@ -11,10 +11,11 @@ from torch import Tensor
 from gloro_fast.data import Batches, SourceBatches, augmentation, gaussian_noise
 from gloro_fast.data.resident import Batch, ResidentBatches
 from gloro_fast.distributed import ALONE, Group
-from gloro_fast.losses import MarginCriterion
+from gloro_fast.losses import Criterion, SampledLoss
 from gloro_fast.net.gloro_net import BatchStatistics
 from gloro_fast.recipes import Recipe
-from gloro_fast.train.objective import robust_loss, standard_loss
+from gloro_fast.train.epochs import Phase
+from gloro_fast.train.objective import robust_loss, sampled_loss, standard_loss
 from gloro_fast.train.replay import Recorder, Replayed
 from gloro_fast.train.setting import setting
 from gloro_fast.train.shared_gradients import SharedGradients
@@ -38,7 +39,7 @@ class Steps:
         recipe: what to train and how.
         state: what the steps change.
         batches: the training split on the training device.
-        criterion: of the robust epochs.
+        criterion: of the epochs after warm-up, but for standard training.
         memory_format: of the images.
         recorder: what captures the steps; None to do them eagerly.
         group: who shares the batches.
@@ -52,7 +53,7 @@ class Steps:
         recipe: Recipe,
         state: TrainingState,
         batches: Batches | SourceBatches,
-        criterion: MarginCriterion,
+        criterion: Criterion,
         memory_format: torch.memory_format,
         recorder: Recorder | None,
         group: Group = ALONE,
@@ -64,7 +65,7 @@ class Steps:
         self._resident: ResidentBatches | None = None
         if recorder is not None and isinstance(batches, Batches) and batches.is_resident:
             self._resident = ResidentBatches(batches, self._augment)
-        self._robust = False
+        self._phase: Phase = "warmup"
         self._captured: dict[object, Replayed] = {}
         self._inputs: dict[object, Batch] = {}
         self._setting: dict[str, object] | None = {}
@@ -77,11 +78,11 @@ class Steps:
         """Say in one line why a step could not be captured; empty where none failed."""
         return next((replayed.why_eager for replayed in self._captured.values() if replayed.why_eager), "")
 
-    def begin(self, robust: bool) -> None:
-        """Do robust steps from now on, or standard ones."""
-        if robust != self._robust:
+    def begin(self, phase: Phase) -> None:
+        """Do the steps of ``phase`` from now on."""
+        if phase != self._phase:
             self.forget()
-        self._robust = robust
+        self._phase = phase
 
     def forget(self) -> None:
         """Drop what was captured, with its memory."""
@@ -153,15 +154,19 @@ class Steps:
 
     def _gradients(self, batch: Batch, count: int) -> tuple[Tensor, BatchStatistics]:
         """Give the parameters the gradients of a batch: the same operations on the same tensors at every call."""
-        state, recipe = self._state, self._recipe
+        state, recipe, criterion = self._state, self._recipe, self._criterion
+        sampled = criterion if isinstance(criterion, SampledLoss) and self._phase != "warmup" else None
+        generator, part = state.randomness.augmentation, None if self._shared is None else self._group.part(count)
         images = self._augment.apply(batch.images, batch.draws).contiguous(memory_format=self._memory_format)
-        if recipe.noise:
-            part = None if self._shared is None else self._group.part(count)
-            images = gaussian_noise(images, recipe.noise, state.randomness.augmentation, part, count)
+        if recipe.noise and sampled is None:
+            images = gaussian_noise(images, recipe.noise, generator, part, count)
         with state.net.bound_gradient_apart() as join:
             with torch.autocast(self._device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-                if self._robust:
-                    loss, statistics = robust_loss(state.net, images, batch.labels, self._criterion)
+                if sampled is not None:
+                    noisy = recipe.noise, generator, part, count
+                    loss, statistics = sampled_loss(state.net, images, batch.labels, sampled, *noisy)
+                elif self._phase == "robust":
+                    loss, statistics = robust_loss(state.net, images, batch.labels, criterion)
                 else:
                     loss, statistics = standard_loss(state.net, images, batch.labels)
             state.optimizer.zero_grad(set_to_none=True)

@@ -78,7 +78,7 @@ class Trainer:
         config: what decides the run.
         group: the processes that share it.
         state: everything that changes while it goes on.
-        criterion: the criterion of the robust epochs.
+        criterion: the criterion of the epochs after warm-up, but for standard training.
 
     Raises:
         ConfigError: ``out`` is in use, the seed or device cannot be used, batch or validation split are larger than
@@ -176,7 +176,7 @@ class Trainer:
         self._graphs = "captured" if recorder else f"there are none on {device}" if graphs else "switched off"
         self._steps = Steps(recipe, self.state, self._batches, self.criterion, self._memory_format, recorder, group)
         self._settings = epoch_settings(recipe, 0)
-        self._steps.begin(self._settings.phase == "robust")
+        self._steps.begin(self._settings.phase)
 
     @classmethod
     def resume(
@@ -330,7 +330,7 @@ class Trainer:
         if settings.lam is not None:
             self.criterion.lam = settings.lam
         set_learning_rate(self.state.optimizer, settings.learning_rate)
-        self._steps.begin(settings.phase == "robust")
+        self._steps.begin(settings.phase)
 
     def _begin_epoch(self) -> None:
         state, recipe = self.state, self.config.recipe

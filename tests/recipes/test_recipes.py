@@ -4,6 +4,7 @@ import pytest
 
 from gloro_fast import recipes
 from gloro_fast.errors import ConfigError
+from gloro_fast.losses import LOSSES
 
 # name: (data, architecture, activation, augmentation, warm-up, batch, epochs, epsilon train / test, initialization,
 # learning rate, its end, loss, lambda, epsilon schedule, power iterations)
@@ -14,6 +15,8 @@ TABLE = {
     "cifar10-6c2f": ("cifar10", "6C2F", "minmax", "tfds", 0, 512, 800, PIXELS, PIXELS, "orthogonal", 1e-3, 1e-6, "trades-kl", "1.2", "log", 5),
     "tiny-imagenet-8c2f": ("tiny-imagenet", "8C2F", "minmax", "default", 0, 512, 800, PIXELS, PIXELS, "glorot_uniform", 1e-4, 5e-6, "trades-kl", "1.2,10,800", "log", 5),
     "cifar10-liresnet": ("cifar10", "LiResNet-12x512", "minmax", "default", 0, 256, 800, PIXELS, PIXELS, "orthogonal", 1e-3, 1e-6, "emma", None, "0.0141176,0.423529,400", 10),
+    "cifar10-liresnet-lln": ("cifar10", "LiResNet-12x512-LLN", "minmax", "default", 0, 256, 800, PIXELS, PIXELS, "orthogonal", 1e-3, 1e-6, "emma", None, "0.0141176,0.423529,400", 10),
+    "cifar10-liresnet-la": ("cifar10", "LiResNet-12x512-LLN", "minmax", "default", 0, 256, 800, PIXELS, PIXELS, "orthogonal", 1e-3, 1e-6, "logit-annealing", None, "0.0141176,0.423529,400", 10),
     "mnist-2c2f-relu-ce": ("mnist", "2C2F", "relu", "none", 0, 256, 500, 0.45, 0.3, "glorot_uniform", 1e-3, 1e-6, "ce", None, "single", 10),
     "mnist-2c2f-relu-trades": ("mnist", "2C2F", "relu", "none", 0, 256, 500, 0.45, 0.3, "glorot_uniform", 1e-3, 1e-6, "trades-ce", "0,2,500", "single", 10),
     "mnist-4c3f-relu-ce": ("mnist", "4C3F", "relu", "none", 0, 256, 300, 1.75, 1.58, "glorot_uniform", 1e-3, 5e-6, "ce", None, "single", 10),
@@ -28,17 +31,18 @@ TABLE = {
 COMPARED = {
     f"{name}-{method}"
     for name in ("digits", "mnist-2c2f", "mnist-4c3f", "cifar10-6c2f")
-    for method in ("standard", "lmt", "smoothing")
+    for method in ("standard", "lmt", "smoothing", "smoothadv", "macer")
 }
 
 
 @pytest.mark.parametrize("name", sorted(COMPARED))
 def test_compared_recipes_share_data_net_and_radius(name):
-    own, base = recipes.get(name), recipes.get(name.rsplit("-", 1)[0])
+    base, method = name.rsplit("-", 1)
+    own, base = recipes.get(name), recipes.get(base)
     assert (own.data, own.architecture, own.epsilon) == (base.data, base.architecture, base.epsilon)
     assert own.activation == "relu"
-    assert own.loss == ("lmt" if name.endswith("lmt") else "standard")
-    assert (own.noise > 0) == name.endswith("smoothing")
+    assert own.loss == (method if method in LOSSES else "standard")
+    assert (own.noise > 0) == (method in ("smoothing", "smoothadv", "macer"))
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -53,7 +57,10 @@ def test_recipe_is_the_column_of_a_paper(name):
 
 
 def test_every_recipe_is_in_the_table_or_a_demo():
-    assert set(recipes.RECIPES) == {*TABLE, "digits", "digits-liresnet", "mnist-2c2f-tuned"} | COMPARED
+    assert (
+        set(recipes.RECIPES)
+        == {*TABLE, "digits", "digits-liresnet", "digits-liresnet-la", "mnist-2c2f-tuned"} | COMPARED
+    )
 
 
 def test_the_tuned_recipe_has_the_net_and_the_radius_of_the_papers_row():

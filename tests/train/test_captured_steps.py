@@ -7,7 +7,7 @@ import torch
 from fake_graph import FakeRecorder
 from tiny_run import EVERYTHING, SignalAt, tiny_data, tiny_recipe
 
-from gloro_fast.train import Interrupted, Trainer, build
+from gloro_fast.train import Interrupted, Trainer, build, objective
 from gloro_fast.train import steps as steps_module
 from gloro_fast.train import trainer as trainer_module
 
@@ -48,6 +48,7 @@ RUNS = {
     "standard": {"loss": "standard"},
     "bfloat16": {"precision": "bfloat16"},
     "liresnet": {"architecture": "LiResNet-2x8", "loss": "emma"},
+    "logit-annealing": {"architecture": "LiResNet-2x8-LLN", "loss": "logit-annealing"},
 }
 
 
@@ -59,6 +60,28 @@ def test_captured_and_eager_runs_give_the_same_bits(tmp_path, recorder, fields):
     eager.fit()
     assert recorder.replays > len(captured.state.rows)
     check_same(captured, eager)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"loss": "smoothadv", "epsilon_schedule": "0.1,0.5,3"}, {"loss": "macer", "lam": "1,4,2"}]
+)
+def test_losses_of_the_smoothed_classifier_are_captured(tmp_path, recorder, monkeypatch, fields):
+    """With the same noise at every step: what a capture on the CPU draws, it draws once."""
+    monkeypatch.setattr(objective, "gaussian_noise", lambda images, deviation, _: images + deviation * wave(images))
+    fields = {"noise": 0.2, "warmup_epochs": 1, "batch_size": 16, "epochs": 2, **fields, "augmentation": "default"}
+    monkeypatch.setattr(steps_module, "gaussian_noise", objective.gaussian_noise)
+    captured, eager = (
+        Trainer(tiny_recipe(**fields), tiny_data(), tmp_path / name, graphs=name == "captured")
+        for name in ("captured", "eager")
+    )
+    captured.fit()
+    eager.fit()
+    assert recorder.replays > len(captured.state.rows)
+    check_same(captured, eager)
+
+
+def wave(images):
+    return torch.arange(images.numel(), dtype=images.dtype).cos().reshape(images.shape)
 
 
 @pytest.mark.parametrize("at", [(1, 2), (2, 1), (2, 3), (4, 4), (5, 2)])

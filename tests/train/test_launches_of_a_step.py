@@ -171,10 +171,14 @@ RUNS = {
     "ce": {"loss": "ce"},
     "emma": {"loss": "emma"},
     "lmt": {"loss": "lmt"},
+    "top-3": {"loss": "top-3"},
     "standard": {"loss": "standard"},
+    "smoothadv": {"loss": "smoothadv", "noise": 0.2},
+    "macer": {"loss": "macer", "noise": 0.2},
     "augmented": {"augmentation": "default"},
     "bfloat16": {"precision": "bfloat16"},
     "liresnet": {"architecture": "LiResNet-2x8", "loss": "emma"},
+    "logit-annealing": {"architecture": "LiResNet-2x8-LLN", "loss": "logit-annealing"},
 }
 
 
@@ -191,7 +195,7 @@ def nodes_of(loss):
 def waits_of(step, monkeypatch):
     """List what waits in a step: operations that do, and gradients that do where a log does not see it."""
     nodes = set()
-    for name in ("robust_loss", "standard_loss"):
+    for name in ("robust_loss", "sampled_loss", "standard_loss"):
         plain = getattr(steps_module, name)
 
         def spy(*arguments, plain=plain):
