@@ -15,8 +15,9 @@ import torch
 
 from gloro_fast._version import __version__
 from gloro_fast.data import DataSet
-from gloro_fast.evaluate import evaluate
+from gloro_fast.evaluate.accuracy import certified_batches, collect
 from gloro_fast.native import extension
+from gloro_fast.progress import tracked
 from gloro_fast.train.config import RunConfig
 from gloro_fast.train.state import TrainingState
 
@@ -98,7 +99,9 @@ def measure(state: TrainingState, config: RunConfig, data: DataSet, seconds: flo
         tf32: likewise.
     """
     recipe, best = config.recipe, state.best
-    found = evaluate(state.net, data.test)
+    batches = certified_batches(state.net, data.test)
+    batches = tracked(batches, len(data.test), "certifying the test split", lambda batch: len(batch[0]))
+    found = collect(data.test, batches)
     return Result(
         recipe=recipe.name,
         data=data.name,

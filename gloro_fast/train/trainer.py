@@ -15,6 +15,7 @@ from gloro_fast.files import atomic, tensor_file
 from gloro_fast.net.gloro_net import GloRoNet
 from gloro_fast.recipes import Recipe
 from gloro_fast.train import checkpoint
+from gloro_fast.train.bfloat16 import warn_if_emulated
 from gloro_fast.train.build import (
     build_criterion,
     build_net,
@@ -73,6 +74,9 @@ class Trainer:
         ConfigError: ``out`` is in use, the seed or device cannot be used, batch or validation split are larger than
             the data.
         ArchitectureError: the recipe's architecture does not fit the images.
+
+    Warns:
+        UserWarning: the recipe asks for bfloat16 and the device has no such arithmetic.
     """
 
     def __init__(
@@ -111,6 +115,8 @@ class Trainer:
         self._data = data
         self._data_sha256 = checkpoint.digest(data)
         self._device = usable_device(device)
+        if recipe.precision == "bfloat16":
+            warn_if_emulated(self._device)
         train, self._validation = data.train, None
         if recipe.validation_size:
             train, self._validation = split_validation(data.train, recipe.validation_size, seed)
