@@ -1,7 +1,7 @@
 """A run as one page to look at: HTML that needs nothing beside it.
 
-Stands on ``train``, ``evaluate``, ``certificate_file`` and ``reproduce``, whose pictures it shows; the command line calls
-it.
+Stands on ``train``, ``evaluate``, ``certificate_file`` and ``reproduce``, whose pictures it shows; the command line
+calls it.
 """
 
 from gloro_fast.report.contents import Contents

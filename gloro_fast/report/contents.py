@@ -44,6 +44,7 @@ class Contents:
         evaluation: of ``split``, logits kept.
         kind: of the bound: "exact", "upper bound" or "estimate".
         layers: the bound on each layer, and the estimate that lies below its constant.
+        power: the estimate of K, from below.
         parameters: how many numbers are trained.
         cost: of certifying the first images.
     """
@@ -60,6 +61,7 @@ class Contents:
     evaluation: Evaluation
     kind: str
     layers: list[LayerRecord]
+    power: float
     parameters: int
     cost: CertificationCost
 
@@ -110,6 +112,7 @@ class Contents:
             evaluation=evaluation,
             kind=kind,
             layers=layers,
+            power=net.find_bound("power").lipschitz,
             parameters=sum(parameter.numel() for parameter in net.module.parameters()),
             cost=certification_cost(net, few, rounds=1),
         )

@@ -35,7 +35,8 @@ table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabul
 th, td { padding: .2rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 td.n, th.n { text-align: right; } th { font-weight: 600; } td { overflow-wrap: anywhere; }
 td.wrong { color: var(--red); font-weight: 600; }
-figure { margin: 1rem 0; } svg { width: 100%; height: auto; fill: currentColor; }
+figure { margin: 1rem 0; max-width: 38rem; } figure.wide { max-width: none; }
+svg { width: 100%; height: auto; fill: currentColor; }
 svg text { font-family: system-ui, sans-serif !important; }
 .images { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: 1rem; padding: 0; }
 .images li { list-style: none; font-size: .8rem; overflow-wrap: anywhere; }
@@ -99,8 +100,8 @@ def _worth(contents: Contents) -> str:
     )
     listed = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in numbers)
     text = (
-        "VRA: the share of all images that are classified correctly and certified, so that no change of l2 norm up to ε "
-        f"alters the class. Quartiles of the radius are {lower:.4g} and {upper:.4g}, wrongly classified images at 0."
+        "VRA: the share of all images that are classified correctly and certified, so that no change of l2 norm up to "
+        f"ε alters the class. Quartiles of the radius are {lower:.4g} and {upper:.4g}, wrongly classified images at 0."
     )
     return f'<dl class="numbers">{listed}</dl>\n<p class="quiet">{escape(text)}</p>'
 
@@ -114,8 +115,8 @@ def _certificate(contents: Contents) -> str:
         )
     else:
         what = (
-            f"K is by {found.method}, of kind {contents.kind}: it holds for the float64 values of the weights, rounding of "
-            "the bound included."
+            f"K is by {found.method}, of kind {contents.kind}: never below the true constant for these weights, "
+            "the rounding of its own computation included."
         )
     if found.executed:
         rounding = "The rounding of the net's own forward pass is covered."
@@ -150,14 +151,20 @@ def _training(contents: Contents) -> str:
         for name, row in shown.items()
     ]
     table = _table(columns, rows, "Epochs, on the training split", numbers=(1, 3, 4, 5, 6, 7))
-    caption = "Of the test split nothing is seen in training. VRA and K of training are estimates by power iteration."
-    return f"{_figure(inline_svg(curves_figure(contents.rows), 'curves', alt), caption)}\n{table}"
+    figure = curves_figure(contents.rows)
+    # What stands below them in the picture is a caption here, of a size to read.
+    notes = [text.get_text() for text in figure.texts]
+    for text in list(figure.texts):
+        text.remove()
+    caption = " ".join([*notes, "VRA and K of training are estimates by power iteration."])
+    return f"{_figure(inline_svg(figure, 'curves', alt), caption, wide=True)}\n{table}"
 
 
 def _radii(contents: Contents) -> str:
     found, epsilon = contents.evaluation, contents.epsilon
     kind = " (estimate)" if contents.kind == "estimate" else ""
-    alt = f"VRA{kind} against the l2 radius: {found.clean_accuracy:.1%} at most, {found.vra(epsilon):.1%} at {epsilon:.4g}."
+    vra = f"{found.clean_accuracy:.1%} at most, {found.vra(epsilon):.1%} at {epsilon:.4g}"
+    alt = f"VRA{kind} against the l2 radius: {vra}."
     curve = inline_svg(vra_figure(found, epsilon), "vra", alt)
     bars = inline_svg(histogram_figure(found, epsilon), "radii", f"How many images have which radius{kind}.")
     radii = [0.0, *(epsilon * factor for factor in (0.25, 0.5, 1, 1.5, 2))]
@@ -170,8 +177,8 @@ def _confusion(contents: Contents) -> str:
     matrix, names = contents.confusion(), contents.class_names
     total, right = int(matrix.sum()), int(matrix.diag().sum())
     text = (
-        f"{total:,} images are certified at ε = {contents.epsilon:.4g}; {total - right:,} of them as a class that is not "
-        "theirs: a certificate says that the class stays, not that it is right."
+        f"{total:,} images are certified at ε = {contents.epsilon:.4g}; {total - right:,} of them as a class that is "
+        "not theirs: a certificate says that the class stays, not that it is right."
     )
     if len(names) > _MATRIX:
         wrong = matrix - matrix.diag().diag()
@@ -191,8 +198,8 @@ def _confusion(contents: Contents) -> str:
         lines.append(f'<tr><th scope="row">{escape(name)}</th>{"".join(cells)}</tr>')
     head = "".join(f'<th scope="col" class="n">{escape(name)}</th>' for name in names)
     return (
-        f'<p>{escape(text)}</p>\n<div class="scroll"><table><caption>Certified images: true class by row, predicted class '
-        f'by column</caption>\n<thead><tr><th scope="col">truth</th>{head}</tr></thead>\n<tbody>\n'
+        f'<p>{escape(text)}</p>\n<div class="scroll"><table><caption>Certified images: true class by row, predicted '
+        f'class by column</caption>\n<thead><tr><th scope="col">truth</th>{head}</tr></thead>\n<tbody>\n'
         + "\n".join(lines)
         + "\n</tbody></table></div>"
     )
@@ -215,7 +222,7 @@ def _gallery(contents: Contents, places: Iterable[int]) -> str:
         alt = f"image {place} of the {contents.part} split, truth {truth}, predicted {said}"
         items.append(
             f'<li><img src="{data_uri(contents.split.images[place])}" alt="{escape(alt)}">truth: {escape(truth)}<br>'
-            f"predicted: {escape(said)}<br>radius {float(found.radius[place]):.4g}<br>"
+            f"predicted: {escape(said)}<br>radius {float(found.radius[place]):.6g}<br>"
             f"margin {float(margins[place]):.4g}<br>image {place}</li>"
         )
     return f'<ul class="images">{"".join(items)}</ul>' if items else ""
@@ -227,11 +234,14 @@ def _layers(contents: Contents) -> str:
         excess = "" if layer.tightness is None else f"{max(layer.tightness - 1, 0.0):.3%}"
         power = _known(layer.power, ".6g")
         rows.append((layer.name, f"{layer.value:.6g}", layer.method, layer.kind, power, excess))
-    known = [layer.tightness for layer in contents.layers if layer.tightness is not None]
-    whole = f" Their product has {math.prod(known) - 1:.2%} at most." if known else ""
+    whole, estimate = contents.evaluation.lipschitz, contents.power
+    excess = f"{max(whole / estimate - 1, 0.0):.3%}" if 0 < estimate < math.inf else ""
+    rows.append(
+        ("all of them (K)", f"{whole:.6g}", contents.evaluation.method, contents.kind, f"{estimate:.6g}", excess)
+    )
     columns = ("layer", "bound", "by", "kind", "lower estimate", "excess")
     table = _table(columns, rows, "Lipschitz constants before the last layer", numbers=(1, 4, 5))
-    text = f"Lower estimate: power iteration, from below. Excess: how far the bound lies above it, slack at most.{whole}"
+    text = "Lower estimate: power iteration, from below. Excess: how far the bound lies above it, slack at most."
     return f'<div class="scroll">{table}</div>\n<p class="quiet">{escape(text)}</p>'
 
 
@@ -245,7 +255,10 @@ def _cost(contents: Contents) -> str:
         ]
     rows += [
         ("finding the bound, once", f"{cost.bound_seconds:.3g} s"),
-        (f"certifying {cost.images:,} images", f"{cost.seconds:.3g} s (plain forward pass: {cost.forward_seconds:.3g} s)"),
+        (
+            f"certifying {cost.images:,} images",
+            f"{cost.seconds:.3g} s (plain forward pass: {cost.forward_seconds:.3g} s)",
+        ),
         ("memory of certifying, an image", f"{cost.megabytes_per_instance:.3g} MB, weights included"),
     ]
     note = "Bound and certification were timed once, as the page was written, beside whatever else the machine did."
@@ -270,13 +283,13 @@ def _run(contents: Contents) -> str:
     )
 
 
-def _figure(svg: str, caption: str = "") -> str:
+def _figure(svg: str, caption: str = "", wide: bool = False) -> str:
     below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    return f"<figure>{svg}{below}</figure>"
+    return f"<figure{' class=wide' if wide else ''}>{svg}{below}</figure>"
 
 
 def _table(columns: Sequence[str], rows: Iterable[_Cells], caption: str = "", numbers: Sequence[int] = ()) -> str:
-    """Lay out rows, of which the first cell names the row; columns at the places in ``numbers`` are set to the right."""
+    """Lay out rows, of which the first cell names the row; columns in ``numbers`` are set to the right."""
     kinds = ['class="n"' if place in numbers else "" for place in range(len(columns))]
     lines = []
     for row in rows:

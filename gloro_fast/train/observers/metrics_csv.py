@@ -61,7 +61,9 @@ def read_metrics(path: Path) -> list[EpochMetrics]:
         with open(path, newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file, strict=True)
             for row in reader:
-                values: dict[str, Any] = {name: float(text) if text else None for name, text in row.items() if name != "phase"}
+                values: dict[str, Any] = {
+                    name: float(text) if text else None for name, text in row.items() if name != "phase"
+                }
                 rows.append(EpochMetrics(**{**values, "epoch": int(row["epoch"]), "phase": row["phase"]}))
     except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
         place = f"row {len(rows) + 1} of {path}"
