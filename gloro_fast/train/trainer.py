@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gloro_fast.data import Batches, DataSet, split_validation
+from gloro_fast.data import Batches, DataSet, Split, split_validation
 from gloro_fast.files import atomic, tensor_file
 from gloro_fast.net.gloro_net import GloRoNet
 from gloro_fast.recipes import Recipe
@@ -40,6 +40,9 @@ from gloro_fast.train.state import TrainingState
 from gloro_fast.train.steps import Steps
 from gloro_fast.train.tf32 import allowed, tf32
 from gloro_fast.train.validation import validate
+
+# Images of the training split that observers see, where none are held out.
+_WATCHED = 1000
 
 
 class Trainer:
@@ -323,9 +326,17 @@ class Trainer:
     def _tell_start(self) -> None:
         state, batches = self.state, len(self._batches)
         done = state.epoch * batches + state.batch
-        start = RunStart(self.config, self.folder, tuple(state.rows), self.epochs, batches, done)
+        start = RunStart(
+            self.config, self.folder, tuple(state.rows), self.epochs, batches, done, state.net, self._watched()
+        )
         for observer in self._observers:
             observer.on_start(start)
+
+    def _watched(self) -> Split:
+        if self._validation is not None:
+            return self._validation
+        train = self._data.train
+        return Split(train.images[:_WATCHED], train.labels[:_WATCHED])
 
     def _stop_if_asked(self) -> None:
         """Save where the run stands, in mid-epoch perhaps, and stop, if a signal asked for it."""
