@@ -17,6 +17,7 @@ INSIDE = {
     "__main__": ("python -m gloro_fast",),
     "__init__": ("GloRoNet, Certificate,", "convert"),
     "cli": ("the command line,", "one file a command"),
+    "report": ("a run as one page", "of HTML"),
     "reproduce": ("rows of the paper", "run anew, reported"),
     "certificate_file": ("certificates of a", "data split, in JSON"),
     "train": ("trainer, checkpoints,", "captured steps"),

@@ -59,7 +59,7 @@ class CertificateFile(CertificateRecord):
             method=bound.method,
             kind=bound.kind,
             lipschitz=bound.lipschitz,
-            layers=_layers(net, evaluation.executed),
+            layers=layer_records(net, evaluation.executed),
             differences=upper_triangle(net.difference_bounds),
             labels=evaluation.labels.tolist(),
             prediction=evaluation.prediction.tolist(),
@@ -85,7 +85,13 @@ def upper_triangle(matrix: Tensor) -> list[float]:
     return entries
 
 
-def _layers(net: GloRoNet, executed: bool) -> list[LayerRecord]:
+def layer_records(net: GloRoNet, executed: bool = False) -> list[LayerRecord]:
+    """Return the bound on each layer before the head beside the estimate by ``power``, which lies below its constant.
+
+    Args:
+        net: the net, frozen.
+        executed: give the norms of the absolute weights as well.
+    """
     absolutes = net.absolute_norms() if executed else {}
     records = []
     for found, estimate in zip(net.bound.layers, net.find_bound("power").layers, strict=True):

@@ -13,6 +13,7 @@ from typing import Self, TypeVar
 _T = TypeVar("_T")
 _PATIENCE = 2.0
 _BETWEEN = 0.1
+_ON_TERMINAL = 1.0
 _WITHOUT_TERMINAL = 30.0
 
 # All that are at work, the innermost last; when one of them last spoke, and how wide the terminal's line is.
@@ -40,7 +41,8 @@ class Progress:
     def __enter__(self) -> Self:
         global _said
         self._begin = time.monotonic()
-        self._terminal = sys.stderr.isatty()
+        # While Rich shows a bar it has put its own stream there, which makes a line of everything.
+        self._terminal = sys.stderr.isatty() and not hasattr(sys.stderr, "rich_proxied_file")
         with _lock:
             if not _at_work:
                 _said = self._begin
@@ -111,24 +113,28 @@ def tracked(items: Iterable[_T], total: float, what: str, size: Callable[[_T], f
 
 @contextlib.contextmanager
 def heartbeat(what: str) -> Iterator[None]:
-    """Let whatever is at work within speak every 30 seconds without a terminal, even if it notes nothing for longer.
+    """Let whatever is at work within speak even if it notes nothing: every 30 seconds, on a terminal every second.
 
     Args:
-        what: to say where nothing is.
+        what: to say where nothing is, but not on a terminal.
     """
     stop = threading.Event()
 
     def beat() -> None:
-        while not stop.wait(max(_BETWEEN, _said + _WITHOUT_TERMINAL - time.monotonic())):
+        while not stop.wait(max(shortest, _said + between - time.monotonic())):
             with _lock:
-                now = time.monotonic()
-                if now - _said >= _WITHOUT_TERMINAL:
-                    _at_work[-1]._speak(now)
+                now, innermost = time.monotonic(), _at_work[-1]
+                if not terminal:
+                    due = now - _said >= _WITHOUT_TERMINAL
+                else:
+                    apart = _ON_TERMINAL if innermost._terminal else _WITHOUT_TERMINAL
+                    due = innermost is not outermost and now - innermost._begin >= _PATIENCE and now - _said >= apart
+                if due:
+                    innermost._speak(now)
 
     with Progress(what) as outermost:
-        if outermost._terminal:
-            yield
-            return
+        terminal = outermost._terminal
+        between, shortest = (_ON_TERMINAL, _ON_TERMINAL) if terminal else (_WITHOUT_TERMINAL, _BETWEEN)
         thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
         thread.start()
         try:

@@ -18,7 +18,7 @@ ORDER = (
     "_version", "errors", "progress", "pixels", "rounding", "files", "distributed", "native",
     "ops", "kernels", "doctor", "losses", "recipes", "data", "audit",
     "rules", "nn", "models", "bounds", "graph", "rounding_error", "net",
-    "evaluate", "certificate_file", "train", "reproduce", "cli", "__main__", "__init__",
+    "evaluate", "certificate_file", "train", "reproduce", "report", "cli", "__main__", "__init__",
 )  # fmt: skip
 
 

@@ -86,6 +86,7 @@ def test_the_time_left_is_that_of_the_rest(monkeypatch, stderr):
 def soon(monkeypatch):
     """A tenth of a second for every 30."""
     monkeypatch.setattr(progress, "_WITHOUT_TERMINAL", 0.1)
+    monkeypatch.setattr(progress, "_ON_TERMINAL", 0.1)
     monkeypatch.setattr(progress, "_BETWEEN", 0.01)
 
 
@@ -102,11 +103,39 @@ def test_what_notes_nothing_is_spoken_for(soon, stderr):
     assert not any(thread.name == "heartbeat" for thread in threading.enumerate())
 
 
-def test_no_heart_beats_on_a_terminal(soon, stderr):
+def test_on_a_terminal_no_heart_beats_for_the_whole(soon, stderr):
     stream = stderr(True)
     with heartbeat("working"):
         time.sleep(0.3)
     assert stream.getvalue() == ""
+
+
+def test_on_a_terminal_the_seconds_of_what_notes_nothing_are_shown(soon, stderr, monkeypatch):
+    stream = stderr(True)
+    monkeypatch.setattr(progress, "_ON_TERMINAL", 0.05)
+    monkeypatch.setattr(progress, "_PATIENCE", 0.2)
+    with heartbeat("working"):
+        with Progress("short"):
+            time.sleep(0.1)
+        with Progress("reading"):
+            time.sleep(0.6)
+    assert (
+        2 <= stream.getvalue().count("\rreading: 0 s so far") + stream.getvalue().count("\rreading: 1 s so far") <= 10
+    )
+    assert "working" not in stream.getvalue()
+    assert "short" not in stream.getvalue()
+    assert stream.getvalue().endswith("\r")
+
+
+def test_a_bar_of_rich_is_not_written_over(soon, stderr, monkeypatch):
+    stream = stderr(True)
+    monkeypatch.setattr(stream, "rich_proxied_file", sys.__stderr__, raising=False)
+    monkeypatch.setattr(progress, "_PATIENCE", 0.0)
+    with Progress("at it") as tell:
+        time.sleep(0.15)
+        tell(1, 2)
+        tell(1, 2)
+    assert stream.getvalue() == "at it: 50% after 0 s, about 0 s left\n"
 
 
 def test_short_work_within_does_not_put_off_the_line(monkeypatch, stderr):

@@ -20,6 +20,7 @@ from gloro_fast.cli.evaluate_command import evaluate
 from gloro_fast.cli.import_keras_command import import_keras
 from gloro_fast.cli.info_command import info
 from gloro_fast.cli.recipes_command import recipes
+from gloro_fast.cli.report_command import report
 from gloro_fast.cli.reporting import Commands
 from gloro_fast.cli.reproduce_command import reproduce
 from gloro_fast.cli.smooth_command import smooth
@@ -41,6 +42,7 @@ _COMMANDS = (
     certify,
     audit,
     evaluate,
+    report,
     attack,
     tightness,
     smooth,

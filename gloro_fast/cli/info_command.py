@@ -15,6 +15,8 @@ _EXTRAS = {
     "scikit-learn": "the digits",
     "adversarial-robustness-toolbox": "attacks",
     "tensorboard": "train --tensorboard",
+    "wandb": "train --log wandb",
+    "mlflow": "train --log mlflow",
     "h5py": "import-keras",
     "scipy": "audit",
     "torchvision": "train --download",

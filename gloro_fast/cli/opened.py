@@ -23,6 +23,7 @@ class OpenRun:
         net: the net, frozen.
         data: name of the data set.
         data_note: what to print beside results made with it.
+        class_names: of the data set's classes.
         split_name: "test" or "train".
         split: that split.
     """
@@ -31,6 +32,7 @@ class OpenRun:
     net: GloRoNet
     data: str
     data_note: str
+    class_names: tuple[str, ...]
     split_name: str
     split: Split
 
@@ -106,7 +108,7 @@ def open_run(
         data_set = load_run_data(config, data, data_dir)
         net.freeze(method)
     part = data_set.test if split == "test" else data_set.train
-    return OpenRun(config, net, data_set.name, data_set.note, split, part)
+    return OpenRun(config, net, data_set.name, data_set.note, data_set.class_names, split, part)
 
 
 def load_run_data(config: RunConfig, data: str | None, data_dir: Path | None) -> DataSet:

@@ -16,11 +16,13 @@ from gloro_fast.distributed import current, restarts
 from gloro_fast.errors import ConfigError
 from gloro_fast.recipes import NEUTRAL_NEEDS, Recipe, get, neutral
 from gloro_fast.train import (
+    MLflow,
     Observer,
     ProgressBar,
     RunConfig,
     TensorBoard,
     Trainer,
+    WeightsAndBiases,
     check_unchanged,
     read_config,
     saved_config,
@@ -28,6 +30,7 @@ from gloro_fast.train import (
 from gloro_fast.train.run_folder import RunFolder
 
 RUNS = Path("runs")
+TRACKERS: dict[str, type[Observer]] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases, "mlflow": MLflow}
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class RunRequest:
         device: as torch names it.
         threads: CPU threads.
         download: whether torchvision may fetch the data.
-        tensorboard: whether to write TensorBoard files.
+        logs: trackers of experiments to tell of the run, names in ``TRACKERS``.
         test_share: of each class, to hold out for testing where the data are not split.
         graphs: whether to capture the steps on a GPU.
         deterministic: whether a GPU is to use deterministic algorithms alone.
@@ -58,7 +61,7 @@ class RunRequest:
     threads: int | None
     download: bool
     out: Path | None = None
-    tensorboard: bool = False
+    logs: tuple[str, ...] = ()
     graphs: bool = True
     deterministic: bool | None = None
     test_share: float | None = None
@@ -80,7 +83,7 @@ class RunRequest:
 
     def observers(self) -> list[Observer]:
         """Return the observers that show the run."""
-        return [ProgressBar(), *([TensorBoard()] if self.tensorboard else [])]
+        return [ProgressBar(), *(TRACKERS[name]() for name in self.logs)]
 
 
 def begin(request: RunRequest, *, overwrite: bool) -> Trainer:

@@ -86,6 +86,14 @@ def train(
     threads: ThreadsOption = None,
     download: DownloadOption = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard files to RUN.")] = False,
+    log: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Tell a tracker of experiments of the run; may be repeated. --tensorboard is the first of them.",
+            metavar="tensorboard|wandb|mlflow",
+            show_default=False,
+        ),
+    ] = None,
     graphs: Annotated[
         str, typer.Option(help="Capture the steps on a GPU as CUDA graphs: on or off.", metavar="on|off")
     ] = "on",
@@ -126,9 +134,10 @@ def train(
     from gloro_fast.cli.grouped import grouped
     from gloro_fast.cli.options import usable_device
     from gloro_fast.cli.overrides import recipe_fields
-    from gloro_fast.cli.runs import RunRequest, after_restart, begin, go_on
+    from gloro_fast.cli.runs import TRACKERS, RunRequest, after_restart, begin, go_on
     from gloro_fast.train import Interrupted, keep_freed_memory
 
+    logs = [*(["tensorboard"] if tensorboard else []), *(log or [])]
     request = RunRequest(
         recipe=recipe,
         fields=recipe_fields(fields, settings or []),
@@ -138,7 +147,7 @@ def train(
         device=device,
         threads=threads,
         download=download,
-        tensorboard=tensorboard,
+        logs=tuple(dict.fromkeys(choice("--log", name, tuple(TRACKERS)) for name in logs)),
         graphs=choice("--graphs", graphs, ("on", "off")) == "on",
         deterministic=False if nondeterministic else None,
         test_share=test_share,

@@ -8,6 +8,7 @@ from gloro_fast.data import cifar10, digits, folder, mnist, npz, tiny_imagenet
 from gloro_fast.data.dataset import DataSet
 from gloro_fast.data.download import fetch
 from gloro_fast.errors import ConfigError, DataError, nearest
+from gloro_fast.progress import Progress
 
 NAMES = ("digits", "mnist", "fashion-mnist", "cifar10", "tiny-imagenet", "folder", "npz")
 """What :func:`load` knows by name."""
@@ -37,6 +38,11 @@ def load(
     path = Path(name).expanduser()
     if test_share is not None and name != "folder" and (name in NAMES or not path.is_dir()):
         raise ConfigError(f"{name} has a test split of its own; leave --test-share out")
+    with Progress(f"reading {name}"):
+        return _load(name, path, given, download, test_share)
+
+
+def _load(name: str, path: Path, given: Path | None, download: bool, test_share: float | None) -> DataSet:
     match name:
         case "digits":
             return digits.load()

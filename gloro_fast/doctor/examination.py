@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gloro_fast.doctor.compiling import compile_kernels
 from gloro_fast.native import dispatch, extension
+from gloro_fast.progress import Progress
 
 Check = Callable[[torch.device], Iterator[str | None]]
 """Tries an op on a device, one case after the other: yields None where it is right, else what was wrong in one line."""
@@ -71,7 +72,7 @@ def examine(device: torch.device | str) -> list[Finding]:
 def _compile_beforehand(device: torch.device) -> None:
     checks = [_CHECKS[op] for op in sorted(_CHECKS) if dispatch.is_triton(op) and dispatch.why_not(op) is None]
     # It saves time and decides nothing: what fails here fails again, and is reported, in the check.
-    with contextlib.suppress(Exception), torch.cuda.device(device):
+    with contextlib.suppress(Exception), torch.cuda.device(device), Progress("compiling kernels"):
         compile_kernels(checks)
 
 

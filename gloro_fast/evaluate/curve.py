@@ -43,14 +43,19 @@ def draw_vra(evaluation: Evaluation, path: Path, *, epsilon: float, title: str =
         title: what was evaluated, such as the recipe and the data.
         note: a remark on the data that belongs beside every result; printed below.
     """
-    figure = Figure(figsize=(7.0, 4.4), layout="constrained")
-    axes = figure.add_subplot()
-    _draw_curve(axes, evaluation, epsilon)
+    figure = vra_figure(evaluation, epsilon)
     if title:
-        axes.set_title(title, loc="left", fontsize=11, fontweight="bold", pad=28)
+        figure.axes[0].set_title(title, loc="left", fontsize=11, fontweight="bold", pad=28)
     if note:
         figure.supxlabel(note, fontsize=7.5, color=_GREY, wrap=True)
     write_with(path, lambda temporary: figure.savefig(temporary, format="png", dpi=160))
+
+
+def vra_figure(evaluation: Evaluation, epsilon: float) -> Figure:
+    """Return the curve of VRA against the radius, ``epsilon`` marked; see :func:`draw_vra`."""
+    figure = Figure(figsize=(7.0, 4.4), layout="constrained")
+    _draw_curve(figure.add_subplot(), evaluation, epsilon)
+    return figure
 
 
 def _draw_curve(axes: Axes, evaluation: Evaluation, epsilon: float) -> None:

@@ -17,12 +17,17 @@ _EXAMPLES = 8
 
 
 def draw_histogram(evaluation: Evaluation, epsilon: float, path: Path) -> None:
-    """Draw how many images have which certified radius, those predicted wrongly apart, as a PNG.
+    """Draw :func:`histogram_figure` as a PNG to ``path``."""
+    figure = histogram_figure(evaluation, epsilon)
+    write_with(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
+
+
+def histogram_figure(evaluation: Evaluation, epsilon: float) -> Figure:
+    """Return how many images have which certified radius, those predicted wrongly apart.
 
     Args:
         evaluation: of the test split.
         epsilon: l2 radius to mark.
-        path: the picture.
     """
     radius, correct = evaluation.radius, evaluation.correct
     finite = radius[radius.isfinite()]
@@ -41,7 +46,7 @@ def draw_histogram(evaluation: Evaluation, epsilon: float, path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     # Above the plot, off the bars and the line.
     axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=3, frameon=False, fontsize=9)
-    write_with(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
+    return figure
 
 
 def draw_examples(evaluation: Evaluation, data: DataSet, epsilon: float, path: Path) -> None:

@@ -12,11 +12,13 @@ from gloro_fast.train.graphed_step import GraphedStep
 from gloro_fast.train.observers import (
     Curves,
     MetricsCsv,
+    MLflow,
     Observer,
     ProgressBar,
     RunStart,
     Step,
     TensorBoard,
+    WeightsAndBiases,
 )
 from gloro_fast.train.result import Result
 from gloro_fast.train.signals import Interrupted
@@ -29,6 +31,7 @@ __all__ = [
     "EpochSettings",
     "GraphedStep",
     "Interrupted",
+    "MLflow",
     "MetricsCsv",
     "Observer",
     "ProgressBar",
@@ -39,6 +42,7 @@ __all__ = [
     "TensorBoard",
     "Trainer",
     "TrainingState",
+    "WeightsAndBiases",
     "check_unchanged",
     "epoch_settings",
     "keep_freed_memory",

@@ -15,8 +15,9 @@ import torch
 
 from gloro_fast._version import __version__
 from gloro_fast.data import DataSet, Sources
-from gloro_fast.evaluate import evaluate
+from gloro_fast.evaluate.accuracy import certified_batches, collect
 from gloro_fast.native import extension
+from gloro_fast.progress import tracked
 from gloro_fast.train.config import RunConfig
 from gloro_fast.train.state import TrainingState
 
@@ -100,7 +101,9 @@ def measure(
         tf32: likewise.
     """
     recipe, best = config.recipe, state.best
-    found = evaluate(state.net, data.test)
+    batches = certified_batches(state.net, data.test)
+    batches = tracked(batches, len(data.test), "certifying the test split", lambda batch: len(batch[0]))
+    found = collect(batches)
     return Result(
         recipe=recipe.name,
         data=data.name,

@@ -27,6 +27,7 @@ class RunFolder:
         result: what the net is worth (JSON), written last: a run is finished when this exists.
         checkpoint: everything needed to go on with training.
         tensorboard: the folder of TensorBoard's event files, where they were asked for.
+        tracked: by which names trackers of experiments know the run (JSON), where they were told of it.
         lock: what a process that trains here holds; empty, and left behind.
     """
 
@@ -39,6 +40,7 @@ class RunFolder:
         self.result = self.path / "result.json"
         self.checkpoint = self.path / "checkpoint.safetensors"
         self.tensorboard = self.path / "tensorboard"
+        self.tracked = self.path / "tracked.json"
         self.lock = self.path / ".lock"
 
     @property
@@ -106,7 +108,7 @@ class RunFolder:
 
     def _files(self) -> list[Path]:
         # The result goes first: without it, what is left counts as unfinished.
-        return [self.result, self.model, self.checkpoint, self.metrics, self.curves, self.config]
+        return [self.result, self.model, self.checkpoint, self.metrics, self.curves, self.tracked, self.config]
 
     def _leftovers(self) -> list[Path]:
         return [left for file in self._files() for left in atomic.leftovers(file)]

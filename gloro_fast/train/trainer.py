@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ from gloro_fast.files import atomic, tensor_file
 from gloro_fast.net.gloro_net import GloRoNet
 from gloro_fast.recipes import Recipe
 from gloro_fast.train import checkpoint
+from gloro_fast.train.bfloat16 import warn_if_emulated
 from gloro_fast.train.build import (
     build_criterion,
     build_net,
@@ -44,6 +46,9 @@ from gloro_fast.train.state import TrainingState
 from gloro_fast.train.steps import Steps
 from gloro_fast.train.tf32 import allowed, tf32
 from gloro_fast.train.validation import validate
+
+# Images of the training split that observers see, where none are held out.
+_WATCHED = 1000
 
 
 class Trainer:
@@ -85,6 +90,9 @@ class Trainer:
             the data, or a batch has fewer images than there are processes.
         ArchitectureError: the recipe's architecture does not fit the images.
         DataError: another process has other data.
+
+    Warns:
+        UserWarning: the recipe asks for bfloat16 and the device has no such arithmetic.
     """
 
     def __init__(
@@ -155,6 +163,8 @@ class Trainer:
             group.size,
         )
         self._device = usable_device(device)
+        if recipe.precision == "bfloat16":
+            warn_if_emulated(self._device)
         train: Split | Source = data.train
         self._validation: Split | Source | None = None
         if recipe.validation_size:
@@ -408,7 +418,9 @@ class Trainer:
     def _tell_start(self) -> None:
         state, batches = self.state, len(self._batches)
         done = state.epoch * batches + state.batch
-        start = RunStart(self.config, self.folder, tuple(state.rows), self.epochs, batches, done)
+        start = RunStart(
+            self.config, self.folder, tuple(state.rows), self.epochs, batches, done, state.net, self._watched()
+        )
         with self.group.together():
             for observer in self._observers:
                 observer.on_start(start)
@@ -428,6 +440,15 @@ class Trainer:
         if self.state.batch % every == 0 and self._steps.wants_stop():
             self._stop_if_asked()
         self._steps.asked_to_stop = self._stop.received is not None
+
+    def _watched(self) -> Split | Source:
+        if self._validation is not None:
+            return self._validation
+        train = self._data.train
+        if isinstance(train, Split) or train.is_indexed:
+            return train.take(torch.arange(min(_WATCHED, len(train))))
+        images, labels = zip(*itertools.islice(train.stream(0, shuffle=False), _WATCHED), strict=True)
+        return Split(torch.stack(images), torch.stack(labels))
 
     def _stop_if_asked(self) -> None:
         """Save where the run stands, in mid-epoch perhaps, and stop, if a signal asked any process for it."""

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
+from gloro_fast.data import Source, Split
+from gloro_fast.net.gloro_net import GloRoNet
 from gloro_fast.train.config import RunConfig
 from gloro_fast.train.epochs import EpochMetrics, EpochSettings
 from gloro_fast.train.result import Result
@@ -24,6 +26,9 @@ class RunStart:
         epochs: epochs in all, warm-up counted.
         batches: steps an epoch.
         steps_done: steps of the whole run that are over.
+        net: the net being trained.
+        watched: images to see how it does on between epochs: the validation split, or without one the first thousand of
+            the training split; never the test split.
     """
 
     config: RunConfig
@@ -32,6 +37,8 @@ class RunStart:
     epochs: int
     batches: int
     steps_done: int
+    net: GloRoNet
+    watched: Split | Source
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from gloro_fast.train.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
 _BLUE, _RED, _GREY = "#1f5fa8", "#c8503c", "#555555"
@@ -76,11 +77,15 @@ class Curves(Observer):
 
 
 def draw(rows: list[EpochMetrics], path: Path) -> None:
-    """Draw what is known of the epochs into a PNG file: loss, accuracies and K, what is trained with, the gap of K.
+    """Draw :func:`curves_figure` into a PNG file; the name of ``path`` need not end in .png."""
+    curves_figure(rows).savefig(path, format="png", dpi=120)
+
+
+def curves_figure(rows: list[EpochMetrics]) -> Figure:
+    """Return what is known of the epochs: loss, accuracies and K, what is trained with, the gap of K.
 
     Args:
         rows: one epoch each, at least one.
-        path: where to; the name need not end in .png.
     """
     # The figure by itself: pyplot keeps global state and looks for a display. Imported late, since it is slow.
     from matplotlib.figure import Figure
@@ -101,7 +106,7 @@ def draw(rows: list[EpochMetrics], path: Path) -> None:
         axes.set_xlim(0, 1.03 * rows[-1].epoch)
         _plot(axes, title, lines)
     figure.text(left, 0.12 / height, _note(rows), fontsize=8, color=_GREY)
-    figure.savefig(path, format="png", dpi=120)
+    return figure
 
 
 def _known(rows: list[EpochMetrics], columns: dict[str, str]) -> dict[str, list[tuple[int, float]]]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+from pathlib import Path
+from typing import Any
 
+from gloro_fast.errors import DataError
 from gloro_fast.files import atomic
 from gloro_fast.files.tensor_file import saving
 from gloro_fast.train.epochs import COLUMNS, EpochMetrics
@@ -40,3 +43,29 @@ class MetricsCsv(Observer):
         writer.writerows(row.to_dict() for row in self._rows)
         with saving(self._folder.metrics):
             atomic.write_text(self._folder.metrics, text.getvalue())
+
+
+def read_metrics(path: Path) -> list[EpochMetrics]:
+    """Read the epochs of a metrics.csv.
+
+    Returns:
+        One row an epoch; none where there is no such file.
+
+    Raises:
+        DataError: it is damaged, or of another version; names the row.
+    """
+    if not path.is_file():
+        return []
+    rows: list[EpochMetrics] = []
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file, strict=True)
+            for row in reader:
+                values: dict[str, Any] = {
+                    name: float(text) if text else None for name, text in row.items() if name != "phase"
+                }
+                rows.append(EpochMetrics(**{**values, "epoch": int(row["epoch"]), "phase": row["phase"]}))
+    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
+        place = f"row {len(rows) + 1} of {path}"
+        raise DataError(f"{place} cannot be read ({error}); restore the file, or remove it to go without") from None
+    return rows

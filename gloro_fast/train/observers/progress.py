@@ -11,6 +11,7 @@ from gloro_fast import progress
 from gloro_fast.train.epochs import EpochMetrics
 from gloro_fast.train.observers.base import Observer, RunStart, Step
 
+_COMPILING = "the first step compiles kernels"
 # Every reading waits for the training device.
 _SECONDS_BETWEEN = 0.4
 
@@ -34,9 +35,11 @@ class ProgressBar(Observer):
     def on_start(self, run: RunStart) -> None:
         """Begin at the step where the run stands."""
         self._run, self._numbers, self._last = run, "", 0.0
+        compiling = _COMPILING if run.config.device.startswith("cuda") else ""
         if not self._console.is_terminal:
             if self._console.stderr:
                 self._lines = progress.Progress("training").__enter__()
+                self._lines(0, 1, compiling)
             return
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -49,7 +52,7 @@ class ProgressBar(Observer):
             expand=True,
         )
         self._task = self._progress.add_task(
-            "training", total=run.epochs * run.batches, completed=run.steps_done, numbers=""
+            "training", total=run.epochs * run.batches, completed=run.steps_done, numbers=compiling
         )
         self._progress.start()
 

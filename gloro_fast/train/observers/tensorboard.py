@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 from gloro_fast.errors import ConfigError
-from gloro_fast.train.epochs import EpochMetrics
-from gloro_fast.train.observers.base import Observer, RunStart
+from gloro_fast.train.observers.base import RunStart
+from gloro_fast.train.observers.tracker import RADIUS, Tracker
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 
-class TensorBoard(Observer):
+class TensorBoard(Tracker):
     """Writes event files into the folder ``tensorboard`` of the run, one step an epoch.
 
     Raises:
@@ -20,6 +23,7 @@ class TensorBoard(Observer):
     """
 
     def __init__(self) -> None:
+        super().__init__()
         try:
             import torch.utils.tensorboard  # noqa: F401
         except ImportError as error:
@@ -28,21 +32,23 @@ class TensorBoard(Observer):
             ) from None
         self._writer: SummaryWriter | None = None
 
-    def on_start(self, run: RunStart) -> None:
+    def open(self, run: RunStart) -> None:
         """Open an event file that takes the place of what was written after the checkpoint."""
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(run.folder.tensorboard, purge_step=len(run.rows) + 1)
 
-    def on_epoch(self, metrics: EpochMetrics) -> None:
-        """Write every number of the epoch."""
+    def log(self, values: Mapping[str, float], radius: Tensor | None, epoch: int) -> None:
+        """Write them, the radii as a histogram."""
         assert self._writer is not None
-        for name, value in metrics.to_dict().items():
-            if isinstance(value, float):
-                self._writer.add_scalar(name, value, metrics.epoch)
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, epoch)
+        # It refuses infinite ones.
+        if radius is not None and bool((finite := radius.isfinite()).any()):
+            self._writer.add_histogram(RADIUS, radius[finite], epoch)
         self._writer.flush()
 
-    def close(self) -> None:
+    def end(self, finished: bool) -> None:
         """Close the file."""
         if self._writer is not None:
             self._writer.close()
