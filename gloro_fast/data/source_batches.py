@@ -28,8 +28,8 @@ class SourceBatches:
 
     Args:
         source: the images and labels.
-        batch_size: images a batch; at most ``len(source)``, where that is known.
-        shuffle: whether :meth:`order` is random.
+        batch_size: images a batch; at most ``len(source)``.
+        shuffle: whether :meth:`order` is random. Only without may the length be unknown; else it is counted.
         device: where the batches are wanted.
         num_classes: what labels are checked against, on the CPU.
         group: who shares the batches. Each process reads all of a batch, so that a transform draws what it would alone,
@@ -55,7 +55,7 @@ class SourceBatches:
         num_classes: int,
         group: Group = ALONE,
     ) -> None:
-        check_batch_size(batch_size, source.known_length)
+        check_batch_size(batch_size, len(source) if shuffle else source.known_length)
         self.batch_size, self.shuffle, self.device = batch_size, shuffle, torch.device(device)
         self._source, self._num_classes, self._group = source, num_classes, group
 

@@ -250,7 +250,7 @@ def resident_bytes():
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc/self/statm")
 @pytest.mark.parametrize("indexed", [False, True])
 def test_a_set_larger_than_its_share_of_memory_streams(indexed):
-    count, most = 20_000, 120 << 20
+    count, most = 20_000, 160 << 20
     reads = Endless(count)
     if indexed:
         reads = type("Indexed", (), {

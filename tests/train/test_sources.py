@@ -5,13 +5,15 @@ import warnings
 
 import pytest
 import torch
+from fake_graph import FakeRecorder
 from tiny_run import EPOCHS, EVERYTHING, SignalAt, tiny_data, tiny_recipe
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from gloro_fast.data import Source
 from gloro_fast.errors import CheckpointError, ConfigError
 from gloro_fast.evaluate import evaluate
-from gloro_fast.train import Interrupted, Trainer
+from gloro_fast.train import Interrupted, Trainer, build
+from gloro_fast.train import trainer as trainer_module
 
 STREAM = {"warmup_epochs": 1, "augmentation": "default"}
 
@@ -86,6 +88,19 @@ def test_a_run_on_a_stream_goes_on_bit_for_bit(streamed, tmp_path, wrapped):
     assert same(bits(unbroken), bits(trainer))
     assert result.vra == its.vra
     assert len(trainer.state.rows) == EPOCHS + 1
+
+
+def test_captured_steps_on_a_stream_give_the_bits_of_eager_ones(tmp_path, monkeypatch):
+    data, fake = tiny_data(), FakeRecorder()
+    monkeypatch.setattr(build, "_TENSOR_RATE", ("cpu",))
+    monkeypatch.setattr(trainer_module, "recorder_for", lambda device: fake)
+    pair = Stream(data.train), Stream(data.test)
+    captured = Trainer(tiny_recipe(**STREAM), pair, tmp_path / "captured")
+    eager = Trainer(tiny_recipe(**STREAM), pair, tmp_path / "eager", graphs=False)
+    assert captured.fit().graphs == "captured"
+    assert fake.replays > EPOCHS
+    eager.fit()
+    assert same(bits(eager), bits(captured))
 
 
 def test_a_run_is_not_resumed_on_other_data(tmp_path):
