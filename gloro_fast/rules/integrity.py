@@ -60,6 +60,12 @@ def check_calls(name: str, module: nn.Module) -> None:
     compiled = (kind.__module__, kind.__qualname__) == ("torch._dynamo.eval_frame", "OptimizedModule")
     if compiled or module._compiled_call_impl is not None:
         raise ArchitectureError(f"{where} is compiled; pass the module as it was before, and compile the GloRoNet")
+    # By name: importing torch.distributed.tensor takes time, and nobody has one who has not.
+    if any(type(parameter).__name__ == "DTensor" for parameter in module._parameters.values()):
+        raise ArchitectureError(
+            f"{where} holds but its process's shard of the weights (DTensor); give fully_shard the GloRoNet as a whole, "
+            "no part of it, and call unshard() on it before all but its forward pass"
+        )
     replaced = sorted(vars(module).keys() & _callables(kind))
     if replaced:
         raise ArchitectureError(f"{where} has its own {replaced[0]}(), which may change values unseen; remove it")

@@ -20,16 +20,15 @@ def free_port() -> int:
         return port
 
 
-def start(size: int, arguments: Sequence[str], **environment: str) -> list[subprocess.Popen[str]]:
-    """Start ``python ARGUMENTS`` as a group of ``size`` processes."""
+def start(size: int, arguments: Sequence[str], path: Sequence[str] = ()) -> list[subprocess.Popen[str]]:
+    """Start ``python ARGUMENTS`` as a group of ``size`` processes that find modules on ``path`` as well."""
     shared = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONPATH": os.pathsep.join([*path, str(ROOT), os.environ.get("PYTHONPATH", "")]),
         "OMP_NUM_THREADS": "1",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(free_port()),
         "WORLD_SIZE": str(size),
-        **environment,
     }
     return [
         subprocess.Popen(

@@ -128,7 +128,7 @@ def ours(name, folder, **fields):
     trainer.net.train()
     draws = trainer._steps._augment.draw(BATCH, *shape[1:], torch.Generator())
     batch = Batch(data.train.images.float() / 255, data.train.labels, draws)
-    return lambda: trainer._steps._learn(batch)
+    return lambda: trainer._steps._learn(batch, len(batch.labels))
 
 
 def stock(name):
