@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import itertools
 import sys
 import time
 import warnings
@@ -27,6 +28,7 @@ from gloro_fast.errors import GloroFastError
 
 BATCHES = (1, 2, 3, 5, 8, 17)
 EPSILON = 0.1
+DISTANCES = (1e-3, 1e-2, 1e-1, 1.0, 4.0)
 # What float32 rounds in logits, relatively to the largest.
 SAME = 1e-4
 ROUNDING = 4e-6
@@ -134,15 +136,15 @@ def check_slopes(net, case, outcome):
             _claim(outcome, case, steep.max(), bounds[i, j], 0.0, f"a gradient of f_{j} - f_{i}")
             directions.append(gradient / steep.clamp_min(1e-12).view(-1, *[1] * (x.ndim - 1)))
         points = x
-    for direction in directions:
+    # A call of a net costs far more than an image: all distances in one, and what is made of the batch size, which has
+    # other slopes in other batches, in one size for each direction.
+    for direction, count in zip(directions, itertools.cycle((1, 3, 60))):
         norms = direction.flatten(1).norm(dim=1).clamp_min(1e-6).view(-1, *[1] * (points.ndim - 1))
-        for distance in (1e-3, 1e-2, 1e-1, 1.0, 4.0):
-            check_pairs(net, case, outcome, bounds, points, points + distance * direction / norms)
-        # What is made of the batch size has other slopes in other batches.
-        for count in (1, 3, 60):
-            x = points.repeat(3, *[1] * len(case.shape))[:count]
-            step = (direction / norms).repeat(3, *[1] * len(case.shape))[:count]
-            check_pairs(net, case, outcome, bounds, x, x + step)
+        step = direction / norms
+        moved = torch.cat([points + distance * step for distance in (0.0, *DISTANCES)])
+        check_moves(net, case, outcome, bounds, moved, len(points))
+        x, step = (tensor.repeat(3, *[1] * len(case.shape))[:count] for tensor in (points, step))
+        check_pairs(net, case, outcome, bounds, x, x + step)
     check_pairs(net, case, outcome, bounds, points, points.flip(0).roll(1, 0))
 
 
@@ -184,16 +186,28 @@ def _has_gradients(module, x):
     return True
 
 
+def check_moves(net, case, outcome, bounds, x, count):
+    """The first ``count`` images of a batch against each further ``count`` of it, as ``check_pairs``."""
+    with torch.no_grad():
+        logits = class_logits(net, x.clone())
+    for start in range(count, len(x), count):
+        _compare_moves(case, outcome, bounds, x[start : start + count] - x[:count], logits[:count], logits[start:][:count])
+
+
 def check_pairs(net, case, outcome, bounds, x, y):
     """The differences of logits of two batches are within the bounds times their distances."""
     with torch.no_grad():
         first, second = class_logits(net, x.clone()), class_logits(net, y.clone())
+    _compare_moves(case, outcome, bounds, y - x, first, second)
+
+
+def _compare_moves(case, outcome, bounds, step, first, second):
     if not (first.isfinite().all() and second.isfinite().all()):
         return
     size = torch.maximum(first.abs().amax(), second.abs().amax())
     slack = size * (ROUNDING_OF_BFLOAT16 if case.rounds else ROUNDING)
     moved = second - first
-    distance = (y - x).flatten(1).norm(dim=1)
+    distance = step.flatten(1).norm(dim=1)
     for i in range(moved.shape[1]):
         for j in range(i):
             change = (moved[:, i] - moved[:, j]).abs()

@@ -12,7 +12,7 @@ from random_graphs import OVERWRITING, SHAPE, RandomGraph
 from gloro_fast import GloRoNet
 from gloro_fast.graph import composition
 
-GRAPHS = int(os.environ.get("GLORO_FAST_FUZZ_GRAPHS", "300"))
+GRAPHS = int(os.environ.get("GLORO_FAST_FUZZ_GRAPHS", "120"))
 POINTS = 16
 
 
