@@ -19,6 +19,7 @@ from gloro_fast.ops import relaxed_margin, relaxed_radii
 from gloro_fast.ops.certify import certified_radius
 from gloro_fast.ops.relaxed_margin_op import read_relaxation
 
+pytestmark = pytest.mark.filterwarnings("ignore:images. pixels range")
 CLASSES, EPSILON = 6, 0.2
 RELAXATIONS = [1, 2, 3, 5, [{0, 1}, {1, 2, 3}, {5}], [[4, 5, 0, 2, 1]], [{0, 2}, {1, 3}]]
 
