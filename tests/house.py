@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ORDER = (
     "_version", "errors", "progress", "attributes", "pixels", "rounding", "files", "native",
     "ops", "kernels", "doctor", "losses", "recipes", "data", "audit",
-    "rules", "nn", "models", "keras_weights", "bounds", "graph", "signing", "rounding_error", "net",
+    "rules", "nn", "bounds", "graph", "signing", "rounding_error", "net", "models", "keras_weights",
     "evaluate", "certificate_file", "train", "reproduce", "cli", "__main__", "__init__",
 )  # fmt: skip
 

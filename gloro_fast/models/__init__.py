@@ -1,5 +1,9 @@
-"""Networks to train: architectures by name, LiResNet among them, and the conversion of a plain PyTorch model.
+"""Networks: architectures by name, LiResNet among them, the conversion of a plain PyTorch model, and trained nets.
 
-Stands on ``nn`` and ``rules``. ``train`` and ``keras_weights`` build by name; ``gloro_fast`` itself hands out
+Stands on ``net``, ``nn`` and ``rules``. ``train`` and ``keras_weights`` build by name; ``gloro_fast`` itself hands out
 ``architectures``, ``convert`` and ``revert``.
 """
+
+from gloro_fast.models.trained_nets import pretrained
+
+__all__ = ["pretrained"]
