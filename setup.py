@@ -318,7 +318,7 @@ setup(
         *(f"gloro_fast.kernels.{name}" for name in find_packages("kernels")),
     ],
     package_dir={"gloro_fast.kernels": "kernels"},
-    package_data={"gloro_fast": ["py.typed"]},
+    package_data={"gloro_fast": ["py.typed"], "gloro_fast.models": ["trained/*/*"]},
     ext_modules=[Extension(f"gloro_fast.{name}", []) for name in (OPS_LIBRARY, BUILD_FACTS)] if toolchain else [],
     cmdclass={"build_ext": NinjaBuild},
 )

@@ -1,7 +1,6 @@
 """The example of the README runs as it is printed, for one epoch instead of twenty."""
 
 import re
-import runpy
 from pathlib import Path
 
 import pytest
@@ -15,16 +14,6 @@ def test_the_python_example(capsys):
     assert "range(20)" in example
     exec(compile(example.replace("range(20)", "range(2)"), str(README), "exec"), {})
     assert 0 < float(re.search(r"[\d.]+", capsys.readouterr().out)[0]) < 1
-
-
-def test_the_example_of_a_loop_of_ones_own(capsys, monkeypatch):
-    pytest.importorskip("sklearn", reason="the digits are in scikit-learn: install gloro-fast[demo]")
-    monkeypatch.setattr("sys.argv", ["graphed_step.py", "--epochs", "2"])
-    runpy.run_path(str(README.parent / "examples" / "graphed_step.py"), run_name="__main__")
-    printed = re.findall(r"[\d.]+(?=$|%)", capsys.readouterr().out, flags=re.MULTILINE)
-    first, second, vra = map(float, printed)
-    assert second < first
-    assert vra > 10
 
 
 def test_pictures_and_links_are_there():

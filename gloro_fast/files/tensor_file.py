@@ -126,5 +126,33 @@ def digest(tensors: Mapping[str, Tensor], document: str = "") -> str:
     return hashed.hexdigest()
 
 
+def load_into(module: torch.nn.Module, tensors: Mapping[str, Tensor], complaint: str) -> None:
+    """Copy ``tensors`` into all parameters and buffers of ``module``, or into none.
+
+    Args:
+        module: where to.
+        tensors: one for each name in the module's ``state_dict``, of the same shape and dtype.
+        complaint: how an error message begins.
+
+    Raises:
+        CheckpointError: names the first tensor that does not fit.
+    """
+    expected = module.state_dict()
+    for name, own in expected.items():
+        if name not in tensors:
+            raise CheckpointError(f"{complaint}: it lacks {name}, {_kind(own)}")
+        if _kind(tensors[name]) != _kind(own):
+            raise CheckpointError(f"{complaint}: {name} is {_kind(tensors[name])} instead of {_kind(own)}")
+    for name in tensors:
+        if name not in expected:
+            raise CheckpointError(f"{complaint}: it has {name}, which the net has not")
+    with torch.no_grad():
+        module.load_state_dict(dict(tensors))
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+
+
 def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -20,8 +20,8 @@ from gloro_fast.errors import ConfigError
 from gloro_fast.graph.plan import Margins, device_of, floating_dtype, make_plan
 from gloro_fast.graph.training_rules import TrainingRules
 from gloro_fast.losses import AllMarginsLoss, MarginCriterion, is_registered
-from gloro_fast.net.bounded_net import BoundedNet
 from gloro_fast.net.iterates import Iterates
+from gloro_fast.net.pretrained import PretrainedNet
 from gloro_fast.ops.capturing import is_capturing
 from gloro_fast.ops.exporting import is_exporting
 from gloro_fast.ops.image_codes import NOT_FINITE
@@ -59,7 +59,7 @@ class _Logits(NamedTuple):
     lipschitz: Tensor
 
 
-class GloRoNet(BoundedNet):
+class GloRoNet(PretrainedNet):
     """A GloRo net around ``module`` (Leino, Wang, Fredrikson 2021, Section 2.2).
 
     In training, the forward pass runs ``power_iterations`` power iterations on every layer and gives m + 1 logits

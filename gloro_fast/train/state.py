@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from gloro_fast.errors import CheckpointError
+from gloro_fast.files import tensor_file
 from gloro_fast.net.gloro_net import GloRoNet
 from gloro_fast.train.epochs import EpochMetrics
 from gloro_fast.train.randomness import Randomness
 from gloro_fast.train.running import RunningSums
-from gloro_fast.train.trained_net import load_tensors
 
 
 @dataclass
@@ -97,7 +97,7 @@ class TrainingState:
         Raises:
             CheckpointError: something is missing or does not fit the net; the first tensor is named.
         """
-        load_tensors(self.net, _part(tensors, "net."), complaint)
+        tensor_file.load_into(self.net, _part(tensors, "net."), complaint)
         try:
             self._restore_optimizer(_part(tensors, "optimizer."))
             self.randomness.restore(_part(tensors, "generator."))

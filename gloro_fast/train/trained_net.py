@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-
-import torch
-from torch import Tensor, nn
 
 from gloro_fast.errors import CheckpointError
 from gloro_fast.files import tensor_file
@@ -41,35 +37,7 @@ def load_net(run: Path | str, device: str = "cpu") -> tuple[GloRoNet, RunConfig]
     tensors, document = tensor_file.read(folder.model, "model")
     config = read_config_of(folder.model, document, folder.config)
     net = build_net(config, device)
-    load_tensors(net, tensors, f"{folder.model} does not fit architecture {config.recipe.architecture}")
+    tensor_file.load_into(net, tensors, f"{folder.model} does not fit architecture {config.recipe.architecture}")
     net.epsilon = config.recipe.epsilon
     net.eval()
     return net, config
-
-
-def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], complaint: str) -> None:
-    """Copy ``tensors`` into all parameters and buffers of ``module``, or into none.
-
-    Args:
-        module: where to.
-        tensors: one for each name in the module's ``state_dict``, of the same shape and dtype.
-        complaint: how an error message begins.
-
-    Raises:
-        CheckpointError: names the first tensor that does not fit.
-    """
-    expected = module.state_dict()
-    for name, own in expected.items():
-        if name not in tensors:
-            raise CheckpointError(f"{complaint}: it lacks {name}, {_kind(own)}")
-        if _kind(tensors[name]) != _kind(own):
-            raise CheckpointError(f"{complaint}: {name} is {_kind(tensors[name])} instead of {_kind(own)}")
-    for name in tensors:
-        if name not in expected:
-            raise CheckpointError(f"{complaint}: it has {name}, which the net has not")
-    with torch.no_grad():
-        module.load_state_dict(dict(tensors))
-
-
-def _kind(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"

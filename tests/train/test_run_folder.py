@@ -8,9 +8,10 @@ from tiny_run import tiny_data, tiny_recipe
 
 from gloro_fast.errors import CheckpointError, ConfigError
 from gloro_fast.files import tensor_file
+from gloro_fast.files.tensor_file import load_into
 from gloro_fast.train import Trainer
 from gloro_fast.train.run_folder import RunFolder
-from gloro_fast.train.trained_net import load_net, load_tensors
+from gloro_fast.train.trained_net import load_net
 
 
 @pytest.fixture(scope="module")
@@ -183,9 +184,9 @@ def test_tensors_are_loaded_wholly_or_not_at_all():
         ({**good, "extra": torch.zeros(1)}, "it has extra, which the net has not"),
     ):
         with pytest.raises(CheckpointError, match=f"spoilt: {message}"):
-            load_tensors(module, bad, "spoilt")
+            load_into(module, bad, "spoilt")
         assert torch.equal(module.weight, before)
-    load_tensors(module, good, "fine")
+    load_into(module, good, "fine")
     assert not module.weight.any()
 
 
