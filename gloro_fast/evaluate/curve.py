@@ -14,6 +14,7 @@ from torch import Tensor
 from gloro_fast.evaluate.accuracy import Evaluation
 from gloro_fast.files.atomic import write_with
 
+_STEPS = 1000
 _CURVE, _MARK, _GREY = "#1f5fa8", "#c8503c", "#555555"
 
 
@@ -62,6 +63,9 @@ def _draw_curve(axes: Axes, evaluation: Evaluation, epsilon: float) -> None:
     radii, vra = vra_steps(evaluation)
     end = _right_end(radii, vra, epsilon)
     clean, at_epsilon = evaluation.clean_accuracy, evaluation.vra(epsilon)
+    # No more steps than the picture has columns of pixels: as SVG ten thousand take a megabyte.
+    drawn = [*range(0, len(radii) - 1, -(-len(radii) // _STEPS)), len(radii) - 1]
+    radii, vra = radii[drawn], vra[drawn]
     # Beyond the last step the curve stays as it is: at 0, or at the share of infinite radii.
     x, y = [*radii.tolist(), max(end, float(radii[-1]))], [*vra.tolist(), float(vra[-1])]
     axes.axhline(clean, color=_GREY, linewidth=1, linestyle=(0, (4, 3)), label=f"clean accuracy {clean:.1%}")

@@ -45,7 +45,10 @@ svg text { font-family: system-ui, sans-serif !important; }
 code { font-size: .85rem; overflow-wrap: anywhere; }
 @media print { :root { --paper: #fff; --ink: #000; --quiet: #444; --line: #bbb; --blue: #1f5fa8; --red: #b8402c;
   --shade: 31, 95, 168; } body { max-width: none; margin: 0; font-size: 11pt; }
-  figure, tr, .images li { break-inside: avoid; } h2 { break-after: avoid; } .scroll { overflow: visible; }
+  figure, tr, .images li { break-inside: avoid; } h2, h3 { break-after: avoid; }
+  figure { max-width: 24rem; } figure.wide { max-width: 36rem; }
+  .images { grid-template-columns: repeat(6, 1fr); } .images img { width: 4rem; height: 4rem; }
+  .scroll { overflow: visible; }
   * { print-color-adjust: exact; } }
 """
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from gloro_fast.cli.opened import load_run_data
+from gloro_fast.data import Split
 from gloro_fast.errors import DataError
 from gloro_fast.evaluate import evaluate
 from gloro_fast.report import Contents, html_page
@@ -156,6 +157,22 @@ def test_of_many_classes_only_the_pairs_mixed_up_most_are_listed(contents):
     text = Page(html_page(dataclasses.replace(contents, class_names=many, evaluation=found, rows=[]))).text
     assert "Pairs mixed up most" in text
     assert "class 1 class 0 1" in text
+
+
+def test_a_large_split_stays_below_a_mebibyte(contents):
+    count, generator = 10_000, torch.Generator().manual_seed(0)
+    labels = torch.randint(10, (count,), generator=generator)
+    found = dataclasses.replace(
+        contents.evaluation,
+        labels=labels,
+        prediction=torch.where(torch.rand(count, generator=generator) < 0.1, (labels + 1) % 10, labels),
+        radius=torch.rand(count, generator=generator).double(),
+        logits=torch.randn(count, 10, generator=generator),
+    )
+    # Noise, which no PNG makes smaller.
+    images = torch.randint(256, (1, 3, 96, 96), generator=generator, dtype=torch.uint8).expand(count, -1, -1, -1)
+    large = dataclasses.replace(contents, evaluation=found, split=Split(images, labels), rows=contents.rows[:1])
+    assert len(html_page(large).encode()) < 2**20
 
 
 def test_nothing_certified_nothing_wrong_and_no_metrics(contents):

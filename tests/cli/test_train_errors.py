@@ -24,6 +24,7 @@ DIGITS = ("--recipe", "digits", "--threads", 1, "--device", "cpu")
         ((*DIGITS, "--epsilon", "36/x"), "'36/x' is no number; write one such as 0.3 or 36/255"),
         ((*DIGITS, "--epsilon-train", "0"), "epsilon_train is 0"),
         ((*DIGITS, "--epochs", "0"), "epochs is 0"),
+        ((*DIGITS, "--log", "wandbb"), "did you mean 'wandb'?"),
         ((*DIGITS, "--loss", "trades"), "did you mean 'trades-"),
         ((*DIGITS, "--architecture", "2C3F"), "2C3F"),
         ((*DIGITS, "--lam", "a lot"), "'a lot'"),
