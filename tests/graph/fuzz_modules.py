@@ -191,7 +191,9 @@ def check_moves(net, case, outcome, bounds, x, count):
     with torch.no_grad():
         logits = class_logits(net, x.clone())
     for start in range(count, len(x), count):
-        _compare_moves(case, outcome, bounds, x[start : start + count] - x[:count], logits[:count], logits[start:][:count])
+        _compare_moves(
+            case, outcome, bounds, x[start : start + count] - x[:count], logits[:count], logits[start:][:count]
+        )
 
 
 def check_pairs(net, case, outcome, bounds, x, y):
