@@ -1,5 +1,7 @@
+import getpass
 import os
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,19 @@ def _one_thread():
     What must give the same bits at any number of threads asks for them.
     """
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _graphs_of_this_capability():
+    """A cache of Inductor's for each ATEN_CPU_CAPABILITY that is asked for.
+
+    PyTorch 2.13 finds a graph there whatever it was vectorized for: C++ made for AVX2 fails to compile under
+    ``default``, where ``at::vec`` is not declared.
+    """
+    capability = os.environ.get("ATEN_CPU_CAPABILITY")
+    if capability:
+        folder = Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}_{capability}"
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
 
 
 @pytest.fixture(autouse=True)

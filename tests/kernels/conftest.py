@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,19 +32,26 @@ def call(request: pytest.FixtureRequest) -> Any:
     return simulated_gpu.call
 
 
+def device_program(factory: pytest.TempPathFactory, sanitizer: str) -> DeviceProgram:
+    # Each worker of pytest-xdist has a folder in one that they share.
+    base = factory.getbasetemp()
+    session = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    return DeviceProgram(factory.mktemp("device"), sanitizer, session / f"device-{sanitizer}")
+
+
 @pytest.fixture(scope="session")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> DeviceProgram:
     """The CUDA kernels of power iteration as a program of fibers."""
-    return DeviceProgram(tmp_path_factory.mktemp("device"), "none")
+    return device_program(tmp_path_factory, "none")
 
 
 @pytest.fixture(scope="session")
 def addresses(tmp_path_factory: pytest.TempPathFactory) -> DeviceProgram:
     """The same under AddressSanitizer and UndefinedBehaviorSanitizer."""
-    return DeviceProgram(tmp_path_factory.mktemp("device-address"), "address")
+    return device_program(tmp_path_factory, "address")
 
 
 @pytest.fixture(scope="session")
 def threads(tmp_path_factory: pytest.TempPathFactory) -> DeviceProgram:
     """The same under ThreadSanitizer."""
-    return DeviceProgram(tmp_path_factory.mktemp("device-thread"), "thread")
+    return device_program(tmp_path_factory, "thread")

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from gloro_fast.ops import Geometry
@@ -21,11 +22,11 @@ from gloro_fast.ops.power_iteration_op import layer_numbers
 
 HERE = Path(__file__).resolve().parent
 CSRC = HERE.parents[1] / "csrc"
-FLAGS = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Wno-unknown-pragmas"]
+FLAGS = ["-std=c++17", "-Wall", "-Wextra", "-Wno-unknown-pragmas"]
 SANITIZERS = {
     "none": [],
-    "address": ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
-    "thread": ["-g", "-fsanitize=thread"],
+    "address": ["-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
+    "thread": ["-g1", "-fsanitize=thread"],
 }
 PLANNER = ["cost", "planner", "residency", "tiling", "gemm_tiling"]
 FIBERS = ["fiber.cpp", "fibers.cpp"]
@@ -77,52 +78,83 @@ def compiler() -> list[str]:
 
 
 class DeviceProgram:
-    """The program, compiled once with a sanitizer; ``with_bug`` gives one whose kernels or planner were changed."""
+    """The program, compiled once with a sanitizer; ``with_bug`` gives one whose kernels or planner were changed.
 
-    def __init__(self, folder: Path, sanitizer: str) -> None:
+    Args:
+        folder: for cases, results and programs with bugs.
+        sanitizer: a key of SANITIZERS.
+        shared: where processes that test at the same time find what the first of them compiled.
+    """
+
+    def __init__(self, folder: Path, sanitizer: str, shared: Path) -> None:
         self.folder, self.sanitizer, self.compiler = folder, sanitizer, compiler()
+        self.objects: dict[str, Path] = {}
+        with FileLock(shared.with_suffix(".lock")):
+            self.program = self._build(shared)
+
+    def _build(self, folder: Path) -> Path:
+        folder.mkdir(exist_ok=True)
         probe = folder / "probe.cpp"
         probe.write_text("int main() { return 0; }\n")
-        command = [*self.compiler, *SANITIZERS[sanitizer], str(probe), "-o", str(folder / "probe")]
+        command = [*self.compiler, *SANITIZERS[self.sanitizer], str(probe), "-o", str(folder / "probe")]
         if subprocess.run(command, capture_output=True, check=False).returncode != 0:
-            pytest.skip(f"{self.compiler[0]} has no {sanitizer} sanitizer")
+            pytest.skip(f"{self.compiler[0]} has no {self.sanitizer} sanitizer")
         sources = [KERNELS, *(HERE / name for name in FIBERS), CSRC / "common" / "power_iteration_description.cpp"]
         sources += [CSRC / "cuda" / f"power_iteration_{name}.cpp" for name in PLANNER]
-        self.objects = self._compile(sources, CSRC / "cuda")
-        self.program = self._link(self.objects, "program")
+        self.objects = {source.name: folder / f"{source.stem}.o" for source in sources}
+        program = folder / "program"
+        if not program.exists():
+            # Of what the planner runs once a case, compiling takes longer under AddressSanitizer than running.
+            kernels = {KERNELS, *(HERE / name for name in FIBERS)}
+            self._compile([source for source in sources if source in kernels], CSRC / "cuda", folder)
+            self._compile([source for source in sources if source not in kernels], CSRC / "cuda", folder, "-O0")
+            self._link(self.objects, program)
+        return program
 
-    def _compile(self, sources: list[Path], cuda: Path) -> dict[str, Path]:
+    def _compile(self, sources: list[Path], cuda: Path, folder: Path, level: str = "-O1") -> dict[str, Path]:
         """Compile against the headers in ``cuda``, and give the objects by the sources' names."""
         objects, running = {}, []
         for source in sources:
             flags = SANITIZERS[self.sanitizer]
             if self.sanitizer == "thread" and source != KERNELS:
                 flags = ["-DFIBERS_THREAD_SANITIZER"]  # the bookkeeping of the fibers is not what it shall see
-            objects[source.name] = self.folder / f"{cuda.name}-{source.stem}.o"
+            objects[source.name] = folder / f"{source.stem}.o"
             include = ["-I", str(cuda), "-I", str(CSRC / "common"), "-I", str(HERE)]
-            command = [*self.compiler, *FLAGS, *flags, *include, "-c", str(source), "-o", str(objects[source.name])]
+            command = [
+                *self.compiler,
+                *FLAGS,
+                level,
+                *flags,
+                *include,
+                "-c",
+                str(source),
+                "-o",
+                str(objects[source.name]),
+            ]
             running.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
         for process in running:
             _, errors = process.communicate()
             assert process.returncode == 0, errors
         return objects
 
-    def _link(self, objects: dict[str, Path], name: str) -> Path:
-        target = self.folder / name
+    def _link(self, objects: dict[str, Path], target: Path) -> Path:
         flags = SANITIZERS[self.sanitizer]
         subprocess.run([*self.compiler, *flags, *map(str, objects.values()), "-o", str(target)], check=True)
         return target
 
-    def with_bug(self, file: str, right: str, wrong: str) -> Path:
-        """Compile anew what a bug in ``file`` of csrc/cuda changes: that source, or the kernels with that header."""
+    def with_bug(self, file: str, right: str, wrong: str, level: str = "-O0") -> Path:
+        """Compile anew what a bug in ``file`` of csrc/cuda changes: that source, or the kernels with that header.
+
+        Under AddressSanitizer, and where a case is small, to optimize the kernels takes longer than it saves.
+        """
         name = f"bug-{len(list(self.folder.glob('bug-*')))}"
-        folder = self.folder / name / f"cuda-{name}"
+        folder = self.folder / name / "cuda"
         shutil.copytree(CSRC / "cuda", folder)
         source = (folder / file).read_text()
         assert right in source, f"{file} no longer has the place where the bug is planted"
         (folder / file).write_text(source.replace(right, wrong))
-        changed = self._compile([folder / file if file.endswith(".cpp") else KERNELS], folder)
-        return self._link({**self.objects, **changed}, f"program-{name}")
+        changed = self._compile([folder / file if file.endswith(".cpp") else KERNELS], folder, folder.parent, level)
+        return self._link({**self.objects, **changed}, folder.parent / "program")
 
     def start(
         self,

@@ -110,7 +110,8 @@ def test_sigma_after_many_iterations(plain: DeviceProgram) -> None:
 
 
 def test_no_access_out_of_bounds(addresses: DeviceProgram) -> None:
-    for dtype, card in itertools.product(TYPES, [LARGE, SMALL]):
+    # What a type changes is how weights are read, what a card changes are the tiles.
+    for dtype, card in zip((torch.float32, *TYPES), itertools.cycle([LARGE, SMALL]), strict=False):
         network = draw([*WIDE.values()], dtype)
         assert_agrees_on_tensor_cores(addresses.run(network, 1, card), network, 1)
 
