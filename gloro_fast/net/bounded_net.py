@@ -29,7 +29,7 @@ from gloro_fast.ops.image_codes import NOT_FINITE, OUTSIDE, image_codes
 from gloro_fast.ops.scalar import Scalar
 from gloro_fast.ops.verdict import CHANGED, verdict
 from gloro_fast.pixels import check_floats, check_images
-from gloro_fast.rounding_error import ExecutedNet, sums_of_products
+from gloro_fast.rounding_error import ExecutedNet, Reach, sums_of_products
 from gloro_fast.signing.signed_bound import (
     SignedBound,
     exported_difference,
@@ -166,6 +166,30 @@ class BoundedNet(nn.Module):
             ArchitectureError: it is not known how a layer rounds; names it.
         """
         return self._executed_net(self._current()).absolute_norms()
+
+    def rounding_around(self, centres: Tensor) -> Reach:
+        """Bound how far the logits of an image may be off the real ones by its distance from some points.
+
+        Args:
+            centres: (C, *input_shape) float64.
+
+        Raises:
+            ConfigError, ArchitectureError: as for :meth:`absolute_norms`.
+        """
+        return self._executed_net(self._current()).around(centres)
+
+    def scaled_layers(self) -> list[str]:
+        """Name what multiplies by numbers, such as BatchNorm: compilers may make one map of it and the layer before.
+
+        Raises:
+            ConfigError, ArchitectureError: as for :meth:`absolute_norms`.
+        """
+        places = self._executed_net(self._current()).scaled_places()
+        return [self._plan.nodes[place].name for place in places]
+
+    def class_logits(self, x: Tensor) -> Tensor:
+        """Return (B, m) logits of the classes as evaluation computes them, of a batch (B, *input_shape): no certificate."""
+        return self._class_logits(x, executed=False)
 
     @property
     def frozen(self) -> bool:
