@@ -18,7 +18,7 @@ ORDER = (
     "_version", "errors", "progress", "attributes", "pixels", "rounding", "files", "native",
     "ops", "kernels", "doctor", "losses", "recipes", "data", "audit",
     "rules", "nn", "models", "keras_weights", "bounds", "graph", "signing", "rounding_error", "net",
-    "evaluate", "certificate_file", "train", "reproduce", "cli", "__main__", "__init__",
+    "export", "serve", "evaluate", "certificate_file", "train", "reproduce", "cli", "__main__", "__init__",
 )  # fmt: skip
 
 

@@ -48,6 +48,7 @@ class CertifyingModule(nn.Module):
     constants: Tensor
     centres: Tensor
     rounding: Tensor
+    slope: Tensor
 
     def __init__(self, net: GloRoNet, pixel_range: tuple[float, float] = (0.0, 1.0), executed: bool = True) -> None:
         super().__init__()
@@ -101,9 +102,7 @@ class CertifyingModule(nn.Module):
         away = images.double()[:, None] - self.centres
         distance = away.square().flatten(2).sum(dim=2).sqrt() * self._enlarged
         slope = self.slope[best]
-        each = [
-            self.rounding[which][best] + slope * distance[:, which, None] for which in range(self.centres.shape[0])
-        ]
+        each = [self.rounding[which][best] + slope * distance[:, which, None] for which in range(self.centres.shape[0])]
         return torch.stack(each).amin(dim=0) * (1 + 2.0**-50)
 
     @property

@@ -129,12 +129,10 @@ def _in_zip(path: Path) -> str:
 
 
 def _in_onnx(path: Path) -> str:
-    from google.protobuf.message import DecodeError
-
     from gloro_fast.export.writing import imported
 
     try:
         model = imported("onnx").load(path, load_external_data=False)
-    except DecodeError as error:
+    except imported("google.protobuf.message").DecodeError as error:
         raise ValueError(str(error)) from None
-    return {entry.key: entry.value for entry in model.metadata_props}[METADATA_KEY]
+    return str({entry.key: entry.value for entry in model.metadata_props}[METADATA_KEY])
