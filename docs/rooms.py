@@ -21,6 +21,8 @@ INSIDE = {
     "certificate_file": ("certificates of a", "data split, in JSON"),
     "train": ("trainer, checkpoints,", "captured steps"),
     "evaluate": ("VRA, attacks,", "lower bounds"),
+    "export": ("certified programs", "for other runtimes"),
+    "serve": ("certificates", "over HTTP"),
     "net": ("GloRoNet: logits with", "bottom, certificates"),
     "rounding_error": ("rounding of the net's", "own forward pass"),
     "keras_weights": ("weights trained", "with Keras"),

@@ -27,6 +27,15 @@ def test_the_example_of_a_loop_of_ones_own(capsys, monkeypatch):
     assert vra > 10
 
 
+def test_the_example_of_radii_in_onnx_runtime(capsys, monkeypatch):
+    for package in ("sklearn", "onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason="the example needs gloro-fast[demo,onnx]")
+    monkeypatch.setattr("sys.argv", ["onnx_radii.py", "--epochs", "2"])
+    runpy.run_path(str(README.parent / "examples" / "onnx_radii.py"), run_name="__main__")
+    theirs, ours = map(int, re.search(r"(\d+) of 500 by ONNX, (\d+) by us", capsys.readouterr().out).groups())
+    assert 0 < theirs <= ours
+
+
 def test_pictures_and_links_are_there():
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", README.read_text(encoding="utf-8")):
         assert (README.parent / target).exists(), target

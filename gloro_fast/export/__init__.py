@@ -1,6 +1,6 @@
 """Files that give certified radii without this package: torch.export programs, AOTInductor packages, ONNX.
 
-Stands on ``net`` and ``rounding_error``; the command line calls it.
+Stands on ``net``, ``rounding_error`` and ``files``; the command line calls it.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from gloro_fast._version import __version__
 from gloro_fast.errors import CertificateError
+from gloro_fast.export.onnx_packages import imported
 from gloro_fast.files.certificate_record import weights_digest
 from gloro_fast.net.gloro_net import GloRoNet
 
@@ -129,8 +130,6 @@ def _in_zip(path: Path) -> str:
 
 
 def _in_onnx(path: Path) -> str:
-    from gloro_fast.export.writing import imported
-
     try:
         model = imported("onnx").load(path, load_external_data=False)
     except imported("google.protobuf.message").DecodeError as error:

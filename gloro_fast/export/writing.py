@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +13,7 @@ from torch import Tensor
 from gloro_fast.errors import ConfigError, ExecutionError
 from gloro_fast.export.certifying_module import CertifyingModule
 from gloro_fast.export.description import METADATA_KEY, Description
+from gloro_fast.export.onnx_packages import imported
 from gloro_fast.files.atomic import replacing
 from gloro_fast.net.gloro_net import GloRoNet
 
@@ -120,21 +119,6 @@ FORMATS: dict[str, Callable[[torch.export.ExportedProgram, str], tuple[bytes, Pr
     "aoti": _aoti,
 }
 """What writes a program in each format: its bytes, and the same loaded again."""
-
-
-def imported(package: str) -> Any:
-    """Import a package that ONNX files need.
-
-    Raises:
-        ConfigError: it is missing.
-    """
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise ConfigError(
-            f"ONNX files need {package}, which cannot be imported ({error}); install it with: "
-            "pip install 'gloro-fast[onnx]'"
-        ) from None
 
 
 def _examples(net: GloRoNet, pixel_range: tuple[float, float]) -> Tensor:

@@ -188,7 +188,7 @@ class BoundedNet(nn.Module):
         return [self._plan.nodes[place].name for place in places]
 
     def class_logits(self, x: Tensor) -> Tensor:
-        """Return (B, m) logits of the classes as evaluation computes them, of a batch (B, *input_shape): no certificate."""
+        """Return (B, m) logits of the classes of a batch (B, *input_shape), as evaluation computes them, unsigned."""
         return self._class_logits(x, executed=False)
 
     @property

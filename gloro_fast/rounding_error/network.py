@@ -138,9 +138,7 @@ class ExecutedNet:
         differences = self.bound.differences
         classes = torch.arange(len(differences), device=centres.device)
         found = []
-        for value, deviation, rounding in zip(
-            real.value, real.deviation.constant, real.rounding.constant, strict=True
-        ):
+        for value, deviation, rounding in zip(real.value, real.deviation.constant, real.rounding.constant, strict=True):
             rows = dataclasses.replace(
                 real,
                 deviation=Growing(deviation.expand(len(classes)), real.deviation.slope),

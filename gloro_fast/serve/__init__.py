@@ -1,6 +1,6 @@
 """A net behind HTTP: images in, class and certified radius out. Needs extra ``serve``.
 
-Stands on ``net``, ``data`` and ``files``; the command line calls it.
+Stands on ``net``, ``pixels`` and ``files``; the command line calls it.
 """
 
 from __future__ import annotations

@@ -175,12 +175,8 @@ def test_requests_of_many_clients_get_what_certify_says(net):
     async def all_clients(client):
         found = await asyncio.gather(*(client_work(client, which) for which in range(16)))
         batch = await client.post("/certify/batch", content=npy(images[:16].numpy()))
-        return (
-            sorted(entry for one in found for entry in one),
-            batch,
-            (await client.get("/metrics")).text,
-            (await client.get("/model")).json(),
-        )
+        metrics, model = await client.get("/metrics"), await client.get("/model")
+        return sorted(entry for one in found for entry in one), batch, metrics.text, model.json()
 
     found, batch, metrics, model = with_client(app, all_clients)
     assert len(found) == len(images)
