@@ -7,8 +7,6 @@
 
 #include <array>
 #include <string>
-#include <tuple>
-#include <utility>
 
 #include "common/power_iteration_description.h"
 #include "cuda/power_iteration_planner.h"
@@ -45,46 +43,13 @@ cuda::Card read_card(const std::vector<int>& numbers) {
 py::dict describe(const cuda::Tiling& tiling) {
   using namespace py::literals;
   return py::dict("items"_a = tiling.items, "channel_tiles"_a = tiling.channel_tiles,
+                  "entry_tiles"_a = tiling.entry_tiles,
                   "tile"_a = py::make_tuple(tiling.tile_height, tiling.tile_width),
                   "tiles"_a = py::make_tuple(tiling.tiles_y, tiling.tiles_x),
                   "channels"_a = cuda::kThreadChannels << tiling.log_channel_lanes, "split"_a = 1 << tiling.log_split,
                   "pixels"_a = tiling.thread_pixels, "window_lanes"_a = 1 << tiling.log_window_lanes,
                   "chunk"_a = tiling.chunk, "step_taps"_a = tiling.step_taps, "stages"_a = tiling.stages,
                   "windows"_a = tiling.windows, "resident"_a = tiling.resident != 0);
-}
-
-// What `describe` gave, as far as the cost model needs it.
-cuda::Tiling read_tiling(const py::dict& numbers) {
-  const auto integer = [&](const char* name) { return numbers[name].cast<int32_t>(); };
-  const auto log2 = [](int32_t value) {
-    int32_t log = 0;
-    while (value >> (log + 1) > 0) ++log;
-    return log;
-  };
-  cuda::Tiling tiling{};
-  tiling.items = integer("items");
-  std::tie(tiling.tile_height, tiling.tile_width) = numbers["tile"].cast<std::pair<int32_t, int32_t>>();
-  tiling.log_channel_lanes = log2(integer("channels") / cuda::kThreadChannels);
-  tiling.log_split = log2(integer("split"));
-  tiling.thread_pixels = integer("pixels");
-  tiling.log_window_lanes = log2(integer("window_lanes"));
-  tiling.chunk = integer("chunk");
-  tiling.resident = numbers["resident"].cast<bool>();
-  return tiling;
-}
-
-// The time that the model gives the kernel that an H100 has run, in a plan that Plan.layers() described then.
-double predict_measured_kernel(const std::vector<int64_t>& numbers, const std::vector<int>& card,
-                               const std::vector<py::dict>& described, int blocks, int iterations) {
-  const std::vector<cpu::LinearLayer> layers = read(numbers);
-  std::vector<cuda::LayerPlan> planned;
-  for (const py::dict& layer : described) {
-    cuda::LayerPlan plan = cuda::plan_layer(layers.at(layer["layer"].cast<size_t>()));
-    plan.first_block = layer["first_block"].cast<int32_t>(), plan.blocks = layer["blocks"].cast<int32_t>();
-    plan.forward = read_tiling(layer["forward"]), plan.transposed = read_tiling(layer["transposed"]);
-    planned.push_back(plan);
-  }
-  return cuda::predict_microseconds(planned, blocks, iterations, read_card(card), cuda::measured_kernel());
 }
 
 py::list describe_layers(const Plan& plan) {
@@ -97,11 +62,6 @@ py::list describe_layers(const Plan& plan) {
                            "forward"_a = describe(layer.forward), "transposed"_a = describe(layer.transposed)));
   }
   return layers;
-}
-
-py::dict describe(const cuda::Traffic& traffic) {
-  using namespace py::literals;
-  return py::dict("weights"_a = traffic.weights, "vectors"_a = traffic.vectors, "norms"_a = traffic.norms);
 }
 
 // The bytes of the kernel's parameter: addresses of weight, start, v, u and sigma and the weight's four strides for
@@ -135,14 +95,9 @@ void bind_planner(py::module_& module) {
       .def_readonly("order", &Plan::order)
       .def("predict",
            [](const Plan& plan, int iterations, const std::vector<int>& card) {
-             return cuda::predict_microseconds({plan.launch.layer, plan.launch.layer + plan.launch.layers}, plan.blocks,
-                                               iterations, read_card(card), cuda::KernelShape{});
+             return cuda::predict_microseconds(plan, iterations, read_card(card));
            })
       .def("layers", &describe_layers)
-      .def("traffic", [](const Plan& plan, int index,
-                         int iterations) { return describe(predict_traffic(plan, index, iterations)); })
-      .def("gradient_traffic",
-           [](const Plan& plan, int index) { return describe(predict_gradient_traffic(plan, index)); })
       .def("parameters", &parameters);
   module.attr("THREADS") = cuda::kThreads;
   module.attr("BLOCKS_PER_MULTIPROCESSOR") = cuda::kBlocksPerMultiprocessor;
@@ -150,7 +105,6 @@ void bind_planner(py::module_& module) {
   module.def("plan_power_iteration", [](const std::vector<int64_t>& numbers, const std::vector<int>& card) {
     return cuda::plan_power_iteration(read(numbers), read_card(card));
   });
-  module.def("predict_measured_kernel", &predict_measured_kernel);
   module.def("enough_multiprocessors", [](const std::vector<int64_t>& numbers, const std::vector<int>& card) {
     return cuda::enough_multiprocessors(read(numbers), read_card(card));
   });

@@ -31,7 +31,7 @@ WRITTEN = (
 )
 
 # Public modules without an __all__: what they define is public.
-MODULES = ("architectures", "schedules", "errors", "certificate_file")
+MODULES = ("architectures", "keras_weights", "schedules", "errors", "certificate_file")
 
 log = logging.getLogger("mkdocs.hooks.pages")
 

@@ -23,11 +23,9 @@ INSIDE = {
     "evaluate": ("VRA, attacks,", "lower bounds"),
     "export": ("certified programs", "for other runtimes"),
     "serve": ("certificates", "over HTTP"),
-    "net": ("GloRoNet: logits with", "bottom, certificates"),
+    "net": ("GloRoNet, and the bound", "tied to its weights"),
     "rounding_error": ("rounding of the net's", "own forward pass"),
-    "keras_weights": ("weights trained", "with Keras"),
-    "signing": ("a bound tied to the", "bits of the weights"),
-    "models": ("architectures,", "conversion"),
+    "models": ("architectures, conver-", "sion, Keras weights"),
     "graph": ("capture, read, check,", "compose, execute"),
     "nn": ("layers that know", "their constant"),
     "bounds": ("upper bounds of norms,", "float64, one a file"),
@@ -45,14 +43,13 @@ INSIDE = {
     "recipes": ("configurations,", "schedules"),
     "_version": ("major.minor.patch",),
     "errors": ("one line, with", "the remedy"),
-    "attributes": ("what modules keep",),
     "rounding": ("directed rounding",),
 }
 WAYS = {
     "batch": ("#1f77b4", ("data", "train", "net", "pixels", "graph", "nn", "ops", "kernels", "losses")),
     "weight": (
         "#b8520a",
-        ("graph", "rules", "ops", "bounds", "rounding", "signing", "net", "certificate_file", "audit"),
+        ("graph", "rules", "ops", "bounds", "rounding", "net", "certificate_file", "audit"),
     ),
     "epsilon": ("#2c7a2c", ("recipes", "train", "net", "ops", "evaluate")),
 }

@@ -7,7 +7,7 @@ from gloro_fast._version import __version__
 
 if TYPE_CHECKING:
     from gloro_fast import bounds, losses, nn, ops
-    from gloro_fast.models import architectures
+    from gloro_fast.models import architectures, keras_weights
     from gloro_fast.models.conversion import convert, revert
     from gloro_fast.net.certificate import Certificate
     from gloro_fast.net.gloro_net import GloRoNet
@@ -20,6 +20,7 @@ __all__ = [
     "architectures",
     "bounds",
     "convert",
+    "keras_weights",
     "losses",
     "nn",
     "ops",
@@ -28,7 +29,11 @@ __all__ = [
 ]
 
 # What is asked for is loaded when it is asked for: torch takes a second and a half, which --help can do without.
-_MODULES = {"architectures": "models.architectures", "schedules": "recipes.schedules"}
+_MODULES = {
+    "architectures": "models.architectures",
+    "keras_weights": "models.keras_weights",
+    "schedules": "recipes.schedules",
+}
 _HOMES = {
     "Certificate": "net.certificate",
     "GloRoNet": "net.gloro_net",

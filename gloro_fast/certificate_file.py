@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gloro_fast._version import __version__
 from gloro_fast.files.certificate_record import CertificateRecord, LayerRecord, split_digest, weights_digest
-from gloro_fast.signing.net_fingerprint import structure
+from gloro_fast.net.net_fingerprint import structure
 
 if TYPE_CHECKING:
     from gloro_fast.data import Split

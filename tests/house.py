@@ -15,9 +15,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # From the ground up: a room imports only from rooms before it.
 ORDER = (
-    "_version", "errors", "progress", "attributes", "pixels", "rounding", "files", "native",
+    "_version", "errors", "progress", "pixels", "rounding", "files", "native",
     "ops", "kernels", "doctor", "losses", "recipes", "data", "audit",
-    "rules", "nn", "models", "keras_weights", "bounds", "graph", "signing", "rounding_error", "net",
+    "rules", "nn", "models", "bounds", "graph", "rounding_error", "net",
     "export", "serve", "evaluate", "certificate_file", "train", "reproduce", "cli", "__main__", "__init__",
 )  # fmt: skip
 

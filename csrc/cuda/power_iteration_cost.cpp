@@ -17,18 +17,14 @@ double issue(double instructions, const Cost& cost) {
   return instructions * kWarps / 4 * cost.sharing;
 }
 
-int batches(int loads, int at_once, const Cost& cost) {
-  return cost.kernel.leftovers_at_once ? ceil_div(loads, at_once) : loads / at_once + loads % at_once;
-}
-
 double loop_cycles(double terms, const Tiling& tiling, const Cost& cost) {
   const double sums = kThreadChannels * tiling.thread_pixels;
-  const double one = (sums * 128 / cost.fma_lanes + 2 * tiling.thread_pixels + cost.kernel.term) * kWarps / 4;
+  const double one = (sums * 128 / cost.fma_lanes + 2 * tiling.thread_pixels + Cost::kTerm) * kWarps / 4;
   return terms * std::max(one * cost.sharing, one + Cost::kStall);
 }
 
 double join_cycles(int log_split, const Cost& cost) {
-  return log_split > 0 ? (cost.kernel.join + cost.kernel.joins * log_split) * cost.sharing : 0;
+  return log_split > 0 ? Cost::kJoin * cost.sharing : 0;
 }
 
 int in_channels(const LayerPlan& layer, bool transposed) {
@@ -51,23 +47,14 @@ double weight_bytes(const LayerPlan& layer) {
 double window_cycles(int positions, int channels, int log_lanes, const Cost& cost) {
   constexpr double kPosition = 100;
   const int loads = ceil_div(channels, kThreads >> log_lanes);
-  const double trips = cost.kernel.copies ? 0 : batches(loads, cost.kernel.window_loads, cost);
-  return (cost.kernel.copies ? Cost::kTrip : 0) +
-         ceil_div(positions, 1 << log_lanes) *
-             (kPosition + trips * Cost::kTrip + issue(loads * Cost::kWindowValue, cost));
-}
-
-// Of values that threads load one after the other, `instructions` each; copies have landed when a window has.
-double staged_cycles(int loads, double instructions, const Cost& cost) {
-  const int trips = cost.kernel.copies ? 0 : ceil_div(loads, cost.kernel.weight_loads);
-  return trips * Cost::kTrip + issue(loads * instructions, cost);
+  return Cost::kTrip + ceil_div(positions, 1 << log_lanes) * (kPosition + issue(loads * Cost::kWindowValue, cost));
 }
 
 double dense_item_cycles(const LayerPlan& layer, const Tiling& tiling, bool transposed, const Cost& cost) {
   const int unit = static_cast<int>(16 / weight_bytes(layer));
   const int loads = transposed ? ceil_div(layer.group_outputs, kThreads / (kDenseStripBytes / 16))
-                               : ceil_div(layer.group_inputs, 32 * unit) * cost.kernel.rows;
-  const int at_once = transposed ? cost.kernel.column_loads : cost.kernel.row_loads;
+                               : ceil_div(layer.group_inputs, 32 * unit) * kDenseRows;
+  const int at_once = transposed ? kColumnLoads : kRowLoads;
   const double bytes = weight_bytes(layer) * layer.group_outputs * layer.group_inputs / tiling.items;
   return Cost::kItem + std::max(ceil_div(loads, at_once) * Cost::kTrip + issue(loads * Cost::kDensePack, cost),
                                 bytes / Cost::kBytesPerCycle * cost.sharing);
@@ -89,7 +76,7 @@ double staging_cycles(const LayerPlan& layer, const Tiling& tiling, bool transpo
   const int chunks = ceil_div(in_channels(layer, transposed), tiling.chunk);
   const int terms = tiling.chunk * taps(layer, transposed);
   const int loads = ceil_div(terms * channels_of_a_tile(tiling), kThreads);
-  return ceil_div(terms, kThreads) * kTerm + chunks * staged_cycles(loads, Cost::kWeightValue, cost);
+  return ceil_div(terms, kThreads) * kTerm + chunks * issue(loads * Cost::kWeightValue, cost);
 }
 
 double item_cycles(const LayerPlan& layer, const Tiling& tiling, bool transposed, const Cost& cost) {
@@ -102,20 +89,20 @@ double item_cycles(const LayerPlan& layer, const Tiling& tiling, bool transposed
   return Cost::kItem + chunks * (window + loop_cycles(terms, tiling, cost)) + join_cycles(tiling.log_split, cost);
 }
 
-double find_cycles(const LayerPlan& layer, int rounds, const Cost& cost) {
-  return layer.dense ? 0 : (rounds - (cost.kernel.finds_ahead ? 1 : 0)) * Cost::kFind;
+double find_cycles(const LayerPlan& layer, int rounds) {
+  return layer.dense ? 0 : (rounds - 1) * Cost::kFind;  // the first is found while the block waits for others
 }
 
-double meet_cycles(int blocks, const Cost& cost) {
-  const double trips = blocks > 1 || cost.kernel.alone_waits ? cost.kernel.trips : 0;
-  return cost.kernel.phase + (trips + (blocks - 1) / 32) * Cost::kTrip;
+double meet_cycles(int blocks) {
+  const double trips = blocks > 1 ? Cost::kTrips : 0;
+  return Cost::kPhase + (trips + (blocks - 1) / 32) * Cost::kTrip;
 }
 
 double gradient_item_cycles(const LayerPlan& layer, const Tiling& tiling, const Cost& cost) {
   constexpr double kValue = 40;  // instructions to stage a value of u
   const int terms = tiling.tile_height * tiling.tile_width;
   const int loads = ceil_div(terms * channels_of_a_tile(tiling), kThreads);
-  const double staging = staged_cycles(loads, kValue, cost) +
+  const double staging = issue(loads * kValue, cost) +
                          window_cycles(positions(layer, tiling, false), tiling.chunk, tiling.log_window_lanes, cost);
   return Cost::kItem + Cost::kFind + join_cycles(tiling.log_split, cost) +
          tiling.tiles_y * tiling.tiles_x *
@@ -128,11 +115,9 @@ double layer_cycles(const LayerPlan& layer, int iterations, const Cost& cost) {
     const Tiling& tiling = transposed ? layer.transposed : layer.forward;
     const int products = iterations + (transposed ? 0 : 1), rounds = ceil_div(tiling.items, layer.blocks);
     double vector = 0;
-    if (layer.dense)
-      vector =
-          batches(ceil_div(in_channels(layer, transposed), kThreads), cost.kernel.vector_loads, cost) * Cost::kTrip;
+    if (layer.dense) vector = ceil_div(in_channels(layer, transposed), kThreads * kVectorLoads) * Cost::kTrip;
     const double staging = rounds * staging_cycles(layer, tiling, transposed, cost);
-    cycles += products * (meet_cycles(layer.blocks, cost) + vector + find_cycles(layer, rounds, cost) +
+    cycles += products * (meet_cycles(layer.blocks) + vector + find_cycles(layer, rounds) +
                           rounds * item_cycles(layer, tiling, transposed, cost)) +
               staging * (tiling.resident ? std::min(products, 1) : products);
   }

@@ -177,7 +177,7 @@ class Choices {
 
   double product_cycles(const Candidate& candidate, int blocks) const {
     const int rounds = (candidate.tiling.items + blocks - 1) / blocks;
-    return rounds * (candidate.cycles + candidate.staging) + find_cycles(layer_, rounds, cost_);
+    return rounds * (candidate.cycles + candidate.staging) + find_cycles(layer_, rounds);
   }
 
   // Each product for itself, all of shared memory its own.
@@ -480,12 +480,11 @@ int enough_multiprocessors(const std::vector<LinearLayer>& layers, const Card& c
   return std::min(most, card.multiprocessors);
 }
 
-double predict_microseconds(const std::vector<LayerPlan>& layers, int blocks, int iterations, const Card& card,
-                            const KernelShape& kernel) {
-  Cost cost = cost_of(card, blocks > card.multiprocessors ? kBlocksPerMultiprocessor : 1);
-  cost.kernel = kernel;
+double predict_microseconds(const Plan& plan, int iterations, const Card& card) {
+  const Cost cost = cost_of(card, plan.blocks > card.multiprocessors ? kBlocksPerMultiprocessor : 1);
   std::map<int, double> cycles;  // of blocks that go through the same layers
-  for (const LayerPlan& layer : layers) cycles[layer.first_block] += layer_cycles(layer, iterations, cost);
+  for (int i = 0; i < plan.launch.layers; ++i)
+    cycles[plan.launch.layer[i].first_block] += layer_cycles(plan.launch.layer[i], iterations, cost);
   double most = 0;
   for (const auto& [block, sum] : cycles) most = std::max(most, sum);
   return cost.microseconds(most + Cost::kLaunch);

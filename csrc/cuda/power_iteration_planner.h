@@ -43,14 +43,6 @@ struct Plan {
   double microseconds = 0;            // predicted, with kTypicalIterations
 };
 
-// What a launch moves to and from global memory, in bytes asked for, for one layer.
-struct Traffic {
-  double weights = 0;  // read (gradient: written)
-  double vectors = 0;  // v and u, read and written
-  double norms = 0;    // sums of squares
-  double total() const { return weights + vectors + norms; }
-};
-
 inline constexpr int kTypicalIterations = 5;  // with which plans are compared; they hold for any number
 
 // The card with `multiprocessors` of its own at most, or with all of them where that is 0.
@@ -74,12 +66,7 @@ void place_workspace(Plan& plan, char* workspace);
 // The layer without tiles or blocks. Throws std::runtime_error where the GPU's kernels do not take it.
 LayerPlan plan_layer(const cpu::LinearLayer& layer);
 
-// What the model gives for `iterations` steps of planned layers, all of a launch of so many blocks; by a kernel.
-double predict_microseconds(const std::vector<LayerPlan>& layers, int blocks, int iterations, const Card& card,
-                            const KernelShape& kernel);
-
-// What the planner expects `iterations` steps of layer `index` of a plan to move, and what the gradient does.
-Traffic predict_traffic(const Plan& plan, int index, int iterations);
-Traffic predict_gradient_traffic(const Plan& plan, int index);
+// What the model gives for `iterations` steps of a plan.
+double predict_microseconds(const Plan& plan, int iterations, const Card& card);
 
 }  // namespace gloro_fast::cuda

@@ -31,7 +31,7 @@ std::tuple<Tensor, Tensor, Tensor> certify_cpu(const Tensor& logits_any, const T
                   "certify: differences must be (", classes, ", ", classes, ") float64, on the CPU");
   const Tensor prediction = new_tensor({rows}, ScalarType::Long);
   const Tensor radius = new_tensor({rows}, ScalarType::Double);
-  const Tensor bottom = new_vector(logits, rows);
+  const Tensor bottom = new_tensor({rows}, logits.scalar_type());
   with_wide_type(logits.scalar_type(), "certify", [&](auto element) {
     using T = decltype(element);
     const int64_t grain = std::max<int64_t>(1, 4096 / classes);

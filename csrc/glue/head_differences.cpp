@@ -8,6 +8,7 @@
 
 #include "../cpu/head_differences.h"
 #include "access.h"
+#include "new_tensor.h"
 
 namespace gloro_fast {
 
@@ -20,11 +21,11 @@ constexpr int64_t kGrain = 65536;
 
 // (m, m) distances between the rows of weight (m, d), float32 or float64: see csrc/cpu/head_differences.h.
 Tensor head_differences_cpu(const Tensor& weight_any) {
-  const Tensor weight = torch::stable::contiguous(weight_any);
+  const Tensor weight = dense(weight_any);
   STD_TORCH_CHECK(weight.dim() == 2, "head_differences: weight must be (classes, features)");
   const int64_t rows = weight.size(0);
   const int64_t columns = weight.size(1);
-  const Tensor differences = torch::stable::new_empty(weight, {rows, rows});
+  const Tensor differences = new_tensor({rows, rows}, weight.scalar_type());
   with_wide_type(weight.scalar_type(), "head_differences", [&](auto element) {
     using T = decltype(element);
     // The first rows of a triangle are long and the last short: a piece is one of each.
@@ -42,9 +43,9 @@ Tensor head_differences_cpu(const Tensor& weight_any) {
 }
 
 Tensor head_differences_backward_cpu(const Tensor& grad_any, const Tensor& weight_any, const Tensor& differences_any) {
-  const Tensor grad = torch::stable::contiguous(grad_any);
-  const Tensor weight = torch::stable::contiguous(weight_any);
-  const Tensor differences = torch::stable::contiguous(differences_any);
+  const Tensor grad = dense(grad_any);
+  const Tensor weight = dense(weight_any);
+  const Tensor differences = dense(differences_any);
   STD_TORCH_CHECK(weight.dim() == 2, "head_differences_backward: weight must be (classes, features)");
   const int64_t rows = weight.size(0);
   const int64_t columns = weight.size(1);
@@ -53,7 +54,7 @@ Tensor head_differences_backward_cpu(const Tensor& grad_any, const Tensor& weigh
                         square->scalar_type() == weight.scalar_type(),
                     "head_differences_backward: the arguments do not belong together");
   }
-  const Tensor grad_weight = torch::stable::empty_like(weight);
+  const Tensor grad_weight = new_like(weight);
   with_wide_type(weight.scalar_type(), "head_differences_backward", [&](auto element) {
     using T = decltype(element);
     const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, rows * columns));

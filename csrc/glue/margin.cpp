@@ -11,11 +11,12 @@
 
 #include <algorithm>
 #include <tuple>
-#include <vector>
+#include <type_traits>
 
 #include "../cpu/margin.h"
 #include "../cpu/margin_loss.h"
 #include "access.h"
+#include "new_tensor.h"
 
 namespace gloro_fast {
 
@@ -44,9 +45,7 @@ double number(const Tensor& tensor, const char* name) {
 // The arguments that both forms share, checked and contiguous.
 struct Problem {
   Problem(const Tensor& logits_any, const Tensor& differences_any, const Tensor& lipschitz_any)
-      : logits(torch::stable::contiguous(logits_any)),
-        differences(torch::stable::contiguous(differences_any)),
-        lipschitz(lipschitz_any) {
+      : logits(dense(logits_any)), differences(dense(differences_any)), lipschitz(lipschitz_any) {
     STD_TORCH_CHECK(logits.dim() == 2 && logits.size(1) >= 2, "margin: logits must be (batch, classes), classes >= 2");
     rows = logits.size(0);
     classes = logits.size(1);
@@ -59,8 +58,8 @@ struct Problem {
                     "margin: lipschitz must be one number of the type of differences, on the CPU");
   }
 
-  Tensor of_rows() const { return torch::stable::new_empty(differences, {rows}); }
-  Tensor indices() const { return torch::stable::new_empty(differences, {rows}, ScalarType::Long); }
+  Tensor of_rows() const { return new_tensor({rows}, differences.scalar_type()); }
+  Tensor indices() const { return new_tensor({rows}, ScalarType::Long); }
 
   Tensor logits;
   Tensor differences;
@@ -68,25 +67,6 @@ struct Problem {
   int64_t rows;
   int64_t classes;
 };
-
-// The gradients of D and K: `share` as in margin_backward_bounds.
-std::tuple<Tensor, Tensor> backward_bounds(const Tensor& grad, const Tensor* share, const Tensor& prediction,
-                                           const Tensor& runner_up, const Tensor& differences, const Tensor& lipschitz,
-                                           const Tensor& epsilon_any, bool with_differences) {
-  const double epsilon = number(epsilon_any, "epsilon");
-  const int64_t classes = differences.size(0);
-  const int64_t size = with_differences ? classes : 0;
-  const Tensor grad_differences = torch::stable::new_empty(differences, {size, size});
-  const Tensor grad_lipschitz = torch::stable::empty_like(lipschitz);
-  with_wide_type(differences.scalar_type(), "margin_backward", [&](auto element) {
-    using T = decltype(element);
-    cpu::margin_backward_bounds(
-        data<T>(grad), share != nullptr ? data<T>(*share) : nullptr, data<int64_t>(prediction),
-        data<int64_t>(runner_up), data<T>(differences), *data<T>(lipschitz), static_cast<T>(epsilon), grad.size(0),
-        classes, with_differences ? mutable_data<T>(grad_differences) : nullptr, mutable_data<T>(grad_lipschitz));
-  });
-  return {grad_differences, grad_lipschitz};
-}
 
 bool is_row_of(const Tensor& tensor, int64_t rows, ScalarType type) {
   return tensor.is_cpu() && tensor.is_contiguous() && tensor.dim() == 1 && tensor.size(0) == rows &&
@@ -109,6 +89,34 @@ void check_saved(const Tensor& grad, const Tensor& logits, const Tensor& predict
     const int64_t i = data<int64_t>(runner_up)[r];
     STD_TORCH_CHECK(j >= 0 && j < classes && i >= -1 && i < classes, "margin_backward: an index is out of range");
   }
+}
+
+// The gradients of logits, which `rows_of` computes for rows [begin, end), of differences (no elements where
+// with_differences is false) and of lipschitz; `share` as in margin_backward_bounds.
+template <typename Rows>
+std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad, const Tensor& logits, const Tensor* share,
+                                            const Tensor& prediction, const Tensor& runner_up,
+                                            const Tensor& differences, const Tensor& lipschitz,
+                                            const Tensor& epsilon_any, bool with_differences, const Rows& rows_of) {
+  const double epsilon = number(epsilon_any, "epsilon");
+  const int64_t rows = grad.size(0);
+  const int64_t classes = differences.size(0);
+  const int64_t size = with_differences ? classes : 0;
+  const Tensor grad_logits = new_tensor({rows, classes}, logits.scalar_type());
+  const Tensor grad_differences = new_tensor({size, size}, differences.scalar_type());
+  const Tensor grad_lipschitz = new_like(lipschitz);
+  with_float_type(logits.scalar_type(), "margin_backward", [&](auto element) {
+    using T = decltype(element);
+    using C = cpu::Wide<T>;
+    torch::stable::parallel_for(0, rows, 8 * rows_a_piece(classes), [&](int64_t begin, int64_t end) {
+      rows_of(data<C>(grad), classes, mutable_data<T>(grad_logits), begin, end);
+    });
+    cpu::margin_backward_bounds(
+        data<C>(grad), share != nullptr ? data<C>(*share) : nullptr, data<int64_t>(prediction),
+        data<int64_t>(runner_up), data<C>(differences), *data<C>(lipschitz), static_cast<C>(epsilon), rows, classes,
+        with_differences ? mutable_data<C>(grad_differences) : nullptr, mutable_data<C>(grad_lipschitz));
+  });
+  return {grad_logits, grad_differences, grad_lipschitz};
 }
 
 // bottom, prediction, radius, runner_up (-1 where bottom has no gradient), each (B,).
@@ -137,22 +145,13 @@ std::tuple<Tensor, Tensor, Tensor> margin_backward_cpu(const Tensor& grad_any, c
                                                        const Tensor& prediction, const Tensor& runner_up,
                                                        const Tensor& differences_any, const Tensor& lipschitz,
                                                        const Tensor& epsilon, bool with_differences) {
-  const Tensor grad = torch::stable::contiguous(grad_any);
-  const Tensor differences = torch::stable::contiguous(differences_any);
+  const Tensor grad = dense(grad_any);
+  const Tensor differences = dense(differences_any);
   check_saved(grad, logits, prediction, runner_up, differences, lipschitz);
-  const int64_t rows = grad.size(0);
-  const int64_t classes = differences.size(0);
-  const Tensor grad_logits = torch::stable::new_empty(logits, {rows, classes});
-  with_float_type(logits.scalar_type(), "margin_backward", [&](auto element) {
-    using T = decltype(element);
-    torch::stable::parallel_for(0, rows, rows_a_piece(classes), [&](int64_t begin, int64_t end) {
-      cpu::margin_backward(data<cpu::Wide<T>>(grad), data<int64_t>(runner_up), classes, mutable_data<T>(grad_logits),
-                           begin, end);
-    });
-  });
-  const auto [grad_differences, grad_lipschitz] =
-      backward_bounds(grad, nullptr, prediction, runner_up, differences, lipschitz, epsilon, with_differences);
-  return {grad_logits, grad_differences, grad_lipschitz};
+  return backward(grad, logits, nullptr, prediction, runner_up, differences, lipschitz, epsilon, with_differences,
+                  [&](const auto* grad_rows, int64_t classes, auto* grad_logits, int64_t begin, int64_t end) {
+                    cpu::margin_backward(grad_rows, data<int64_t>(runner_up), classes, grad_logits, begin, end);
+                  });
 }
 
 // loss, prediction, certified (B,); share_of_logits (B, m), share_of_bottom (B,): the derivatives of each row's
@@ -163,7 +162,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> margin_loss_cpu(
   const Problem problem(logits, differences, lipschitz);
   const double epsilon = number(epsilon_any, "epsilon");
   const double lam = number(lam_any, "lam");
-  const Tensor labels = torch::stable::contiguous(labels_any);
+  const Tensor labels = dense(labels_any);
   STD_TORCH_CHECK(is_row_of(labels, problem.rows, ScalarType::Long),
                   "margin_loss: labels must be int64, one a row, on the CPU");
   for (int64_t r = 0; r < problem.rows; ++r) {
@@ -174,8 +173,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> margin_loss_cpu(
   STD_TORCH_CHECK(criterion >= 0 && criterion <= 2, "margin_loss: there is no criterion ", criterion);
   const Tensor loss = problem.of_rows();
   const Tensor prediction = problem.indices();
-  const Tensor certified = torch::stable::new_empty(problem.differences, {problem.rows}, ScalarType::Bool);
-  const Tensor share_of_logits = torch::stable::new_empty(problem.differences, {problem.rows, problem.classes});
+  const Tensor certified = new_tensor({problem.rows}, ScalarType::Bool);
+  const Tensor share_of_logits = new_tensor({problem.rows, problem.classes}, problem.differences.scalar_type());
   const Tensor share_of_bottom = problem.of_rows();
   const Tensor runner_up = problem.indices();
   with_float_type(logits.scalar_type(), "margin_loss", [&](auto element) {
@@ -199,9 +198,9 @@ std::tuple<Tensor, Tensor, Tensor> margin_loss_backward_cpu(const Tensor& grad_a
                                                             const Tensor& runner_up, const Tensor& differences_any,
                                                             const Tensor& lipschitz, const Tensor& epsilon,
                                                             bool with_differences) {
-  const Tensor grad = torch::stable::contiguous(grad_any);
-  const Tensor share_of_logits = torch::stable::contiguous(share_of_logits_any);
-  const Tensor differences = torch::stable::contiguous(differences_any);
+  const Tensor grad = dense(grad_any);
+  const Tensor share_of_logits = dense(share_of_logits_any);
+  const Tensor differences = dense(differences_any);
   check_saved(grad, logits, prediction, runner_up, differences, lipschitz);
   const int64_t rows = grad.size(0);
   const int64_t classes = differences.size(0);
@@ -209,17 +208,11 @@ std::tuple<Tensor, Tensor, Tensor> margin_loss_backward_cpu(const Tensor& grad_a
                       share_of_logits.dim() == 2 && share_of_logits.size(0) == rows &&
                       share_of_logits.size(1) == classes && share_of_logits.scalar_type() == grad.scalar_type(),
                   "margin_loss_backward: the arguments are not those of a loss");
-  const Tensor grad_logits = torch::stable::new_empty(logits, {rows, classes});
-  with_float_type(logits.scalar_type(), "margin_loss_backward", [&](auto element) {
-    using T = decltype(element);
-    using C = cpu::Wide<T>;
-    torch::stable::parallel_for(0, rows, 8 * rows_a_piece(classes), [&](int64_t begin, int64_t end) {
-      cpu::scale_rows(data<C>(grad), data<C>(share_of_logits), classes, mutable_data<T>(grad_logits), begin, end);
-    });
-  });
-  const auto [grad_differences, grad_lipschitz] =
-      backward_bounds(grad, &share_of_bottom, prediction, runner_up, differences, lipschitz, epsilon, with_differences);
-  return {grad_logits, grad_differences, grad_lipschitz};
+  return backward(grad, logits, &share_of_bottom, prediction, runner_up, differences, lipschitz, epsilon,
+                  with_differences, [&](const auto* grad_rows, int64_t, auto* grad_logits, int64_t begin, int64_t end) {
+                    using C = std::decay_t<decltype(*grad_rows)>;
+                    cpu::scale_rows(grad_rows, data<C>(share_of_logits), classes, grad_logits, begin, end);
+                  });
 }
 
 }  // namespace

@@ -70,8 +70,9 @@ bool is_streamed(const Tensor& output) {
 
 // The mask of x, its bits still to be written.
 Tensor empty_mask(const Tensor& x, const Shape& shape) {
-  if (is_interleaved(x, shape)) return new_bytes(cpu::ceil_div(shape.samples * shape.length * shape.pairs, 8));
-  return new_bytes(shape.samples * shape.pairs, cpu::ceil_div(shape.length, 8));
+  if (is_interleaved(x, shape))
+    return new_tensor({cpu::ceil_div(shape.samples * shape.length * shape.pairs, 8)}, ScalarType::Byte);
+  return new_tensor({shape.samples * shape.pairs, cpu::ceil_div(shape.length, 8)}, ScalarType::Byte);
 }
 
 std::optional<Tensor> checked_bias(const std::optional<Tensor>& bias, const Tensor& x, const Shape& shape) {
@@ -79,7 +80,7 @@ std::optional<Tensor> checked_bias(const std::optional<Tensor>& bias, const Tens
   STD_TORCH_CHECK(
       bias->dim() == 1 && bias->size(0) == shape.channels && bias->is_cpu() && bias->scalar_type() == x.scalar_type(),
       "minmax: bias must hold one value a channel (", shape.channels, ") of the type of x, on the CPU");
-  return bias->is_contiguous() ? *bias : torch::stable::contiguous(*bias);
+  return dense(*bias);
 }
 
 // y may be x.
@@ -165,7 +166,7 @@ Tensor minmax_inplace_cpu(const Tensor& x, const std::optional<Tensor>& bias_any
 // The second tensor is the gradient of the bias, or has no elements where with_bias is false.
 std::tuple<Tensor, Tensor> minmax_backward_cpu(const Tensor& grad_y_any, const Tensor& mask_any, bool with_bias) {
   const Shape shape = shape_of(grad_y_any);
-  const Tensor mask = mask_any.is_contiguous() ? mask_any : torch::stable::contiguous(mask_any);
+  const Tensor mask = dense(mask_any);
   const bool planar = mask.dim() == 2;
   const int64_t bytes = planar ? shape.samples * shape.pairs * cpu::ceil_div(shape.length, 8)
                                : cpu::ceil_div(shape.samples * shape.length * shape.pairs, 8);
@@ -177,7 +178,7 @@ std::tuple<Tensor, Tensor> minmax_backward_cpu(const Tensor& grad_y_any, const T
   const auto format = channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
   const Tensor grad_y = fits ? grad_y_any : torch::stable::contiguous(grad_y_any, format);
   const Tensor grad_x = new_like(grad_y);
-  const Tensor grad_bias = new_vector(grad_y, with_bias ? shape.channels : 0);
+  const Tensor grad_bias = new_tensor({with_bias ? shape.channels : 0}, grad_y.scalar_type());
   with_float_type(grad_y.scalar_type(), "minmax", [&](auto element) {
     backward<decltype(element)>(grad_y, mask, grad_x, with_bias ? &grad_bias : nullptr, shape);
   });

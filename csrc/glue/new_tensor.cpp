@@ -9,18 +9,14 @@ namespace gloro_fast {
 
 namespace {
 
+using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-Tensor new_tensor(int64_t dim, const int64_t* size, const int64_t* strides, int32_t type) {
+Tensor new_tensor(int64_t dim, const int64_t* size, const int64_t* strides, ScalarType type) {
   AtenTensorHandle handle = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(dim, size, strides, type, aoti_torch_device_type_cpu(), 0, &handle));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(dim, size, strides, static_cast<int32_t>(type),
+                                                  aoti_torch_device_type_cpu(), 0, &handle));
   return Tensor(handle);
-}
-
-int32_t type_of(const Tensor& x) {
-  int32_t type = 0;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(x.get(), &type));
-  return type;
 }
 
 int64_t bytes_of(const Tensor& x) {
@@ -57,12 +53,12 @@ bool is_fresh(const Tensor& x) {
 }
 
 Tensor new_like(const Tensor& x) {
-  const Tensor result = new_tensor(x.dim(), x.sizes().data(), x.strides().data(), type_of(x));
+  const Tensor result = new_tensor(x.dim(), x.sizes().data(), x.strides().data(), x.scalar_type());
   if (bytes_of(result) >= kLarge && is_fresh(result)) ask_for_huge_pages(result);
   return result;
 }
 
-Tensor new_tensor(const std::vector<int64_t>& size, torch::headeronly::ScalarType type, bool channels_last) {
+Tensor new_tensor(const std::vector<int64_t>& size, ScalarType type, bool channels_last) {
   const size_t dim = size.size();
   std::vector<int64_t> strides(dim);
   int64_t step = 1;
@@ -72,23 +68,7 @@ Tensor new_tensor(const std::vector<int64_t>& size, torch::headeronly::ScalarTyp
     strides[axis] = step;
     step *= size[axis];
   }
-  return new_tensor(static_cast<int64_t>(dim), size.data(), strides.data(), static_cast<int32_t>(type));
-}
-
-Tensor new_vector(const Tensor& x, int64_t length) {
-  const int64_t stride = 1;
-  return new_tensor(1, &length, &stride, type_of(x));
-}
-
-Tensor new_bytes(int64_t rows, int64_t columns) {
-  const int64_t size[] = {rows, columns};
-  const int64_t strides[] = {columns, 1};
-  return new_tensor(2, size, strides, aoti_torch_dtype_uint8());
-}
-
-Tensor new_bytes(int64_t columns) {
-  const int64_t stride = 1;
-  return new_tensor(1, &columns, &stride, aoti_torch_dtype_uint8());
+  return new_tensor(static_cast<int64_t>(dim), size.data(), strides.data(), type);
 }
 
 }  // namespace gloro_fast

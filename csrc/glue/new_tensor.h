@@ -25,11 +25,4 @@ bool is_fresh(const torch::stable::Tensor& x);
 torch::stable::Tensor new_tensor(const std::vector<int64_t>& size, torch::headeronly::ScalarType type,
                                  bool channels_last = false);
 
-// (length,), of the type of x.
-torch::stable::Tensor new_vector(const torch::stable::Tensor& x, int64_t length);
-
-// uint8, (rows, columns) or (columns,).
-torch::stable::Tensor new_bytes(int64_t rows, int64_t columns);
-torch::stable::Tensor new_bytes(int64_t columns);
-
 }  // namespace gloro_fast

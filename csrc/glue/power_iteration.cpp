@@ -73,7 +73,7 @@ std::vector<Tensor> check_iterates(const std::vector<Tensor>& iterates, const st
                         iterates[i].numel() == (layers[i].*size)(),
                     "power_iteration: the iterates must have the layers' sizes and be on the CPU, all float32 or all "
                     "float64");
-    checked.push_back(iterates[i].is_contiguous() ? iterates[i] : torch::stable::contiguous(iterates[i]));
+    checked.push_back(dense(iterates[i]));
   }
   return checked;
 }
@@ -99,7 +99,7 @@ std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> power_iteration_cpu
   STD_TORCH_CHECK(!v_any.empty(), "power_iteration: got no iterates");
   const ScalarType type = v_any[0].scalar_type();
   const std::vector<Tensor> v = check_iterates(v_any, layers, type, &LinearLayer::input_size);
-  const Tensor sigma = new_vector(v[0], static_cast<int64_t>(layers.size()));
+  const Tensor sigma = new_tensor({static_cast<int64_t>(layers.size())}, type);
   std::vector<Tensor> v_new, u;
   v_new.reserve(layers.size());
   u.reserve(layers.size());
@@ -122,7 +122,7 @@ std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> power_iteration_cpu
 std::vector<Tensor> power_iteration_backward_cpu(const Tensor& grad_sigma_any, const std::vector<Tensor>& v_any,
                                                  const std::vector<Tensor>& u_any,
                                                  const std::vector<int64_t>& numbers) {
-  const Tensor grad_sigma = grad_sigma_any.is_contiguous() ? grad_sigma_any : torch::stable::contiguous(grad_sigma_any);
+  const Tensor grad_sigma = dense(grad_sigma_any);
   std::vector<Tensor> gradients;
   std::vector<LinearLayer> layers;
   for (Description& description : cpu::read_layers(numbers)) {

@@ -13,8 +13,8 @@ from scipy import sparse
 from torch import nn
 from torch.nn.utils import parametrize
 
-from gloro_fast.attributes import shown_attributes, shown_settings
 from gloro_fast.errors import ArchitectureError
+from gloro_fast.files.attributes import shown_attributes, shown_settings
 
 Array = NDArray[np.float64]
 Pads = tuple[tuple[int, int], tuple[int, int]]

@@ -43,7 +43,7 @@ def import_keras(
 
     Layers, shapes and settings must be those of the architecture. Nothing is trained or certified here.
     """
-    from gloro_fast.keras_weights import load_keras
+    from gloro_fast.models.keras_weights import load_keras
     from gloro_fast.recipes import get
     from gloro_fast.train.imported import write_imported
     from gloro_fast.train.run_folder import RunFolder

@@ -1,6 +1,6 @@
 """The graph of a classifier: captured, read into nodes with rules, tried, composed into a Lipschitz constant, and run.
 
-Stands on ``nn``, ``rules``, ``bounds`` and ``ops``; ``signing``, ``rounding_error`` and ``net`` work with its ``Plan``.
+Stands on ``nn``, ``rules``, ``bounds`` and ``ops``; ``rounding_error`` and ``net`` work with its ``Plan``.
 
 One room each: ``capture`` runs a forward without values, seen by ``watcher``; ``reading`` makes nodes of the operations
 of ATen that it comes to, by what ``functions`` knows of them, with ``views``, ``arithmetic``, ``reductions`` and

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,7 +21,7 @@ from gloro_fast.graph.node import Joining, Layer, Mapping, Node, unregistered
 from gloro_fast.graph.reading import capture_known, read
 from gloro_fast.graph.reads import Reads
 from gloro_fast.graph.undisturbed import undisturbed
-from gloro_fast.ops.strict import FLOAT32
+from gloro_fast.ops.strict import FLOAT32, WEIGHTS
 from gloro_fast.rules.integrity import check_calls, check_module
 from gloro_fast.rules.registry import Knowledge, LinearMap, has_rule
 
@@ -244,6 +244,14 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
         for child, training in modes:
             if child.training != training:
                 child.train(training)
+
+
+@contextmanager
+def as_evaluated(module: nn.Module, device: torch.device) -> Iterator[None]:
+    """Compute as certificates are computed: evaluation mode, no autocast, no gradients, no TF32."""
+    strict = WEIGHTS if device.type in WEIGHTS.devices else nullcontext()
+    with undisturbed(device), evaluation_mode(module), torch.no_grad(), strict:
+        yield
 
 
 def floating_dtype(module: nn.Module) -> torch.dtype:

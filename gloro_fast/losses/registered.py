@@ -64,9 +64,5 @@ def register(name: str, loss: Loss) -> None:
 def is_registered(criterion: object) -> TypeGuard[MarginCriterion]:
     """Return whether ``criterion`` is exactly of a registered type: a subclass may compute anything."""
     kind = type(criterion)
-    if kind in _criteria:
-        return True
-    if f"{kind.__module__}:{kind.__qualname__}" in _criteria:
-        _criteria.add(kind)  # for the next time: it is asked at every step
-        return True
-    return False
+    # Nothing is kept for the next time: a compiled step that read it would be compiled anew.
+    return kind in _criteria or f"{kind.__module__}:{kind.__qualname__}" in _criteria

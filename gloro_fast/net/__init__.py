@@ -1,5 +1,5 @@
-"""GloRoNet: a classifier with its Lipschitz bound, its power iterates, and the certificates that it gives.
+"""GloRoNet: a classifier with its power iterates, a bound tied to the bits of its weights, and its certificates.
 
-Stands on ``graph``, ``signing``, ``rounding_error``, ``losses`` and ``ops``. Training, evaluation and certificate files
+Stands on ``graph``, ``bounds``, ``rounding_error``, ``losses`` and ``ops``. Training, evaluation and certificate files
 work with the net; ``gloro_fast`` itself hands out ``GloRoNet`` and ``Certificate``.
 """

@@ -18,19 +18,11 @@ from gloro_fast.bounds import DEFAULT_METHOD, NetworkBound, bound_work, check_me
 from gloro_fast.errors import ConfigError, DataError, FrozenError, StaleBoundError
 from gloro_fast.graph.identity import difference
 from gloro_fast.graph.node import Layer
-from gloro_fast.graph.plan import Margins, evaluation_mode, floating_dtype, make_plan
+from gloro_fast.graph.plan import Margins, Plan, evaluation_mode, floating_dtype, make_plan
 from gloro_fast.graph.reads import Reads
 from gloro_fast.net.certificate import Certificate
 from gloro_fast.net.graph_watch import look, watch
-from gloro_fast.ops import capturing
-from gloro_fast.ops.certify import certify_logits
-from gloro_fast.ops.exporting import is_exporting
-from gloro_fast.ops.image_codes import NOT_FINITE, OUTSIDE, image_codes
-from gloro_fast.ops.scalar import Scalar
-from gloro_fast.ops.verdict import CHANGED, verdict
-from gloro_fast.pixels import check_floats, check_images
-from gloro_fast.rounding_error import ExecutedNet, Reach, sums_of_products
-from gloro_fast.signing.signed_bound import (
+from gloro_fast.net.signed_bound import (
     SignedBound,
     exported_difference,
     exported_weights_are_signed,
@@ -39,7 +31,15 @@ from gloro_fast.signing.signed_bound import (
     sign,
     weights_are_signed,
 )
-from gloro_fast.signing.snapshot import Snapshot
+from gloro_fast.net.snapshot import Snapshot
+from gloro_fast.ops import capturing
+from gloro_fast.ops.certify import certify_logits
+from gloro_fast.ops.exporting import is_exporting
+from gloro_fast.ops.image_codes import NOT_FINITE, OUTSIDE, image_codes
+from gloro_fast.ops.scalar import Scalar
+from gloro_fast.ops.verdict import CHANGED, verdict
+from gloro_fast.pixels import check_floats, check_images
+from gloro_fast.rounding_error import ExecutedNet, Reach, sums_of_products
 
 # The mode in which make_fx records what is computed.
 _PROXY = torch._C._TorchDispatchModeKey.PROXY
@@ -103,7 +103,7 @@ class BoundedNet(nn.Module):
         self._method = DEFAULT_METHOD
         self._frozen = False
         self._signed: SignedBound | None = None
-        self._executed: ExecutedNet | None = None
+        self._executed: tuple[SignedBound, ExecutedNet] | None = None
         self._key = watch(self)
 
     @property
@@ -235,12 +235,7 @@ class BoundedNet(nn.Module):
             ConfigError: there is no such method.
         """
         check_method(method)
-        plan = (
-            self._plan
-            if self._plan.fits(self.module)
-            else make_plan(self.module, self.input_shape, margins=self._margins)
-        )
-        return sign(self.module, plan, method).network
+        return sign(self.module, self._fitting_plan(), method).network
 
     def bound_work(self) -> float:
         """Return about how many floating-point operations the default method takes; a core does 2e10 a second."""
@@ -479,9 +474,9 @@ class BoundedNet(nn.Module):
 
         Such as a counter, what has changed may make the same graph.
         """
-        if self._plan.fits(self.module):
+        plan = self._fitting_plan()
+        if plan is self._plan:
             return ""
-        plan = make_plan(self.module, self.input_shape, margins=self._margins)
         place = difference(self._plan.nodes, plan.nodes)
         if place:
             return f"its forward makes another graph since, from {place} on"
@@ -490,9 +485,10 @@ class BoundedNet(nn.Module):
 
     def _executed_net(self, signed: SignedBound) -> ExecutedNet:
         """Return the bounds on rounding that belong to ``signed``."""
-        if self._executed is None or self._executed.bound is not signed:
-            self._executed = ExecutedNet.of(self.module, self._plan, signed)
-        return self._executed
+        if self._executed is None or self._executed[0] is not signed:
+            executed = ExecutedNet.of(self.module, self._plan, signed.network, signed.differences)
+            self._executed = signed, executed
+        return self._executed[1]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
@@ -505,13 +501,13 @@ class BoundedNet(nn.Module):
 
     @_disable_dynamo
     def _sign(self) -> SignedBound:
-        self._replan()
+        self._plan = self._fitting_plan()
         return sign(self.module, self._plan, self._method)
 
-    def _replan(self) -> None:
-        """Capture the module anew if it may compute something else than it did."""
-        if not self._plan.fits(self.module):
-            self._plan = make_plan(self.module, self.input_shape, margins=self._margins)
+    def _fitting_plan(self) -> Plan:
+        """Return the graph, captured anew if the module may compute something else than it did."""
+        fits = self._plan.fits(self.module)
+        return self._plan if fits else make_plan(self.module, self.input_shape, margins=self._margins)
 
 
 def _refuse_recorders() -> None:

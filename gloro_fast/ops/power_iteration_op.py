@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -176,24 +176,8 @@ def _layer_numbers(layouts: Sequence[_Layout], geometries: Sequence[Geometry]) -
     return numbers
 
 
-class _Layer(NamedTuple):
-    """A layer read back from the integers."""
-
-    geometry: Geometry
-    weight_shape: tuple[int, ...]
-    dtype: torch.dtype
-    memory_format: torch.memory_format
-
-    def new_weight(self, device: torch.device) -> Tensor:
-        """An empty weight."""
-        return torch.empty(self.weight_shape, dtype=self.dtype, memory_format=self.memory_format, device=device)
-
-    def output_shape(self) -> tuple[int, ...]:
-        """The shape of the layer's output, without a batch."""
-        return (self.weight_shape[0], *self.geometry.output_sizes(self.weight_shape[2:]))
-
-
-def _read(numbers: Sequence[int]) -> list[_Layer]:
+def _read(numbers: Sequence[int]) -> list[tuple[Geometry, Tensor]]:
+    """Return geometry and a weight without memory of every layer."""
     layers = []
     rest = list(numbers)
     while rest:
@@ -208,7 +192,8 @@ def _read(numbers: Sequence[int]) -> list[_Layer]:
         )
         weight_shape = (outputs, inputs // groups, *(axis[1] for axis in axes))
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        layers.append(_Layer(geometry, weight_shape, _WEIGHT_DTYPES[dtype], memory_format))
+        like = torch.empty(weight_shape, dtype=_WEIGHT_DTYPES[dtype], memory_format=memory_format, device="meta")
+        layers.append((geometry, like))
         rest = rest[6 + 6 * spatial :]
     return layers
 
@@ -217,12 +202,13 @@ def _fake(
     weights: list[Tensor], v: list[Tensor], layers: list[int], iterations: int, *, multiprocessors: int = 0
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     read = _read(layers)
-    v_new = [v[0].new_empty(layer.geometry.input_shape) for layer in read]
-    return v[0].new_empty(len(read)), v_new, [v[0].new_empty(layer.output_shape()) for layer in read]
+    v_new = [v[0].new_empty(geometry.input_shape) for geometry, _ in read]
+    u = [v[0].new_empty(len(weight), *geometry.output_sizes(weight.shape[2:])) for geometry, weight in read]
+    return v[0].new_empty(len(read)), v_new, u
 
 
 def _fake_backward(grad_sigma: Tensor, v: list[Tensor], u: list[Tensor], layers: list[int]) -> list[Tensor]:
-    return [layer.new_weight(grad_sigma.device) for layer in _read(layers)]
+    return [torch.empty_like(weight, device=grad_sigma.device) for _, weight in _read(layers)]
 
 
 def _save_iterates(
@@ -295,8 +281,8 @@ def _backward_of_backward(ctx: Any, grads: list[Tensor]) -> tuple[Tensor, list[N
     layers = _read(ctx.layers)
     v, u = ctx.saved_tensors[: len(layers)], ctx.saved_tensors[len(layers) :]
     factors = [
-        (left * layer.geometry.apply(grad.to(right.dtype), right)).sum()
-        for grad, layer, right, left in zip(grads, layers, v, u, strict=True)
+        (left * geometry.apply(grad.to(right.dtype), right)).sum()
+        for grad, (geometry, _), right, left in zip(grads, layers, v, u, strict=True)
     ]
     return torch.stack(factors), [None] * len(layers), [None] * len(layers), None
 

@@ -1,6 +1,6 @@
 """Certificates for the program that runs: the rounding of a net's own forward pass, bounded layer by layer.
 
-Stands on ``graph``, ``bounds`` and a bound that ``signing`` has signed; ``net`` asks it for executed certificates.
+Stands on ``graph`` and ``bounds``; ``net`` asks it for executed certificates.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gloro_fast.bounds import DEFAULT_METHOD, bound_network
+from gloro_fast.bounds import DEFAULT_METHOD, NetworkBound, bound_network
 from gloro_fast.graph.merging import Merged
 from gloro_fast.graph.node import Joining, Node
 from gloro_fast.graph.operations import Within
@@ -18,7 +18,6 @@ from gloro_fast.rounding import add_up, product_up, root_sum_squares_up
 from gloro_fast.rounding_error.arithmetic import Arithmetic
 from gloro_fast.rounding_error.functions import step_of, unbounded
 from gloro_fast.rounding_error.state import Off, State, Step, within
-from gloro_fast.signing.signed_bound import SignedBound
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class ExecutedGraph:
     arithmetic: Arithmetic
 
     @classmethod
-    def of(cls, plan: Plan, bound: SignedBound, arithmetic: Arithmetic) -> ExecutedGraph:
+    def of(cls, plan: Plan, bound: NetworkBound, arithmetic: Arithmetic) -> ExecutedGraph:
         """Look at every node that the head, or the logits, rest on.
 
         Raises:
@@ -85,7 +84,7 @@ class ExecutedGraph:
         """
         target = plan.output if plan.head is None else plan.nodes[plan.head.node].inputs[0]
         _refuse_autocast(plan.nodes, plan.output)
-        found = list(zip(plan.composition.ends, plan.parts, bound.network.layers, strict=True))
+        found = list(zip(plan.composition.ends, plan.parts, bound.layers, strict=True))
         merged = {end: (source, layer.value) for (source, end), part, layer in found if isinstance(part, Merged)}
         alone = {end: layer.value for (_, end), part, layer in found if not isinstance(part, Merged)}
         places: dict[int, Place] = {}

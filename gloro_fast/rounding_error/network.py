@@ -9,15 +9,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from gloro_fast.bounds import NetworkBound
 from gloro_fast.errors import ExecutionError
-from gloro_fast.graph.plan import Plan, floating_dtype
+from gloro_fast.graph.plan import Plan, as_evaluated, floating_dtype
 from gloro_fast.rounding import down
 from gloro_fast.rounding_error.arithmetic import Arithmetic, Growing, plus, times
 from gloro_fast.rounding_error.graph import ExecutedGraph
 from gloro_fast.rounding_error.head import Head, Logits, without_head
 from gloro_fast.rounding_error.scaling import Scaling
 from gloro_fast.rounding_error.steps import Addition, Sums
-from gloro_fast.signing.signed_bound import SignedBound, as_evaluated
 
 SPARE = 3.0
 """How many times the error of the float64 evaluation is subtracted: two more than holds, so that another float64
@@ -46,21 +46,23 @@ class Reach:
 
 @dataclass(frozen=True)
 class ExecutedNet:
-    """A network with the bounds on its rounding, for the weights that were signed.
+    """A network with the bounds on its rounding, for the weights that were bounded.
 
     Attributes:
         graph: all nodes before the head.
         head: what the last layer does if it is dense.
         bound: the Lipschitz bound that was signed.
+        differences: (m, m) float64, those of the head that were signed with it.
     """
 
     graph: ExecutedGraph
     head: Head | None
-    bound: SignedBound
+    bound: NetworkBound
+    differences: Tensor
 
     @classmethod
-    def of(cls, module: nn.Module, plan: Plan, bound: SignedBound) -> ExecutedNet:
-        """Look at every layer of ``plan``, whose weights ``bound`` holds for.
+    def of(cls, module: nn.Module, plan: Plan, bound: NetworkBound, differences: Tensor) -> ExecutedNet:
+        """Look at every layer of ``plan``, whose weights ``bound`` and ``differences`` hold for.
 
         Raises:
             ConfigError: the net is in half precision.
@@ -70,7 +72,7 @@ class ExecutedNet:
         with as_evaluated(module, plan.device):
             graph = ExecutedGraph.of(plan, bound, arithmetic)
             head = None if plan.head is None else Head.of(plan, plan.head, arithmetic)
-        return cls(graph, head, bound)
+        return cls(graph, head, bound, differences)
 
     def absolute_norms(self) -> dict[str, float]:
         """Return || |W| || of the linear layers before the head, as bounded, by name."""
@@ -114,12 +116,12 @@ class ExecutedNet:
         state = self.graph(x)
         real = self.head(state) if self.head is not None else without_head(state)
         _check_explained(real, logits)
-        differences = self.bound.differences[prediction]
+        differences = self.differences[prediction]
         error = real.error_of_pairs(prediction, differences)
         deviation = real.deviation_of_pairs(prediction, differences)
         gap = down(real.value.gather(1, prediction[:, None]) - real.value)
         gap = down(down(gap - times(error, SPARE)) - deviation.constant)
-        slope = plus(times(differences, self.bound.network.lipschitz), deviation.slope)
+        slope = plus(times(differences, self.bound.lipschitz), deviation.slope)
         quotient = torch.where(gap > 0, down(gap / slope).clamp_min(0.0), 0.0)
         quotient.scatter_(1, prediction[:, None], math.inf)
         radius = torch.minimum(quotient.amin(dim=1), real.limit)
@@ -135,7 +137,7 @@ class ExecutedNet:
         """
         state = self.graph(centres)
         real = self.head(state) if self.head is not None else without_head(state)
-        differences = self.bound.differences
+        differences = self.differences
         classes = torch.arange(len(differences), device=centres.device)
         found = []
         for value, deviation, rounding in zip(real.value, real.deviation.constant, real.rounding.constant, strict=True):

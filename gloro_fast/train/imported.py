@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from gloro_fast.files import atomic, tensor_file
-from gloro_fast.keras_weights import ImportedNet
+from gloro_fast.models.keras_weights import ImportedNet
 from gloro_fast.net.gloro_net import GloRoNet
 from gloro_fast.recipes import Recipe
 from gloro_fast.train.config import RunConfig

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from gloro_fast.errors import ArchitectureError
+from gloro_fast.net.net_fingerprint import structure
 from gloro_fast.nn import Conv2d, MinMax
-from gloro_fast.signing.net_fingerprint import structure
 
 pytest.importorskip("scipy", reason="audit needs scipy: install gloro-fast[audit]")
 from gloro_fast.audit.layers import Affine, Pairs, describe_modules, read_layers

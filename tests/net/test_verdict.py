@@ -14,10 +14,10 @@ from gloro_fast import GloRoNet
 from gloro_fast.errors import ConfigError, DataError, StaleBoundError
 from gloro_fast.native import extension
 from gloro_fast.net import bounded_net
+from gloro_fast.net.snapshot import Snapshot
 from gloro_fast.ops import fingerprint_reference
 from gloro_fast.ops.image_codes import image_codes_reference
 from gloro_fast.ops.verdict import Verdict, verdict_reference
-from gloro_fast.signing.snapshot import Snapshot
 
 NOTHING = {"detach", "view", "t", "_unsafe_view", "reshape", "unsqueeze", "select", "slice", "alias", "promote_types"}
 OURS = ["image_codes", "fingerprint_shares", "verdict"]

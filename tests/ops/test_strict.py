@@ -19,13 +19,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gloro_fast import GloRoNet, architectures
 from gloro_fast.errors import ArchitectureError
-from gloro_fast.graph.plan import make_plan
+from gloro_fast.graph.plan import as_evaluated, make_plan
 from gloro_fast.graph.strictly import Strictly, may_use_tf32
 from gloro_fast.losses import CrossEntropyLoss
 from gloro_fast.nn import LipschitzConstant, MinMax, register_lipschitz_rule
 from gloro_fast.ops import geometry, strict
 from gloro_fast.ops.strict_convolution import convolution_reference, strict_convolution, wide_convolution
-from gloro_fast.signing.signed_bound import as_evaluated
 
 
 class Log(TorchDispatchMode):

@@ -81,7 +81,8 @@ def deviations(net, radius, tries=4):
     """Yield (happened, allowed) for points of the ball: how far the program's logits are from the real ones."""
     shape = net.input_shape
     x = torch.randn(1, *shape)
-    executed = ExecutedNet.of(net.module, net._plan, net.eval()._current())
+    signed = net.eval()._current()
+    executed = ExecutedNet.of(net.module, net._plan, signed.network, signed.differences)
     state = executed.graph(x)
     logits = executed.head(state) if executed.head else None
     functions = exact_layers(net)
@@ -255,7 +256,7 @@ def test_every_kind_of_layer_stays_within_its_bound(kind):
     certificate = net.certify(x, executed=True)
     assert torch.equal(x, before)
     assert (certificate.radius <= certificate.real_radius).all()
-    state = net._executed.graph(x)
+    state = net._executed[1].graph(x)
     with torch.no_grad():
         program = net.eval().module(x.clone()).double()
     off = (program - state.value.flatten(1)).norm(dim=1)

@@ -9,9 +9,9 @@ from torch.nn.utils import parametrizations
 from gloro_fast import GloRoNet
 from gloro_fast.errors import ConfigError, StaleBoundError
 from gloro_fast.net import bounded_net
+from gloro_fast.net.snapshot import Snapshot
 from gloro_fast.nn import MinMax
 from gloro_fast.ops import capturing
-from gloro_fast.signing.snapshot import Snapshot
 
 SHAPE = (1, 6, 6)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gloro_fast import ops
-from gloro_fast.attributes import shown_attributes, shown_settings
+from gloro_fast.files.attributes import shown_attributes, shown_settings
 from gloro_fast.ops.geometry import Geometry
 from gloro_fast.rules.registry import Diagonal, Knowledge, LinearMap, LipschitzConstant, has_rule
 

@@ -11,10 +11,10 @@ from torch.nn.utils import parametrizations
 
 from gloro_fast import GloRoNet, convert
 from gloro_fast.errors import StaleBoundError
+from gloro_fast.net.snapshot import Snapshot
 from gloro_fast.nn import MinMax, register_lipschitz_rule
 from gloro_fast.rules import registry
 from gloro_fast.rules.registry import LipschitzConstant
-from gloro_fast.signing.snapshot import Snapshot
 
 
 def network() -> nn.Sequential:

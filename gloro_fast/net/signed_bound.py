@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -13,12 +11,8 @@ from torch import Tensor, nn
 from gloro_fast import ops
 from gloro_fast.bounds import NetworkBound, bound_network, general_difference_bounds
 from gloro_fast.graph.merging import Merged
-from gloro_fast.graph.plan import Plan, check_integrity, evaluation_mode
-from gloro_fast.graph.undisturbed import undisturbed
-from gloro_fast.ops.strict import WEIGHTS
-from gloro_fast.progress import Progress
-from gloro_fast.rules.registry import KINDS
-from gloro_fast.signing.net_fingerprint import (
+from gloro_fast.graph.plan import Plan, as_evaluated, check_integrity
+from gloro_fast.net.net_fingerprint import (
     Fingerprint,
     constants_are_signed,
     fingerprint,
@@ -26,7 +20,10 @@ from gloro_fast.signing.net_fingerprint import (
     structural_difference,
     watched,
 )
-from gloro_fast.signing.snapshot import Snapshot
+from gloro_fast.net.snapshot import Snapshot
+from gloro_fast.ops.strict import WEIGHTS
+from gloro_fast.progress import Progress
+from gloro_fast.rules.registry import KINDS
 
 
 @dataclass(frozen=True)
@@ -145,11 +142,3 @@ def _snapshot(module: nn.Module, plan: Plan) -> Snapshot | None:
     # Tensors that the graph reads and that no module holds are not seen by it.
     called = [node.operation for node in plan.nodes if isinstance(node.operation, nn.Module)]
     return None if plan.unregistered() else Snapshot.of(module, called)
-
-
-@contextmanager
-def as_evaluated(module: nn.Module, device: torch.device) -> Iterator[None]:
-    """Compute as certificates are computed: evaluation mode, no autocast, no gradients, no TF32."""
-    strict = WEIGHTS if device.type in WEIGHTS.devices else nullcontext()
-    with undisturbed(device), evaluation_mode(module), torch.no_grad(), strict:
-        yield

@@ -12,7 +12,7 @@ from keras_files import by_hand, model_config, random_weights, write_weights
 
 from gloro_fast import GloRoNet
 from gloro_fast.errors import CheckpointError, ConfigError, GloroFastError
-from gloro_fast.keras_weights import load_keras
+from gloro_fast.models.keras_weights import load_keras
 
 h5py = pytest.importorskip("h5py", reason="Keras files need h5py: install gloro-fast[keras]")
 

@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from gloro_fast.signing.net_fingerprint import fingerprint
+from gloro_fast.net.net_fingerprint import fingerprint
 
 
 def test_memory_format_and_views_are_no_change():

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from gloro_fast.errors import CheckpointError, ConfigError, nearest
-from gloro_fast.keras_weights.file import KerasFile, KerasLayer, open_keras
 from gloro_fast.models import architectures
+from gloro_fast.models.keras_file import KerasFile, KerasLayer, open_keras
 
 _ACTIVATIONS = {"MinMax": "minmax", "ReLU": "relu", "relu": "relu"}
 _WITHOUT_EFFECT = ("InputLayer", "Flatten", "Dropout")

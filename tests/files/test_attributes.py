@@ -14,9 +14,9 @@ from small_nets import SHAPE, batch
 from torch import nn
 
 from gloro_fast import GloRoNet
-from gloro_fast.attributes import shown_attributes, shown_settings
 from gloro_fast.errors import StaleBoundError
-from gloro_fast.signing.net_fingerprint import structure
+from gloro_fast.files.attributes import shown_attributes, shown_settings
+from gloro_fast.net.net_fingerprint import structure
 
 
 @dataclass
