@@ -22,6 +22,8 @@ INSIDE = {
     "certificate_file": ("certificates of a", "data split, in JSON"),
     "train": ("trainer, checkpoints,", "captured steps"),
     "evaluate": ("VRA, attacks,", "lower bounds"),
+    "export": ("certified programs", "for other runtimes"),
+    "serve": ("certificates", "over HTTP"),
     "net": ("GloRoNet, and the bound", "tied to its weights"),
     "rounding_error": ("rounding of the net's", "own forward pass"),
     "models": ("architectures, trained", "nets, Keras weights"),

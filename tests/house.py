@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ORDER = (
     "_version", "errors", "progress", "pixels", "rounding", "files", "distributed", "native",
     "ops", "kernels", "doctor", "losses", "recipes", "data", "audit",
-    "rules", "nn", "bounds", "graph", "rounding_error", "net", "models", "keras_weights",
+    "rules", "nn", "bounds", "graph", "rounding_error", "net", "models", "keras_weights", "export", "serve",
     "evaluate", "certificate_file", "train", "reproduce", "report", "cli", "__main__", "__init__",
 )  # fmt: skip
 

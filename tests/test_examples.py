@@ -16,10 +16,11 @@ NEEDS = {
     "scipy": "install gloro-fast[audit]",
     "lightning": "install gloro-fast[examples]",
     "deel.torchlip": "install gloro-fast[examples]",
+    **dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "install gloro-fast[onnx]"),
 }
 TESTED = {
-    "audit_certificate", "certify_torchlip", "convert_resnet", "graphed_step", "lightning_module", "register_rule",
-    "smoothing", "train_by_hand",
+    "audit_certificate", "certify_torchlip", "convert_resnet", "graphed_step", "lightning_module", "onnx_radii",
+    "register_rule", "smoothing", "train_by_hand",
 }  # fmt: skip
 
 
@@ -134,3 +135,9 @@ def test_the_notebook():
     plt.close("all")
     assert names["changed"].double().mean() > 0.9
     assert 0.2 < names["ratio"] < 1
+
+
+def test_onnx_radii(printed):
+    out = printed("onnx_radii", "--epochs", 2, needs=("sklearn", "onnx", "onnxscript", "onnxruntime"))
+    theirs, ours = map(int, re.search(r"(\d+) of 500 by ONNX, (\d+) by us", out).groups())
+    assert 0 < theirs <= ours

@@ -17,12 +17,14 @@ from gloro_fast.cli.audit_command import audit
 from gloro_fast.cli.certify_command import certify
 from gloro_fast.cli.doctor_command import doctor
 from gloro_fast.cli.evaluate_command import evaluate
+from gloro_fast.cli.export_command import export
 from gloro_fast.cli.import_keras_command import import_keras
 from gloro_fast.cli.info_command import info
 from gloro_fast.cli.recipes_command import recipes
 from gloro_fast.cli.report_command import report
 from gloro_fast.cli.reporting import Commands
 from gloro_fast.cli.reproduce_command import reproduce
+from gloro_fast.cli.serve_command import serve
 from gloro_fast.cli.smooth_command import smooth
 from gloro_fast.cli.tightness_command import tightness
 from gloro_fast.cli.train_command import train
@@ -47,6 +49,8 @@ _COMMANDS = (
     tightness,
     smooth,
     reproduce,
+    export,
+    serve,
     recipes,
     import_keras,
     info,

@@ -39,7 +39,7 @@ from gloro_fast.ops.image_codes import NOT_FINITE, OUTSIDE, image_codes
 from gloro_fast.ops.scalar import Scalar
 from gloro_fast.ops.verdict import CHANGED, verdict
 from gloro_fast.pixels import check_floats, check_images
-from gloro_fast.rounding_error import ExecutedNet, sums_of_products
+from gloro_fast.rounding_error import ExecutedNet, Reach, sums_of_products
 
 # The mode in which make_fx records what is computed.
 _PROXY = torch._C._TorchDispatchModeKey.PROXY
@@ -170,6 +170,30 @@ class BoundedNet(nn.Module):
             ArchitectureError: it is not known how a layer rounds; names it.
         """
         return self._executed_net(self._current()).absolute_norms()
+
+    def rounding_around(self, centres: Tensor) -> Reach:
+        """Bound how far the logits of an image may be off the real ones by its distance from some points.
+
+        Args:
+            centres: (C, *input_shape) float64.
+
+        Raises:
+            ConfigError, ArchitectureError: as for :meth:`absolute_norms`.
+        """
+        return self._executed_net(self._current()).around(centres)
+
+    def scaled_layers(self) -> list[str]:
+        """Name what multiplies by numbers, such as BatchNorm: compilers may make one map of it and the layer before.
+
+        Raises:
+            ConfigError, ArchitectureError: as for :meth:`absolute_norms`.
+        """
+        places = self._executed_net(self._current()).scaled_places()
+        return [self._plan.nodes[place].name for place in places]
+
+    def class_logits(self, x: Tensor) -> Tensor:
+        """Return (B, m) logits of the classes of a batch (B, *input_shape), as evaluation computes them, unsigned."""
+        return self._class_logits(x, executed=False)
 
     @property
     def frozen(self) -> bool:

@@ -66,9 +66,10 @@ def _pays(a: Tensor, b: Tensor) -> bool:
     return (
         a.dtype == b.dtype == torch.float32
         and a.dim() == 2
+        # Before the sizes, which torch.export would take for a limit on the batch.
+        and not torch.compiler.is_compiling()
         and a.numel() * len(b) >= _WORTH_IT
         and a.device.type == b.device.type == "cpu"
-        and not torch.compiler.is_compiling()
         and mkl_holds_back()
         and {type(a), type(b)} <= {Tensor, torch.nn.Parameter}
         and torch._C._get_mkldnn_enabled()

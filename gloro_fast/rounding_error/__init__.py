@@ -5,7 +5,7 @@ Stands on ``graph`` and ``bounds``; ``net`` asks it for executed certificates.
 
 from __future__ import annotations
 
-from gloro_fast.rounding_error.network import ExecutedNet
+from gloro_fast.rounding_error.network import ExecutedNet, Reach
 from gloro_fast.rounding_error.settings import sums_of_products
 
-__all__ = ["ExecutedNet", "sums_of_products"]
+__all__ = ["ExecutedNet", "Reach", "sums_of_products"]

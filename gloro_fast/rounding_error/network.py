@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -12,14 +13,35 @@ from gloro_fast.bounds import NetworkBound
 from gloro_fast.errors import ExecutionError
 from gloro_fast.graph.plan import Plan, as_evaluated, floating_dtype
 from gloro_fast.rounding import down
-from gloro_fast.rounding_error.arithmetic import Arithmetic, plus, times
+from gloro_fast.rounding_error.arithmetic import Arithmetic, Growing, plus, times
 from gloro_fast.rounding_error.graph import ExecutedGraph
 from gloro_fast.rounding_error.head import Head, Logits, without_head
-from gloro_fast.rounding_error.steps import Sums
+from gloro_fast.rounding_error.scaling import Scaling
+from gloro_fast.rounding_error.steps import Addition, Sums
 
 SPARE = 3.0
 """How many times the error of the float64 evaluation is subtracted: two more than holds, so that another float64
 evaluation with the same error bound, whatever the order of its sums, confirms the radius."""
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far differences of logits may be off, for images by their distance from some points.
+
+    For every x' of the program's type, at a distance d <= ``limit[c]`` from the point c, |(F_j - F_i)(x') -
+    (f_j - f_i)(x')| <= ``constant[c, j, i] + slope[j, i] d``, with F what the program gives and f the real logits.
+
+    Attributes:
+        centres: (C, *input_shape) float64, the points.
+        constant: (C, m, m) float64.
+        slope: (m, m) float64.
+        limit: (C,) float64, the distance up to which no sum overflows.
+    """
+
+    centres: Tensor
+    constant: Tensor
+    slope: Tensor
+    limit: Tensor
 
 
 @dataclass(frozen=True)
@@ -56,6 +78,14 @@ class ExecutedNet:
         """Return || |W| || of the linear layers before the head, as bounded, by name."""
         steps = [place.step for place in self.graph.places]
         return {step.name: step.absolute for step in steps if isinstance(step, Sums)}
+
+    def scaled_places(self) -> list[int]:
+        """List the nodes that multiply by numbers, or add them, and may be merged with the linear layer before."""
+        return [
+            place.node
+            for place in self.graph.places
+            if isinstance(place.step, Scaling) or (isinstance(place.step, Addition) and len(place.step.factors) == 1)
+        ]
 
     @torch.no_grad()
     def radius(self, x: Tensor, logits: Tensor, prediction: Tensor) -> Tensor:
@@ -97,6 +127,29 @@ class ExecutedNet:
         radius = torch.minimum(quotient.amin(dim=1), real.limit)
         usable = real.value.isfinite() & logits.isfinite() & slope.isfinite()
         return torch.where(usable.all(dim=1) & ~radius.isnan(), radius, 0.0)
+
+    @torch.no_grad()
+    def around(self, centres: Tensor) -> Reach:
+        """Bound the rounding at every distance from some points, from what is known at the points alone.
+
+        Args:
+            centres: (C, *input_shape) float64.
+        """
+        state = self.graph(centres)
+        real = self.head(state) if self.head is not None else without_head(state)
+        differences = self.differences
+        classes = torch.arange(len(differences), device=centres.device)
+        found = []
+        for value, deviation, rounding in zip(real.value, real.deviation.constant, real.rounding.constant, strict=True):
+            rows = dataclasses.replace(
+                real,
+                deviation=Growing(deviation.expand(len(classes)), real.deviation.slope),
+                rounding=Growing(rounding.expand(len(classes), -1), real.rounding.slope),
+            )
+            off = rows.deviation_of_pairs(classes, differences)
+            known = value.isfinite().all() & ~off.constant.isnan()
+            found.append(Growing(torch.where(known, off.constant, math.inf), off.slope.nan_to_num(nan=math.inf)))
+        return Reach(centres, torch.stack([off.constant for off in found]), found[0].slope, real.limit)
 
 
 def _check_explained(real: Logits, logits: Tensor) -> None:
