@@ -53,7 +53,7 @@ def test_a_public_name_is_there(name):
 
 
 def test_names_are_read_from_the_pages():
-    expected = {"models.keras_weights.load_keras", "train.GraphedStep", "convert"}
+    expected = {"keras_weights.load_keras", "train.GraphedStep", "convert"}
     assert {f"gloro_fast.{name}" for name in expected} <= written()
 
 
