@@ -140,6 +140,23 @@ def test_the_bound_on_rounding_holds_for_other_orders_of_the_sums(net):
     assert largest > 1e-4
 
 
+def test_the_bound_around_an_image_is_that_of_executed_certificates(net):
+    x = images(6)
+    own, black = (net.rounding_around(c.double()) for c in (x, torch.zeros(1, *SHAPE)))
+    double = GloRoNet(architectures.build("2C2F", input_shape=SHAPE, num_classes=5), 0.1, SHAPE).double()
+    double.load_state_dict({name: value.double() for name, value in net.state_dict().items()})
+    certificate = net.certify(x, executed=True)
+    with torch.no_grad():
+        real = double.module.eval()(x.double())
+    best = certificate.prediction
+    gap = real.gather(1, best[:, None]) - real - own.constant[torch.arange(6), best]
+    radius = gap / (net.lipschitz * net.difference_bounds + own.slope)[best]
+    radius.scatter_(1, best[:, None], torch.inf)
+    torch.testing.assert_close(radius.amin(dim=1), certificate.radius, rtol=1e-8, atol=0)
+    away = x.double().flatten(1).norm(dim=1)[:, None, None]
+    assert (black.constant + black.slope * away >= own.constant).all()
+
+
 def test_an_executed_radius_holds_where_rounding_decides():
     """Two huge weights that cancel: real margins are there, float32 ones are noise."""
     layer, head = nn.Linear(64, 4), nn.Linear(4, 2)
