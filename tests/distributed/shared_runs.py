@@ -3,10 +3,12 @@
 Prints one line of JSON. Beside it lie ``tiny_run`` and ``fake_graph`` of the tests of training, on the path.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import resource
+import runpy
 import signal
 import sys
 import warnings
@@ -14,10 +16,13 @@ from pathlib import Path
 
 import torch
 from fake_graph import FakeRecorder
+from processes import ROOT
 from tiny_run import EVERYTHING, tiny_data, tiny_recipe
+from wrapped_nets import wrap
 
 from gloro_fast.distributed import joined
-from gloro_fast.errors import GloroFastError
+from gloro_fast.errors import DistributedError, GloroFastError
+from gloro_fast.files import atomic
 from gloro_fast.train import Interrupted, Trainer, build
 from gloro_fast.train import trainer as trainer_module
 from gloro_fast.train.observers import curves
@@ -56,7 +61,8 @@ def at_step(trainer, epoch, batch, act):
     trainer._stop_in_epoch = then
 
 
-def main(rank):
+def main(group):
+    rank = group.rank
     curves.draw = lambda rows, path: path.write_bytes(b"")
     found = {}
     trainer = Trainer(tiny_recipe(**FIELDS), tiny_data(**ONE_OVER), OUT / "eager")
@@ -108,6 +114,12 @@ def main(rank):
     trainer.fit()
     found["resumed"] = digest(trainer)
 
+    # To be killed, below.
+    trainer = Trainer(tiny_recipe(**EVERYTHING), tiny_data(**HELD_OUT), OUT / "killed")
+    at_step(trainer, 2, 1, lambda: os.kill(os.getpid(), signal.SIGINT))
+    with contextlib.suppress(Interrupted):
+        trainer.fit()
+
     # The loss diverges.
     trainer = Trainer(tiny_recipe(), tiny_data(), OUT / "diverging")
     at_step(trainer, 2, 1, lambda: trainer.net.module[0].weight.data.fill_(torch.inf))
@@ -123,10 +135,22 @@ def main(rank):
             attempt()
         except GloroFastError as error:
             found[name] = [type(error).__name__, str(error)]
+    found["wrapped"] = wrap(group)
+    runpy.run_path(str(ROOT / "examples" / "ddp.py"))["main"](1)
+    print("\n" + json.dumps(found), flush=True)
+
+    # The first is killed while it writes the checkpoint of the second epoch.
+    if group.is_main:
+        atomic.os.replace = lambda source, target: os.kill(os.getpid(), signal.SIGKILL)
+    trainer = Trainer.resume(OUT / "killed", tiny_data(**HELD_OUT))
+    try:
+        trainer.fit()
+    except DistributedError as error:
+        found["lost"] = str(error)
     print(json.dumps(found))
 
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     with joined() as group:
-        main(group.rank)
+        main(group)

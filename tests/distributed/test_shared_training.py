@@ -28,7 +28,9 @@ def shared(tmp_path_factory):
     """The folder of the runs, and what each of two processes found."""
     out = tmp_path_factory.mktemp("shared")
     ends = processes.wait(processes.start(2, [str(HERE / "shared_runs.py"), str(out)], [TRAIN]))
-    assert [code for code, _, _ in ends] == [0, 0], [err for _, _, err in ends]
+    # The first is killed in the end.
+    assert [code for code, _, _ in ends] == [-9, 0], [err for _, _, err in ends]
+    assert "VRA at 0.3: " in ends[0][1]
     return out, [json.loads(text.splitlines()[-1]) for _, text, _ in ends]
 
 
@@ -94,12 +96,33 @@ def test_what_is_wrong_in_one_or_in_all_is_said_once(shared):
 def test_another_number_of_processes_goes_on_and_says_so(shared):
     out, _ = shared
     with pytest.warns(UserWarning, match="started by 2 processes and goes on with 1: the batches are the same"):
-        trainer = Trainer.resume(_unfinished(out / "whole"), tiny_data(train=75))
+        trainer = Trainer.resume(out / "killed", tiny_data(train=75))
     assert trainer.config.processes == 2
-    assert trainer.state.epoch == trainer.epochs
-    assert trainer.fit().epochs == 3
+    # Killed in the save after the second epoch, it goes on in the middle of that, where it had stopped before.
+    assert (trainer.state.epoch, trainer.state.batch) == (1, 2)
+    trainer.fit()
+    assert len(trainer.state.rows) == trainer.epochs
+    assert not list((out / "killed").glob(".*.tmp"))
 
 
-def _unfinished(folder):
-    (folder / "result.json").unlink()
-    return folder
+def test_a_process_killed_in_a_save_is_missed_at_once(shared):
+    _, (_, second) = shared
+    assert second["lost"].startswith("another process of the group has ended or does not answer (")
+
+
+def test_ddp_around_a_net_is_training_on_whole_batches(shared):
+    _, found = shared
+    for one in found:
+        assert one["wrapped"]["ddp"]["off by"] < 1e-5
+        assert one["wrapped"]["ddp"]["differ"] == 0
+
+
+def test_fsdp_around_a_net_trains_it_and_a_shard_of_it_is_refused(shared):
+    _, found = shared
+    for one in found:
+        wrapped = one["wrapped"]
+        assert wrapped["fsdp off by"] < 1e-4
+        for name in ("sharded certify", "sharded again", "part sharded", "sharded before"):
+            assert (
+                "holds but its process's shard of the weights (DTensor); give fully_shard the GloRoNet" in wrapped[name]
+            )
