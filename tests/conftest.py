@@ -7,6 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
+# PyTorch 2.13 finds a graph of Inductor's whatever it was vectorized for: what was made for AVX2 does not compile under
+# ATEN_CPU_CAPABILITY=default, where at::vec is not declared. So each has a cache; torch sets the variable when used.
+if _CAPABILITY := os.environ.get("ATEN_CPU_CAPABILITY"):
+    _CACHE = Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}_{_CAPABILITY}"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_CACHE))
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
@@ -15,19 +21,6 @@ def _one_thread():
     What must give the same bits at any number of threads asks for them.
     """
     torch.set_num_threads(1)
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _graphs_of_this_capability():
-    """A cache of Inductor's for each ATEN_CPU_CAPABILITY that is asked for.
-
-    PyTorch 2.13 finds a graph there whatever it was vectorized for: C++ made for AVX2 fails to compile under
-    ``default``, where ``at::vec`` is not declared.
-    """
-    capability = os.environ.get("ATEN_CPU_CAPABILITY")
-    if capability:
-        folder = Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}_{capability}"
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
 
 
 @pytest.fixture(autouse=True)
