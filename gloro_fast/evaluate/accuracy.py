@@ -125,11 +125,12 @@ def certified_batches(
         if not group.sum_(counts).any():
             return
         certificate = net.certify(images, executed=executed)
-        columns = (labels, *(getattr(certificate, name)[: len(labels)] for name in _COLUMNS))
-        gathered = [group.gather(column) for column in columns]
+        own = (labels, *(getattr(certificate, name)[: len(labels)] for name in _COLUMNS))
+        gathered = [group.gather(column) for column in own]
         if group.is_main:
             sizes = [count for count in counts.tolist() if count]
-            for labels, *parts in zip(*(column.split(sizes) for column in gathered if column is not None), strict=True):
+            columns = [torch.split(column, sizes) for column in gathered if column is not None]
+            for labels, *parts in zip(*columns, strict=True):
                 yield labels, dataclasses.replace(certificate, **dict(zip(_COLUMNS, parts, strict=True)))
 
 
@@ -152,7 +153,7 @@ def _own_batches(
         )
     size = min(batch_size, len(split))
     if group.size > 1:
-        own = torch.arange(len(split)).split(size)[group.rank :: group.size]
+        own = torch.split(torch.arange(len(split)), size)[group.rank :: group.size]
         if not own:
             return
         split = split.take(torch.cat(own))
