@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-pytestmark = pytest.mark.skipif(not (ROOT / "Dockerfile").is_file(), reason="needs the checkout")
+pytestmark = pytest.mark.skipif(not (ROOT / "examples/docker/Dockerfile").is_file(), reason="needs the checkout")
 
 
 def read(name: str) -> str:
@@ -23,7 +23,7 @@ def read(name: str) -> str:
 
 def instructions() -> list[tuple[str, str]]:
     """The instructions of the Dockerfile with their arguments."""
-    lines = [line for line in read("Dockerfile").splitlines() if line and not line.startswith("#")]
+    lines = [line for line in read("examples/docker/Dockerfile").splitlines() if line and not line.startswith("#")]
     return [(word, rest) for word, _, rest in (line.partition(" ") for line in lines)]
 
 
@@ -49,12 +49,12 @@ def test_the_image_is_for_cpus_unless_told_otherwise_and_ends_in_the_doctor():
     assert "gloro-fast doctor" in read("README.md")
     arguments = dict(rest.split("=", 1) for word, rest in found if word == "ARG")
     assert arguments == {"BASE": "ubuntu:24.04", "TORCH_INDEX": "https://download.pytorch.org/whl/cpu"}
-    described = set(re.findall(r"--build-arg (\w+)=", read("Dockerfile")))
+    described = set(re.findall(r"--build-arg (\w+)=", read("examples/docker/Dockerfile")))
     assert described == set(arguments)
 
 
 def test_the_image_takes_nothing_that_was_built_here():
-    left_out = read(".dockerignore").split()
+    left_out = read("examples/docker/Dockerfile.dockerignore").split()
     assert {".git", ".venv", "build", "**/*.so"} <= set(left_out)
     for needed in ("setup.py", "pyproject.toml", ".ci/constraints.txt", "csrc", "kernels", "gloro_fast"):
         assert (ROOT / needed).exists()
