@@ -200,9 +200,13 @@ def check_cases(call: Any, planted: Planted = None) -> None:
     ],
 )  # fmt: skip
 def test_a_planted_bug_in_signing_is_caught(interpreter: Any, old: str, new: str) -> None:
-    check_cases(interpreter.call)
     with pytest.raises(AssertionError):
         check_cases(interpreter.call, ("verdict", old, new))
+
+
+def test_what_bugs_are_planted_in_is_right(interpreter: Any) -> None:
+    check_cases(interpreter.call)
+    check_changes(interpreter.call)
 
 
 def check_changes(call: Any, planted: Planted = None) -> None:
@@ -229,7 +233,6 @@ def check_changes(call: Any, planted: Planted = None) -> None:
     ],
 )
 def test_a_planted_bug_about_doubts_is_caught(interpreter: Any, old: str, new: str) -> None:
-    check_changes(interpreter.call)
     with pytest.raises(AssertionError):
         check_changes(interpreter.call, ("verdict", old, new))
 
