@@ -230,10 +230,10 @@ def joined(device: str = "cpu") -> Iterator[Group]:
         return
     backend = _backend(device)
     try:
-        store, rank, size = next(dist.rendezvous("env://", timeout=_TIMEOUT))
+        store, rank, size = next(dist.rendezvous("env://", timeout=_TIMEOUT))  # type: ignore[attr-defined]
         # torchrun with a --master-port keeps its store when it starts a group anew, and with it where processes that
         # are gone could be reached: others hung, or were refused, in 4 of 7 restarts.
-        store = dist.PrefixStore(f"gloro_fast {restarts()}", store)
+        store = dist.PrefixStore(f"gloro_fast {restarts()}", store)  # type: ignore[attr-defined]
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_TIMEOUT)
     except (RuntimeError, ValueError) as error:
         raise DistributedError(
