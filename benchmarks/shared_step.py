@@ -3,8 +3,8 @@
     python -m benchmarks.shared_step [--processes 2] [--nets 2C2F,4C3F,6C2F] [--rounds 5] [--steps 40]
 
 The global batch is the same. Runs of one and of several processes take turns, each process bound to a core of its own
-and at one thread; a run's figure is the median of its steps, the ratio that of the fastest runs. Prints a line a net, and
-the load before and after: a quiet machine only, since every process waits for the slowest.
+and at one thread; a run's figure is the median of its steps, the ratio that of the fastest runs. Prints a line a net,
+and the load before and after: a quiet machine only, since every process waits for the slowest.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -229,7 +230,11 @@ def joined(device: str = "cpu") -> Iterator[Group]:
         return
     backend = _backend(device)
     try:
-        dist.init_process_group(backend, timeout=_TIMEOUT)
+        store, rank, size = next(dist.rendezvous("env://", timeout=_TIMEOUT))  # type: ignore[attr-defined]
+        # torchrun with a --master-port keeps its store when it starts a group anew, and with it where processes that
+        # are gone could be reached: others hung, or were refused, in 4 of 7 restarts.
+        store = dist.PrefixStore(f"gloro_fast {restarts()}", store)  # type: ignore[attr-defined]
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_TIMEOUT)
     except (RuntimeError, ValueError) as error:
         raise DistributedError(
             f"cannot join the processes that torchrun started ({_first_line(error)}); check MASTER_ADDR and "
@@ -280,4 +285,6 @@ def _as_it_lies(tensor: Tensor) -> Tensor:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    # gloo begins with a line of its source, and ends with advice.
+    return re.sub(r"^\[\S+\] ", "", line).split(". ")[0]

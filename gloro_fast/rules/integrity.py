@@ -63,8 +63,8 @@ def check_calls(name: str, module: nn.Module) -> None:
     # By name: importing torch.distributed.tensor takes time, and nobody has one who has not.
     if any(type(parameter).__name__ == "DTensor" for parameter in module._parameters.values()):
         raise ArchitectureError(
-            f"{where} holds but its process's shard of the weights (DTensor); give fully_shard the GloRoNet as a whole, "
-            "no part of it, and call unshard() on it before all but its forward pass"
+            f"{where} holds but its process's shard of the weights (DTensor); give fully_shard the GloRoNet as a "
+            "whole, no part of it, and call unshard() on it before all but its forward pass"
         )
     replaced = sorted(vars(module).keys() & _callables(kind))
     if replaced:
