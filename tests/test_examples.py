@@ -49,7 +49,8 @@ def test_all_are_tested_and_listed():
     listed = set(re.findall(r"\]\(([\w.]+)\)", (EXAMPLES / "README.md").read_text(encoding="utf-8")))
     assert listed == {path.name for path in EXAMPLES.iterdir() if path.suffix in (".py", ".ipynb")}
     for path in EXAMPLES.glob("*.py"):
-        assert f"    python examples/{path.name}" in path.read_text(encoding="utf-8"), path.name
+        started = rf"^    (python|torchrun --nproc-per-node 2) examples/{path.name}"
+        assert re.search(started, path.read_text(encoding="utf-8"), re.MULTILINE), path.name
 
 
 def test_train_by_hand(printed):
