@@ -67,7 +67,7 @@ def test_captured_and_eager_runs_give_the_same_bits(tmp_path, recorder, fields):
 )
 def test_losses_of_the_smoothed_classifier_are_captured(tmp_path, recorder, monkeypatch, fields):
     """With the same noise at every step: what a capture on the CPU draws, it draws once."""
-    monkeypatch.setattr(objective, "gaussian_noise", lambda images, deviation, _: images + deviation * wave(images))
+    monkeypatch.setattr(objective, "gaussian_noise", lambda images, deviation, *_: images + deviation * wave(images))
     fields = {"noise": 0.2, "warmup_epochs": 1, "batch_size": 16, "epochs": 2, **fields, "augmentation": "default"}
     monkeypatch.setattr(steps_module, "gaussian_noise", objective.gaussian_noise)
     captured, eager = (

@@ -6,13 +6,15 @@ from math import exp, log
 from statistics import NormalDist
 
 import pytest
+import small_nets
 import torch
 from tiny_run import tiny_data, tiny_recipe
 from torch import nn
 
 from gloro_fast.errors import ConfigError
-from gloro_fast.losses import MacerLoss, SmoothAdvLoss
+from gloro_fast.losses import MacerLoss, SampledLoss, SmoothAdvLoss
 from gloro_fast.train import Trainer
+from gloro_fast.train.objective import sampled_loss
 
 SHAPE, CLASSES, NOISE = (1, 2, 2), 3, 0.5
 PHI = NormalDist()
@@ -151,3 +153,19 @@ def test_without_noise_it_is_refused():
 def test_numbers_out_of_range_are_refused(make, says):
     with pytest.raises(ConfigError, match=says):
         make()
+
+
+def test_a_part_of_a_batch_gets_the_noise_that_it_has_there():
+    seen = []
+
+    class Seen(SampledLoss):
+        def forward(self, module, images, labels, noise, deviation, epsilon):
+            seen.append(noise)
+            return noise.mean(), torch.zeros(len(images), 5)
+
+    (images, labels), part = small_nets.batch(5), slice(1, 4)
+    net = small_nets.glorot_net()
+    for rows, arguments in ((slice(0, 5), ()), (part, (part, 5))):
+        generator = torch.Generator().manual_seed(0)
+        sampled_loss(net, images[rows], labels[rows], Seen(3), 0.2, generator, *arguments)
+    assert torch.equal(seen[1], seen[0][3:12])
