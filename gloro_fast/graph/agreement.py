@@ -187,13 +187,15 @@ def _refuse_hooks(module: nn.Module) -> None:
 def _check_linear(node: Node, image: Tensor, numbers: torch.Generator) -> None:
     """Refuse a layer that is another linear map than its rule says, as one of PyTorch's whose settings were edited.
 
-    Of other packages' layers the rule may give a map that only has the same norm, unless their traits say otherwise.
+    Of layers that are not PyTorch's the rule may give a map that only has the same norm, unless their traits say
+    otherwise.
     """
     layer = node.transfer
     if not isinstance(layer, Layer) or layer.module is not node.operation:
         return
     traits = traits_of(layer.module)
-    if not (_is_of_a_library(layer.module) or traits.is_its_map or traits.rounding == "sums"):
+    is_torchs = known_type(layer.module).__module__.startswith("torch.nn.")
+    if not (is_torchs or traits.is_its_map or traits.rounding == "sums"):
         return
     rule = layer.rule()
     if not isinstance(rule, LinearMap) or rule.factor != 1.0:
