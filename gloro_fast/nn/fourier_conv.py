@@ -69,7 +69,7 @@ class _FourierConv2d(nn.Module):
         columns = spectrum.permute(2, 3, 4, 1, 0).reshape(len(blocks), 2 * channels, batch)
         products = torch.bmm(blocks, columns).to(blocks.dtype)
         products = products.reshape(height, width // 2 + 1, 2, self.out_channels, batch).permute(4, 3, 0, 1, 2)
-        y = torch.fft.irfft2(torch.view_as_complex(products.contiguous()), s=(height, width)).to(x.dtype)
+        y: Tensor = torch.fft.irfft2(torch.view_as_complex(products.contiguous()), s=(height, width)).to(x.dtype)
         return y if self.bias is None else y + self.bias.to(x.dtype)[:, None, None]
 
     def extra_repr(self) -> str:
