@@ -7,10 +7,11 @@ Prints a row an image, what both certify of them, and seconds. Ours is what ``ce
 whose seconds stand apart, since they are spent once. Theirs is the l2 bound of Wong, Schmidt, Metzen, Kolter, "Scaling
 provable adversarial defenses", NeurIPS 2018, without its random projections, as the authors' own package computes it:
 convex_adversarial 0.4.4, unchanged. An image is certified there where the lower bound on the margin of the predicted
-class is above 0 against every other one; it is computed in float32 and rounded to nearest, so that no guarantee covers
-its rounding. A GloRo net is trained for the one bound and not for the other: of the first 100 test images of MNIST, by a
-net of four epochs at epsilon 0.3, ours certifies 91 and theirs none, in 0.01 and 17 seconds of one busy core; of the
-digits, by one of thirty epochs, ours 73 and theirs 69.
+class is above 0 against every other one. It is computed in float32 and rounded to nearest: no guarantee covers that.
+
+A GloRo net is trained for the one bound and not for the other: of the first 100 test images of MNIST, by a net of four
+epochs at epsilon 0.3, ours certifies 91 and theirs none, in 0.01 and 17 seconds of one busy core; of the digits, by one
+of thirty epochs, ours 73 and theirs 69.
 """
 
 from __future__ import annotations
