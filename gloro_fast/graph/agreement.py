@@ -52,8 +52,26 @@ def check_agreement(
 
     Raises:
         ArchitectureError: outputs differ by more than rounding, or, in evaluation, the module draws random numbers or
-            changes its buffers; a layer is another linear map than its settings say.
+            changes its buffers or parameters; a layer is another linear map than its settings say.
     """
+    parameters = [] if training else list(module.named_parameters())
+    with kept(parameters) as moved:
+        _compare(module, nodes, output, execute, image, training)
+    if moved:
+        raise ArchitectureError(
+            f"the module changes its parameter {moved[0]} in evaluation, so that its weights differ each time they are "
+            "read; give the layer its weight as it is, by torch.nn.utils.parametrize.remove_parametrizations"
+        )
+
+
+def _compare(
+    module: nn.Module,
+    nodes: Sequence[Node],
+    output: int,
+    execute: Callable[[Tensor], Tensor],
+    image: Tensor,
+    training: bool,
+) -> None:
     numbers = torch.Generator().manual_seed(0)
     with restored(module), undisturbed(image.device), torch.no_grad():
         if not training:
