@@ -4,7 +4,21 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from gloro_fast.nn import Conv2d, GroupSort, Householder, MinMax, Normalize, PairwiseMinMax, ResidualConv2d, Scale
+from gloro_fast.nn import (
+    BCOP,
+    BROConv2d,
+    CayleyConv2d,
+    CayleyLinear,
+    CholeskyLinear,
+    Conv2d,
+    GroupSort,
+    Householder,
+    MinMax,
+    Normalize,
+    PairwiseMinMax,
+    ResidualConv2d,
+    Scale,
+)
 
 VECTOR, ROW, IMAGE, VOLUME = (6,), (2, 9), (2, 5, 6), (2, 3, 4, 5)
 
@@ -42,6 +56,10 @@ MAPS = [
     (Conv2d(2, 4, 3, 2, padding=(0, 2)), (2, 7, 7)),
     (ResidualConv2d(2), IMAGE),
     (ResidualConv2d(2, 5, bias=False), IMAGE),
+    (CayleyLinear(6, 3), VECTOR),
+    (CholeskyLinear(6, 8), VECTOR),
+    (BCOP(2, 3, 3), IMAGE),
+    (BCOP(2, 3, 3, 2, padding_mode="zeros"), (2, 6, 4)),
     (nn.Conv3d(2, 2, 2, padding=(0, 1, 0)), VOLUME),
     (nn.Conv1d(2, 4, 3, stride=2, padding=2, padding_mode="circular"), ROW),
     (nn.Conv2d(2, 4, (3, 2), padding="same", padding_mode="circular"), IMAGE),
@@ -53,6 +71,14 @@ MAPS = [
     (nn.ConvTranspose2d(2, 4, (2, 3), dilation=(3, 1), output_padding=(2, 0)), IMAGE),
     (nn.ConvTranspose2d(2, 4, 4, stride=2, padding=(1, 2), output_padding=(0, 1)), IMAGE),
     (nn.ConvTranspose3d(2, 2, 2, stride=2), (2, 2, 2, 3)),
+]
+
+# Their rule gives a map with the same norm: the matrices of all frequencies.
+BY_FREQUENCY = [
+    (CayleyConv2d(2, 3, 3), IMAGE),
+    (CayleyConv2d(2, 3, 2, 2, bias=False), (2, 6, 4)),
+    (BROConv2d(2, 3, 3), IMAGE),
+    (BROConv2d(3, 2, 2, 2, bias=False), (3, 6, 4)),
 ]
 
 # Convolutions whose padding copies pixels of the same side: bounded as padding and convolution, one after the other.
@@ -190,7 +216,7 @@ SORTS = [
 
 SOFTMAX = [(nn.Softmax(dim=1), (4,)), (nn.LogSoftmax(dim=1), (4,))]
 
-LINEAR = [*MAPS, *COPYING, *SHAPES, *SCALES, *AVERAGES]
+LINEAR = [*MAPS, *BY_FREQUENCY, *COPYING, *SHAPES, *SCALES, *AVERAGES]
 NONLINEAR = [*MAXIMA, *SLOPES, *SORTS, *SOFTMAX]
 SAMPLES = [(layer.eval(), shape) for layer, shape in (*LINEAR, *NONLINEAR)]
 

@@ -52,8 +52,26 @@ def check_agreement(
 
     Raises:
         ArchitectureError: outputs differ by more than rounding, or, in evaluation, the module draws random numbers or
-            changes its buffers; a layer is another linear map than its settings say.
+            changes its buffers or parameters; a layer is another linear map than its settings say.
     """
+    parameters = [] if training else list(module.named_parameters())
+    with kept(parameters) as moved:
+        _compare(module, nodes, output, execute, image, training)
+    if moved:
+        raise ArchitectureError(
+            f"the module changes its parameter {moved[0]} in evaluation, so that its weights differ each time they are "
+            "read; give the layer its weight as it is, by torch.nn.utils.parametrize.remove_parametrizations"
+        )
+
+
+def _compare(
+    module: nn.Module,
+    nodes: Sequence[Node],
+    output: int,
+    execute: Callable[[Tensor], Tensor],
+    image: Tensor,
+    training: bool,
+) -> None:
     numbers = torch.Generator().manual_seed(0)
     with restored(module), undisturbed(image.device), torch.no_grad():
         if not training:
@@ -187,13 +205,15 @@ def _refuse_hooks(module: nn.Module) -> None:
 def _check_linear(node: Node, image: Tensor, numbers: torch.Generator) -> None:
     """Refuse a layer that is another linear map than its rule says, as one of PyTorch's whose settings were edited.
 
-    Of other packages' layers the rule may give a map that only has the same norm, unless their traits say otherwise.
+    Of layers that are not PyTorch's the rule may give a map that only has the same norm, unless their traits say
+    otherwise.
     """
     layer = node.transfer
     if not isinstance(layer, Layer) or layer.module is not node.operation:
         return
     traits = traits_of(layer.module)
-    if not (_is_of_a_library(layer.module) or traits.is_its_map or traits.rounding == "sums"):
+    is_torchs = known_type(layer.module).__module__.startswith("torch.nn.")
+    if not (is_torchs or traits.is_its_map or traits.rounding == "sums"):
         return
     rule = layer.rule()
     if not isinstance(rule, LinearMap) or rule.factor != 1.0:

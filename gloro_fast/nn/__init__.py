@@ -3,11 +3,14 @@
 Stands on ``ops`` and ``rules``. Graphs, bounds and architectures are made of these layers.
 """
 
+from gloro_fast.nn.bcop import BCOP
 from gloro_fast.nn.conv import Conv2d
+from gloro_fast.nn.fourier_conv import BROConv2d, CayleyConv2d
 from gloro_fast.nn.group_sort import GroupSort
 from gloro_fast.nn.householder import Householder
 from gloro_fast.nn.minmax import MinMax
 from gloro_fast.nn.normalize import Normalize, Scale
+from gloro_fast.nn.orthogonal_linear import CayleyLinear, CholeskyLinear
 from gloro_fast.nn.pairwise_minmax import PairwiseMinMax
 from gloro_fast.nn.residual import ResidualConv2d
 from gloro_fast.nn.unit_rows import UnitRows
@@ -16,7 +19,12 @@ from gloro_fast.rules.registry import Diagonal, LinearMap, LipschitzConstant, re
 from gloro_fast.rules.traits import Affine, Traits
 
 __all__ = [
+    "BCOP",
     "Affine",
+    "BROConv2d",
+    "CayleyConv2d",
+    "CayleyLinear",
+    "CholeskyLinear",
     "Conv2d",
     "Diagonal",
     "GroupSort",

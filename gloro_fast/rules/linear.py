@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gloro_fast.errors import ArchitectureError
 from gloro_fast.ops.dense_op import dense
 from gloro_fast.ops.geometry import Geometry
-from gloro_fast.rules.registry import LinearMap, register_lipschitz_rule, require_spatial
+from gloro_fast.rules.registry import LinearMap, register_by_name, register_lipschitz_rule, require_spatial
 from gloro_fast.rules.settings import each
 from gloro_fast.rules.shapes import padding_norm
 from gloro_fast.rules.traits import Traits
@@ -41,6 +41,13 @@ def linear(module: nn.Module, input_shape: tuple[int, ...]) -> LinearMap:
     return LinearMap(weight, Geometry(input_shape[-1:]))
 
 
+# torchlip's have a forward of their own for one more way to pad. Where it is used, a net finds that settings and layer
+# disagree, and refuses them.
+@register_by_name(
+    "deel.torchlip.modules.conv.SpectralConv1d",
+    "deel.torchlip.modules.conv.SpectralConv2d",
+    traits=LINEAR,
+)
 @register_lipschitz_rule(nn.Conv2d, traits=dataclasses.replace(LINEAR, without_bias=_convolved))
 @register_lipschitz_rule(nn.Conv1d, traits=LINEAR)
 @register_lipschitz_rule(nn.Conv3d, traits=dataclasses.replace(LINEAR, spares_output=False))

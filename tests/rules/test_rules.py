@@ -61,6 +61,17 @@ def test_a_linear_map_is_the_layer_without_its_bias(layer, shape):
         assert found.kind == "estimate" or found.value >= exact * (1 - SVD)
 
 
+@pytest.mark.parametrize(("layer", "shape"), layer_samples.BY_FREQUENCY, ids=label)
+def test_a_layer_by_frequencies_has_the_norm_of_its_map(layer, shape):
+    layer = copy.deepcopy(layer).double()
+    rule = lipschitz_rule("layer", layer, shape)
+    exact = torch.linalg.matrix_norm(matrix(layer, shape), 2).item()
+    for find in METHODS.values():
+        found = find("layer", rule)
+        assert found.kind == "estimate" or found.value >= exact * (1 - SVD)
+    assert METHODS["tight"]("layer", rule).value <= exact * (1 + 2e-6)
+
+
 @pytest.mark.parametrize("positive", [False, True])
 @pytest.mark.parametrize(("layer", "shape"), layer_samples.COPYING, ids=label)
 def test_a_convolution_with_copied_pixels_is_bounded_with_its_padding(layer, shape, positive):
