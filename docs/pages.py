@@ -26,6 +26,7 @@ WRITTEN = (
     "examples/*.md",
     "examples/*.py",
     "examples/*.ipynb",
+    "examples/slurm/*.sbatch",
     "gloro_fast/models/trained/*/README.md",
     "benchmarks/**/README.md",
     "benchmarks/results/latest.*",

@@ -20,7 +20,9 @@ class LogitAnnealingLoss(AllMarginsLoss):
         temperature: T, > 0.
         offset: xi, the margin to reach, in units of the logits.
         power: beta, >= 0; how much less is given to points beyond it.
-        reduction, weight, ignore_index: as for :class:`MarginCriterion`.
+        reduction: as for :class:`MarginCriterion`.
+        weight: likewise.
+        ignore_index: likewise.
 
     Raises:
         ConfigError: a number is out of range.

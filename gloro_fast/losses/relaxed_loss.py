@@ -20,7 +20,9 @@ class RelaxedLoss(AllMarginsLoss):
 
     Args:
         relaxation: k, or affinity sets of class indices; a class by itself is always one.
-        reduction, weight, ignore_index: as for :class:`MarginCriterion`.
+        reduction: as for :class:`MarginCriterion`.
+        weight: likewise.
+        ignore_index: likewise.
 
     Raises:
         ConfigError: the relaxation is neither.
