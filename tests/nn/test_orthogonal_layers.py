@@ -262,6 +262,17 @@ def test_states_and_copies_are_their_own(kinds):
     assert torch.equal(net.difference_bounds, kept)
 
 
+def test_saved_nets_of_frequencies_rebuild_themselves(tmp_path):
+    torch.manual_seed(8)
+    module = nn.Sequential(
+        BROConv2d(1, 4, 3, 2, rank=3), MinMax(), CayleyConv2d(4, 2, 3, bias=False), nn.Flatten(), nn.Linear(32, 3)
+    )
+    net = GloRoNet(module, 0.05, (1, 8, 8)).eval()
+    net.save_pretrained(tmp_path)
+    x = torch.rand(3, 1, 8, 8)
+    assert torch.equal(GloRoNet.from_pretrained(tmp_path).certify(x).radius, net.certify(x).radius)
+
+
 def test_frozen_nets_notice_a_changed_parameter():
     net = net_of(NETS["cayley"]).eval()
     net.freeze()
