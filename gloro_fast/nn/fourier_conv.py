@@ -146,6 +146,7 @@ class BROConv2d(_FourierConv2d):
         rank = max(1, channels // 2) if rank is None else rank
         if not isinstance(rank, int) or not 1 <= rank <= channels:
             raise ConfigError(f"rank is {rank!r}; give a whole number from 1 to {channels}")
+        self.rank = rank
         self.weight = nn.Parameter(torch.empty(channels, rank, kernel_size, kernel_size))
         nn.init.xavier_normal_(self.weight)
 

@@ -168,6 +168,23 @@ def test_blocks_of_frequencies_are_a_circular_convolution_of_the_pixels_of_a_str
         torch.testing.assert_close(layer(x), expected + layer.bias[:, None, None])
 
 
+@pytest.mark.parametrize("shape", [(2, 6, 6), (2, 5, 7), (2, 4, 5), (2, 3, 3)])
+def test_the_rule_has_every_frequency(shape, monkeypatch):
+    # Without the transform they differ: a plain circular convolution, with the norm of one frequency or another.
+    for seed in range(5):
+        torch.manual_seed(seed)
+        layer = CayleyConv2d(2, 3, 3, bias=False).double()
+        monkeypatch.setattr(layer, "orthogonal", lambda spectrum: spectrum)
+        plain = nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular", bias=False).double()
+        plain.weight.data = layer.weight.data.flip(2, 3)
+        x = torch.randn(2, *shape, dtype=torch.float64)
+        torch.testing.assert_close(layer(x), plain(x))
+        basis = torch.eye(math.prod(shape), dtype=torch.float64).reshape(-1, *shape)
+        exact = torch.linalg.matrix_norm(plain(basis).flatten(1), 2).item()
+        found = bound_network([("layer", lipschitz_rule("layer", layer, shape))], "tight").lipschitz
+        assert exact < found < exact * (1 + 2e-6)
+
+
 def test_a_small_cayley_kernel_stays_in_the_middle():
     # I - 2 A is the first order of the transform, and A is the kernel less its transposed mirror image.
     torch.manual_seed(4)
@@ -260,6 +277,17 @@ def test_states_and_copies_are_their_own(kinds):
     copied.module[-1].weight.data.mul_(2)
     assert (copied.difference_bounds > 1.9 * kept)[~torch.eye(3, dtype=torch.bool)].all()
     assert torch.equal(net.difference_bounds, kept)
+
+
+def test_saved_nets_of_frequencies_rebuild_themselves(tmp_path):
+    torch.manual_seed(8)
+    module = nn.Sequential(
+        BROConv2d(1, 4, 3, 2, rank=3), MinMax(), CayleyConv2d(4, 2, 3, bias=False), nn.Flatten(), nn.Linear(32, 3)
+    )
+    net = GloRoNet(module, 0.05, (1, 8, 8)).eval()
+    net.save_pretrained(tmp_path)
+    x = torch.rand(3, 1, 8, 8)
+    assert torch.equal(GloRoNet.from_pretrained(tmp_path).certify(x).radius, net.certify(x).radius)
 
 
 def test_frozen_nets_notice_a_changed_parameter():
