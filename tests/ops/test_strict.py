@@ -103,6 +103,8 @@ def planned(case):
 def test_no_operation_of_an_evaluation_on_a_gpu_may_use_tf32(case, monkeypatch):
     if case == "orthogonal":
         pytest.skip("orthogonal parametrizations look at values")
+    if case.endswith(("CayleyLinear", "BCOP")) and not torch.backends.cuda.is_built():
+        pytest.skip("systems of linear equations want a torch with CUDA even for fake tensors")
     monkeypatch.setattr(sys.modules["gloro_fast.ops.strict_convolution"], "_HAS_CUDNN", True)
     plan, x = planned(case)
     loose, strictly = (Log(), Log())
