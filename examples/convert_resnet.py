@@ -51,7 +51,7 @@ def main(epochs: int) -> None:
 
     # Also the F.relu in a forward become MinMax, which loses no gradient norm. The parameters stay the very same.
     module = convert(model)
-    # BatchNorm could stay, but it divides by deviations that training makes small, for a constant of 40 a layer here.
+    # BatchNorm could stay; trained as below its constants came to 38 and 45, and VRA at 0.1 to 6.8 % instead of 67.0.
     for block in module.blocks:
         block.norm = nn.Identity()
     net = GloRoNet(module, epsilon=0.1, input_shape=digits.input_shape)

@@ -13,7 +13,7 @@ class LogitAnnealingLoss(AllMarginsLoss):
     """Logit annealing: -T (1 - p_y)^beta log p_y, p = softmax((z - xi e_y) / T), z as EMMA raises the logits.
 
     Lai et al., "Enhancing Certified Robustness via Block Reflector Orthogonal Layers and Logit Annealing Loss", ICML
-    2025, Section 5. Numbers by default are those of their CIFAR-10 nets, for logits of nets whose Lipschitz constant is
+    2025. Numbers by default are those of their CIFAR-10 nets, for logits of nets whose Lipschitz constant is
     about 1. Use is that of :class:`AllMarginsLoss`; the loss per row is ``gloro_fast.ops.logit_annealing``.
 
     Args:

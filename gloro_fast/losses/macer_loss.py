@@ -12,8 +12,8 @@ from gloro_fast.losses.sampled_loss import SampledLoss
 class MacerLoss(SampledLoss):
     """MACER: cross entropy of the smoothed classifier, and a hinge on the radius that smoothing certifies.
 
-    Zhai et al., "MACER: Attack-free and Scalable Robust Training via Maximizing Certified Radius", ICLR 2020,
-    Equation 12 and Algorithm 1. With p the softmax of f averaged over the noisy copies, q that of ``sharpness`` f, and
+    Zhai et al., "MACER: Attack-free and Scalable Robust Training via Maximizing Certified Radius", ICLR
+    2020. With p the softmax of f averaged over the noisy copies, q that of ``sharpness`` f, and
     xi = Phi^-1(q_y) - Phi^-1(max over i != y of q_i), so that deviation * xi / 2 estimates the radius, the loss is
 
         -log p_y  +  lam deviation / 2 max(margin - xi, 0) [q_y > max over i != y of q_i, xi is finite].

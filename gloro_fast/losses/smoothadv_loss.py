@@ -12,8 +12,8 @@ from gloro_fast.losses.sampled_loss import SampledLoss
 class SmoothAdvLoss(SampledLoss):
     """SmoothADV: cross entropy of f on noisy copies of images that attack the smoothed classifier.
 
-    Salman et al., "Provably Robust Deep Learning via Adversarially Trained Smoothed Classifiers", NeurIPS 2019,
-    Equation 6 and Algorithm 1 (SmoothAdv_PGD). The attack maximizes -log of the softmax of f for the label, averaged
+    Salman et al., "Provably Robust Deep Learning via Adversarially Trained Smoothed Classifiers", NeurIPS 2019
+    (SmoothAdv_PGD). The attack maximizes -log of the softmax of f for the label, averaged
     over the copies, over the l2 ball of radius epsilon, by projected gradient ascent from the image with steps of
     2 epsilon / ``steps`` and pixels clipped to [0, 1]. The very noise of the attack is trained with.
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 class UnitRows(nn.Module):
     """Parametrization of a weight by its rows divided by their l2 norms: last layer normalization (LLN).
 
-    Singla, Singla, Feizi, "Improved deterministic l2 robustness on CIFAR-10 and CIFAR-100", ICLR 2022, Section 5: with
+    Singla, Singla, Feizi, "Improved deterministic l2 robustness on CIFAR-10 and CIFAR-100", ICLR 2022: with
     w_i / ||w_i|| for w_i each logit has the Lipschitz constant K of what comes before, and margins grow by direction
     alone. A row of zeros stays. Register it on the head, whose differences bounds read as they are after it::
 

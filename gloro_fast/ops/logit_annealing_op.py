@@ -1,4 +1,4 @@
-"""Per-row logit annealing loss, LA (Lai et al. 2025, Section 5)."""
+"""Per-row logit annealing loss, LA (Lai et al. 2025)."""
 
 from __future__ import annotations
 

@@ -304,8 +304,8 @@ def _smoothing(recipe: Recipe, epochs: int, method: str = "smoothing", **fields:
 
 # Samples, attack steps and radius, its growth over ten epochs, lambda (16, and 6 for noise of 1), sharpness and margin
 # are those that Jeong and Shin (2020) have for LeNet on MNIST, with the 90 epochs; those of MACER are its authors'
-# (Zhai et al. 2020), while SmoothADV's have no MNIST. For CIFAR-10 the radius is the least of Salman et al. (2019),
-# lambda that of MACER at noise 0.25. All of them train by SGD, and here it is Adam.
+# (Zhai et al. 2020), while SmoothADV's have no MNIST. CIFAR-10's radius and lambda are secondhand, not checked against
+# the papers, and tuned here to nothing. All of them train by SGD, and here it is Adam.
 def _smoothadv(recipe: Recipe, radius: float, epochs: int = 90) -> Recipe:
     schedule = f"{radius / 10:.6g},{radius:.6g},9"
     return _smoothing(recipe, epochs, "smoothadv", loss="smoothadv", epsilon_train=radius, epsilon_schedule=schedule)
