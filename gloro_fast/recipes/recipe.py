@@ -22,7 +22,7 @@ class Recipe:
         architecture: name for ``gloro_fast.architectures.build``.
         activation: ``"minmax"`` or ``"relu"``.
         initialization: ``"orthogonal"`` or ``"glorot_uniform"`` (the paper's "default").
-        augmentation: ``"none"``; ``"default"`` or ``"tfds"`` (Appendix B); ``"light"``, for digits.
+        augmentation: ``"none"``; ``"default"`` or ``"tfds"`` (Appendix B); ``"crop"``; ``"light"``, for digits.
         warmup_epochs: epochs of plain cross entropy before the others, not counted in ``epochs``.
         batch_size: images a step.
         epochs: epochs of robust training; changing it with ``override`` rescales every schedule.
@@ -73,7 +73,7 @@ class Recipe:
             _require(field, value, math.isfinite(value) and value > 0, "it must be a number greater than 0")
         _choice("activation", self.activation, ("minmax", "relu"))
         _choice("initialization", self.initialization, ("orthogonal", "glorot_uniform"))
-        _choice("augmentation", self.augmentation, ("none", "default", "light", "tfds"))
+        _choice("augmentation", self.augmentation, ("none", "crop", "default", "light", "tfds"))
         _choice("loss", self.loss, tuple(LOSSES))
         _choice("precision", self.precision, ("float32", "bfloat16"))
         _require("noise", self.noise, math.isfinite(self.noise) and self.noise >= 0, "it must be a number >= 0")

@@ -114,6 +114,26 @@ def test_the_parameters_fill_the_ranges_that_the_paper_states():
     assert 1.18 < area.abs().max() < 1.22
 
 
+def test_crops_move_by_whole_pixels_up_to_an_eighth_and_mirror_half():
+    images = pictures(1, height=32, width=32)
+    found = augmentation("crop")(images.expand(4_000, -1, -1, -1), seeded())
+    expected = {}
+    for down in range(-4, 5):
+        for right in range(-4, 5):
+            rows, columns = (torch.arange(32) + down).clamp(0, 31), (torch.arange(32) + right).clamp(0, 31)
+            moved = images[0, :, rows][:, :, columns]
+            expected |= {(down, right, False): moved, (down, right, True): moved.flip(2)}
+    # The middle pixels tell all of them apart.
+    distances = torch.cdist(
+        found[:, :, 14:18, 14:18].flatten(1), torch.stack([*expected.values()])[..., 14:18, 14:18].flatten(1)
+    )
+    nearest = distances.argmin(1)
+    assert torch.allclose(found, torch.stack([*expected.values()])[nearest], atol=1e-4)
+    assert nearest.unique().numel() == 2 * 9 * 9
+    mirrored = torch.tensor([side for _, _, side in expected])[nearest]
+    assert 0.47 < mirrored.double().mean() < 0.53
+
+
 def test_no_range_no_change():
     images = pictures()
     assert torch.allclose(KerasAffine()(images, seeded()), images, atol=1e-5)

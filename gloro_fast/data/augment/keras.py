@@ -26,6 +26,7 @@ class KerasAffine(Augmentation):
         shear: degrees (so Keras defines it, and 0.1 is next to nothing); uniform in [-shear, shear].
         zoom: for each axis uniform in [1 - zoom, 1 + zoom]; above 1 shows more than the image.
         flip: whether half of the images, at random, are mirrored left to right.
+        whole_pixels: whether shifts are rounded to whole pixels, which blurs nothing.
     """
 
     rotation: float = 0.0
@@ -33,6 +34,7 @@ class KerasAffine(Augmentation):
     shear: float = 0.0
     zoom: float = 0.0
     flip: bool = False
+    whole_pixels: bool = False
 
     def draw(self, count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
         """Draw what :meth:`apply` takes for ``count`` images: (count, 6) float32 on the CPU."""
@@ -62,6 +64,7 @@ class KerasAffine(Augmentation):
         shearing = _matrices(torch.ones_like(shear), -shear.sin(), torch.zeros_like(shear), shear.cos())
         zooming = _matrices(zoom_rows, torch.zeros_like(shear), torch.zeros_like(shear), zoom_columns * mirror)
         shift = torch.stack((down, right), dim=1)[:, :, None]
+        shift = shift.round() if self.whole_pixels else shift
         return torch.cat((rotation @ shearing @ zooming, rotation @ shift), dim=2)
 
 
