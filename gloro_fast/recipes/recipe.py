@@ -32,8 +32,10 @@ class Recipe:
         loss: a name among ``gloro_fast.losses.LOSSES``; ``"standard"`` is cross entropy without bottom,
             ``"smoothadv"`` and ``"macer"`` are losses of the smoothed classifier.
         lam: the weight lambda of TRADES and MACER: ``"x"`` or ``"x,y,e"``; unused with the others.
-        learning_rate: Adam's learning rate for the first half of the epochs.
+        optimizer: ``"adam"``, the paper's, or ``"muon"``.
+        learning_rate: the optimizer's, for the first half of the epochs.
         learning_rate_end: what it decays to, exponentially, in the second half.
+        weight_decay: decoupled, times the learning rate; with Muon spectral norms stay below about its reciprocal.
         power_iterations: power iterations a training step.
         precision: ``"float32"``, or ``"bfloat16"`` for autocast (weights stay float32).
         validation_size: images held out of the training split; 0 means none, and the last epoch is kept.
@@ -56,8 +58,10 @@ class Recipe:
     epsilon_schedule: str = "single"
     loss: str = "trades-kl"
     lam: str = "1.0"
+    optimizer: str = "adam"
     learning_rate: float = 1e-3
     learning_rate_end: float = 1e-6
+    weight_decay: float = 0.0
     power_iterations: int = 5
     precision: str = "float32"
     validation_size: int = 0
@@ -76,7 +80,10 @@ class Recipe:
         _choice("augmentation", self.augmentation, ("none", "crop", "default", "light", "tfds"))
         _choice("loss", self.loss, tuple(LOSSES))
         _choice("precision", self.precision, ("float32", "bfloat16"))
-        _require("noise", self.noise, math.isfinite(self.noise) and self.noise >= 0, "it must be a number >= 0")
+        _choice("optimizer", self.optimizer, ("adam", "muon"))
+        for field in ("noise", "weight_decay"):
+            value = getattr(self, field)
+            _require(field, value, math.isfinite(value) and value >= 0, "it must be a number >= 0")
         if LOSSES[self.loss].is_sampled:
             _require("noise", self.noise, self.noise > 0, f"loss {self.loss!r} needs its deviation, greater than 0")
         schedules.parse_lambda(self.lam)

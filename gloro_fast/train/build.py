@@ -11,6 +11,7 @@ from gloro_fast.models import architectures
 from gloro_fast.net.gloro_net import GloRoNet
 from gloro_fast.recipes import Recipe
 from gloro_fast.train.config import RunConfig
+from gloro_fast.train.muon import Muon
 
 # Where torch has the single-kernel Adam for float32.
 _FUSED_ADAM = ("cpu", "cuda")
@@ -62,13 +63,27 @@ def build_criterion(recipe: Recipe) -> Criterion:
     return LOSSES[recipe.loss].build()
 
 
-def build_optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Adam:
-    """Return the paper's Adam (Leino et al. 2021, Appendix B), in one fused kernel where torch has it."""
+def build_optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """Return the optimizer that the recipe names.
+
+    That is the paper's Adam (Leino et al. 2021, Appendix B), in one fused kernel where torch has it, or Muon.
+    """
     parameters = list(net.parameters())
     device = parameters[0].device
     fused, capturable = device.type in _FUSED_ADAM, device.type in _TENSOR_RATE
     rate = torch.tensor(recipe.learning_rate, device=device) if capturable else recipe.learning_rate
-    return torch.optim.Adam(parameters, lr=rate, betas=(0.9, 0.999), eps=1e-7, fused=fused, capturable=capturable)
+    if recipe.optimizer == "muon":
+        return Muon(parameters, rate, recipe.weight_decay, dtype=getattr(torch, recipe.precision))
+    return torch.optim.Adam(
+        parameters,
+        lr=rate,
+        betas=(0.9, 0.999),
+        eps=1e-7,
+        weight_decay=recipe.weight_decay,
+        decoupled_weight_decay=True,
+        fused=fused,
+        capturable=capturable,
+    )
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

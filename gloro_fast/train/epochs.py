@@ -20,7 +20,7 @@ class EpochSettings:
         phase: ``"warmup"`` (plain cross entropy on f), ``"robust"``, or ``"standard"`` for losses of f alone.
         epsilon: the l2 radius trained with; None in warm-up and where the loss has none.
         lam: the weight lambda of the loss; None in warm-up and for losses without it.
-        learning_rate: Adam's.
+        learning_rate: the optimizer's.
     """
 
     phase: Phase
@@ -62,7 +62,7 @@ class EpochMetrics:
         lipschitz: K as the last step estimated it.
         epsilon: the l2 radius trained with.
         lam: the TRADES weight lambda.
-        learning_rate: Adam's.
+        learning_rate: the optimizer's.
         seconds: duration of the training part of the epoch.
         validation_clean: share of the validation images classified correctly.
         validation_vra: share of them also certified at the recipe's ``epsilon``, by the estimate.

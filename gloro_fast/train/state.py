@@ -38,7 +38,7 @@ class TrainingState:
 
     Attributes:
         net: weights and iterates.
-        optimizer: Adam's moments; started anew after warm-up.
+        optimizer: with its moments; started anew after warm-up.
         randomness: the generators.
         sums: of the running epoch.
         epoch: index of the running epoch, from 0, warm-up epochs counted.

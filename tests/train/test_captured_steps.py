@@ -47,6 +47,7 @@ RUNS = {
     "lmt": {"loss": "lmt"},
     "standard": {"loss": "standard"},
     "bfloat16": {"precision": "bfloat16"},
+    "muon": {"optimizer": "muon", "weight_decay": 0.4, "learning_rate": 0.02},
     "liresnet": {"architecture": "LiResNet-2x8", "loss": "emma"},
     "logit-annealing": {"architecture": "LiResNet-2x8-LLN", "loss": "logit-annealing"},
 }

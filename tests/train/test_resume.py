@@ -231,3 +231,12 @@ def stopped(tmp_path):
     with pytest.raises(Interrupted):
         Trainer(tiny_recipe(), tiny_data(), out, observers=[SignalAt(signal.SIGTERM, 2, 2)]).fit()
     return out
+
+
+def test_moments_of_muon_are_gone_on_with(tmp_path):
+    recipe = tiny_recipe(optimizer="muon", weight_decay=0.4, learning_rate=0.02)
+    Trainer(recipe, tiny_data(), tmp_path / "unbroken").fit()
+    with pytest.raises(Interrupted):
+        Trainer(recipe, tiny_data(), tmp_path / "run", observers=[SignalAt(signal.SIGTERM, 2, 1)]).fit()
+    Trainer.resume(tmp_path / "run", tiny_data()).fit()
+    assert_same_run(tmp_path / "run", tmp_path / "unbroken")

@@ -25,9 +25,9 @@ def augmentation(name: str) -> Augmentation:
     Args:
         name: "none"; "default", the paper's ImageDataGenerator with rotation_range=20, width_shift_range=0.2,
             height_shift_range=0.2, horizontal_flip=True, shear_range=0.1, zoom_range=0.1; "tfds", its horizontal
-            flip, zoom 0.25 and brightness 0.2. Not the paper's: "crop", a flip and a shift by whole pixels, up to 1/8 of
-            a side, with the border repeated, next to what most train CIFAR-10 with; "light", for digits: rotations up
-            to 4 degrees, shifts up to 1/40 of a side, zoom up to 3 %, no flip.
+            flip, zoom 0.25 and brightness 0.2. Not the paper's: "crop", a flip and a shift by whole pixels, up to 1/8
+            of a side, with the border repeated, next to what most train CIFAR-10 with; "light", for digits: rotations
+            up to 4 degrees, shifts up to 1/40 of a side, zoom up to 3 %, no flip.
 
     Returns:
         It, to be called as a function of (images, generator). All its random numbers come from the CPU generator, the
