@@ -87,7 +87,8 @@ def _direction(mean: Tensor, dtype: torch.dtype) -> Tensor:
     # (out, h, w, in), as channels_last has it in memory; the order of the columns does not matter.
     kernel = mean.movedim(1, -1)
     matrix = orthogonalized(kernel.flatten(1).to(dtype)).to(mean.dtype)
-    return matrix.reshape(kernel.shape).movedim(-1, 1) / math.sqrt(math.prod(mean.shape[2:]))
+    step: Tensor = matrix.reshape(kernel.shape).movedim(-1, 1) / math.sqrt(math.prod(mean.shape[2:]))
+    return step
 
 
 def orthogonalized(matrix: Tensor) -> Tensor:
