@@ -83,12 +83,11 @@ class Muon(torch.optim.Optimizer):
 
 def _direction(mean: Tensor, dtype: torch.dtype) -> Tensor:
     if mean.ndim < 2:
-        return mean * (0.25 * math.sqrt(mean.numel()) / mean.norm().clamp(min=1e-12))
+        return mean / torch.linalg.vector_norm(mean).clamp(min=1e-12) * (0.25 * math.sqrt(mean.numel()))
     # (out, h, w, in), as channels_last has it in memory; the order of the columns does not matter.
     kernel = mean.movedim(1, -1)
     matrix = orthogonalized(kernel.flatten(1).to(dtype)).to(mean.dtype)
-    step: Tensor = matrix.reshape(kernel.shape).movedim(-1, 1) / math.sqrt(math.prod(mean.shape[2:]))
-    return step
+    return matrix.reshape(kernel.shape).movedim(-1, 1).div_(math.sqrt(mean[0, 0].numel()))
 
 
 def orthogonalized(matrix: Tensor) -> Tensor:
