@@ -83,7 +83,8 @@ class Muon(torch.optim.Optimizer):
 
 def _direction(mean: Tensor, dtype: torch.dtype) -> Tensor:
     if mean.ndim < 2:
-        return mean / torch.linalg.vector_norm(mean).clamp(min=1e-12) * (0.25 * math.sqrt(mean.numel()))
+        size = torch.linalg.vector_norm(mean).clamp(min=1e-12)
+        return mean.mul(0.25 * math.sqrt(mean.numel())).div_(size)
     # (out, h, w, in), as channels_last has it in memory; the order of the columns does not matter.
     kernel = mean.movedim(1, -1)
     matrix = orthogonalized(kernel.flatten(1).to(dtype)).to(mean.dtype)
