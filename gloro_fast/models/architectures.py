@@ -35,8 +35,10 @@ ARCHITECTURES: dict[str, _Architecture] = {
     "8C2F-print": _Architecture(
         ((64, 3, 1), (64, 3, 1), (64, 4, 2), (128, 3, 1), (128, 4, 2), (256, 3, 1), (256, 4, 2))
     ),
+    # Not the paper's: no convolution at all.
+    "MLP-3x512": _Architecture((), (512, 512, 512)),
 }
-"""The paper's nets by name: their convolutions and hidden dense layers."""
+"""Nets by name, but for the last the paper's: their convolutions and hidden dense layers."""
 
 _ACTIVATIONS = {"minmax": MinMax, "relu": nn.ReLU}
 _INITIALIZATIONS = {"orthogonal": nn.init.orthogonal_, "glorot_uniform": nn.init.xavier_uniform_}
@@ -53,7 +55,7 @@ def build(
     """Build a network of the paper: SAME padding, an activation after every layer but the last, zero biases.
 
     Args:
-        name: ``"2C2F"``, ``"4C3F"``, ``"6C2F"``, ``"8C2F"`` or ``"8C2F-print"``; or ``"LiResNet-12x512"`` for one of
+        name: ``"2C2F"``, ``"4C3F"``, ``"6C2F"``, ``"8C2F"`` or ``"8C2F-print"``; ``"MLP-3x512"``; or ``"LiResNet-12x512"`` for one of
             depth 12 and width 512 (:func:`gloro_fast.models.liresnet.liresnet`), ``"LiResNet-12x512-LLN"`` for one
             with last layer normalization.
         activation: ``"minmax"`` or ``"relu"``.
