@@ -55,9 +55,9 @@ def build(
     """Build a network of the paper: SAME padding, an activation after every layer but the last, zero biases.
 
     Args:
-        name: ``"2C2F"``, ``"4C3F"``, ``"6C2F"``, ``"8C2F"`` or ``"8C2F-print"``; ``"MLP-3x512"``; or ``"LiResNet-12x512"`` for one of
-            depth 12 and width 512 (:func:`gloro_fast.models.liresnet.liresnet`), ``"LiResNet-12x512-LLN"`` for one
-            with last layer normalization.
+        name: ``"2C2F"``, ``"4C3F"``, ``"6C2F"``, ``"8C2F"`` or ``"8C2F-print"``; ``"MLP-3x512"``; or
+            ``"LiResNet-12x512"`` for one of depth 12 and width 512 (:func:`gloro_fast.models.liresnet.liresnet`),
+            ``"LiResNet-12x512-LLN"`` for one with last layer normalization.
         activation: ``"minmax"`` or ``"relu"``.
         input_shape: (C, H, W) of one image.
         num_classes: m >= 2, the units of the last dense layer.
