@@ -9,6 +9,7 @@ from gloro_fast.train.checkpoint import saved_config
 from gloro_fast.train.config import RunConfig, check_unchanged, read_config
 from gloro_fast.train.epochs import EpochMetrics, EpochSettings, epoch_settings
 from gloro_fast.train.graphed_step import GraphedStep
+from gloro_fast.train.muon import Muon
 from gloro_fast.train.observers import (
     Curves,
     MetricsCsv,
@@ -33,6 +34,7 @@ __all__ = [
     "Interrupted",
     "MLflow",
     "MetricsCsv",
+    "Muon",
     "Observer",
     "ProgressBar",
     "Result",
