@@ -17,11 +17,11 @@ from torch import Tensor
 if sys.platform != "win32":
     import fcntl
 
-# Of larger tensors gloo's wake-ups are a small part, and all the processes' copies would be much memory.
+# Of larger tensors gloo's wake-ups are a small part, and the places of all processes would be much memory.
 _MOST_BYTES = 1 << 24
 
-# Processes that take equal parts of a batch arrive within a millisecond or two of each other. One that sleeps may lose
-# its core to a stranger, for a scheduler's whole slice (3 to 4 ms), when it is to go on.
+# Equal parts of a batch are done within a millisecond of each other. Who sleeps meanwhile may lose its core to another
+# program for 3 to 4 ms, a slice of the scheduler.
 _SPIN = 1e-3
 _LONGEST_SLEEP = 1e-3
 
@@ -31,22 +31,23 @@ Address = tuple[int, int, str]
 
 
 class SharedSum:
-    """Puts the sum over the processes of one machine into a tensor, the same bits in each, whenever all call it.
+    """Puts the sum over the processes of one machine into a tensor, the same bits in each, whenever all ask for it.
 
-    gloo wakes three threads of every process for a sum. Where anything else runs on the machine each of them may have
-    to wait for a core: 660 kB took 4 to 5 ms at the median on two cores, 0.5 ms with no stranger on them, and here 0.1
-    to 0.3 ms with or without (2C2F, two processes, a step of 11 ms).
+    A sum by gloo wakes three threads of each process in turn, each of which waits for a core where anything else runs:
+    two processes on two cores (660 kB, 10 ms of work before) took 4 to 5 ms at the median, 0.5 ms with no stranger on
+    them, and here 0.1 to 0.2 ms with or without.
 
-    Every process writes what it has into a place of its own, then how often it has done so, and adds up all places in
-    the order of the ranks. Two sets of places take turns: who is in the next sum has seen all arrive there, which have
-    read this one's. A process that ends, however it does, loses its lock on a byte of the memory, for which the others
-    look while they wait.
+    Each process writes its numbers into a place of its own, then how many it has written, waits until all have written
+    as many, and adds up all places in the order of the ranks. There are two sets of places, used by turns: who writes
+    into one has seen all others come to the sum after that which used it last, so that none reads it any more.
+
+    Each holds a lock on a byte of the memory, which it loses when it ends, however it does; who waits looks for it.
 
     Args:
         tensor: contiguous, on the CPU; the same shape and dtype in all processes.
         rank: which process this is.
         size: how many there are.
-        descriptor: of the memory, from :func:`create` or :func:`attach`; closed in the end.
+        descriptor: of the memory, from :func:`create` or :func:`attach`; closed with this.
         timeout: how long to wait for a process that has not ended.
 
     Raises:
@@ -70,15 +71,15 @@ class SharedSum:
         _open.add(self)
 
     def take(self) -> None:
-        """Sum.
+        """Sum, with all other processes.
 
         Raises:
-            RuntimeError: a process has ended or does not come.
+            RuntimeError: one has ended or does not come in time.
         """
         self._count += 1
         places = self._places[self._count % 2]
         places[self._rank].copy_(self._tensor)
-        # x86 shows writes to others in their order, and reads in theirs: who sees the count sees the numbers.
+        # x86 shows others a process's writes in order, and reads in order: who sees the count sees the numbers.
         self._counts[self._rank * _LINE // 8] = self._count
         self._wait()
         torch.add(places[0], places[1], out=self._tensor)
@@ -86,7 +87,7 @@ class SharedSum:
             self._tensor.add_(place)
 
     def close(self) -> None:
-        """Let the others see that this process takes part no longer."""
+        """Give up the lock, for which the others look: this process takes part in no further sum."""
         self._close()
 
     def _wait(self) -> None:
@@ -96,7 +97,7 @@ class SharedSum:
             if waited < _SPIN:
                 continue
             ended = next((other for other in self._others if self._has_ended(other)), None)
-            # It may have come, and ended then.
+            # It may have ended after it came.
             if ended is not None and not self._all_here():
                 raise RuntimeError(f"process {ended} of {len(self._others) + 1} is gone")
             if waited > self._timeout:
@@ -121,7 +122,7 @@ _open: weakref.WeakSet[SharedSum] = weakref.WeakSet()
 def may_share(tensor: Tensor) -> bool:
     """Return whether :class:`SharedSum` is for such a tensor, on this kind of machine."""
     return (
-        sys.platform == "linux"
+        hasattr(os, "memfd_create")
         and platform.machine() in ("x86_64", "AMD64")
         and tensor.device.type == "cpu"
         and tensor.is_contiguous()
@@ -163,7 +164,7 @@ def attach(address: Address) -> int:
 
 
 def leave() -> None:
-    """Take part in no sum any longer."""
+    """Take part in no sum any more; what waits for this process in another ends."""
     for one in list(_open):
         one.close()
 
