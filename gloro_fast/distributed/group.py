@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gloro_fast.distributed import shared_memory
 from gloro_fast.errors import DistributedError, GloroFastError, PeerError
 
 _T = TypeVar("_T")
@@ -88,6 +90,30 @@ class Group:
             with _lost():
                 dist.all_reduce(tensor)
         return tensor
+
+    def summing(self, tensor: Tensor) -> Callable[[], object]:
+        """Return what does :meth:`sum_` on one tensor, for a sum that every step takes.
+
+        Processes on one machine (Linux, x86) share memory for it; see ``SharedSum``.
+
+        Raises:
+            DistributedError: a process has ended; so does what is returned.
+        """
+        if self.size == 1:
+            return partial(self.sum_, tensor)
+        descriptor, address, shared = None, None, None
+        with suppress(OSError):
+            if self.is_main and shared_memory.may_share(tensor):
+                descriptor, address = shared_memory.create(tensor, self.size)
+        address = self.tell(address)
+        with suppress(OSError):
+            if address is not None:
+                descriptor = shared_memory.attach(address) if descriptor is None else descriptor
+                shared = shared_memory.SharedSum(tensor, self.rank, self.size, descriptor, _TIMEOUT)
+        # All of them, or none.
+        if self.greatest(shared is None) or shared is None:
+            return partial(self.sum_, tensor)
+        return _lost()(shared.take)
 
     def greatest(self, number: int) -> int:
         """Return the greatest of the numbers that the processes give.
@@ -248,6 +274,8 @@ def joined(device: str = "cpu") -> Iterator[Group]:
             with suppress(Exception):
                 dist.destroy_process_group()
         raise
+    finally:
+        shared_memory.leave()
     dist.destroy_process_group()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -39,6 +39,7 @@ class SharedGradients:
             for piece, parameter in zip(pieces, self._parameters, strict=True)
         ]
         *self._statistics, self._stop = self._beside.unbind()
+        self._sum: Callable[[], object] | None = None
 
     @torch.no_grad()
     def collect(self, weight: float, loss: Tensor, correct: Tensor, verified: Tensor, lipschitz: Tensor) -> None:
@@ -74,7 +75,9 @@ class SharedGradients:
             DistributedError: a process has ended.
         """
         self._stop.fill_(float(stop))
-        self._group.sum_(self._numbers)
+        if self._sum is None:  # Not before: all processes have come here, whatever went wrong in one of them till then.
+            self._sum = self._group.summing(self._numbers)
+        self._sum()
 
     @property
     def statistics(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:

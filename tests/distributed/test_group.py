@@ -1,6 +1,8 @@
 """What processes of a group know of each other, do together, and hear of one that has ended."""
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import processes
@@ -8,13 +10,14 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from gloro_fast.distributed import ALONE, Group, current, joined, restarts
+from gloro_fast.distributed import ALONE, Group, current, joined, restarts, shared_memory
 from gloro_fast.errors import ConfigError, DistributedError
 
 
 def test_three_processes_do_things_together():
     ends = processes.wait(processes.start(3, [str(Path(__file__).with_name("working_together.py"))]))
-    assert [code for code, _, _ in ends] == [0, 0, 0], [err for _, _, err in ends]
+    # The last was killed, the second waited for that outside of the group.
+    assert [code for code, _, _ in ends] == [0, -signal.SIGTERM, -signal.SIGKILL], [err for _, _, err in ends]
     found = [json.loads(out) for _, out, _ in ends]
     for one in found:
         assert one["sum"] == [3.0, 3.0]
@@ -31,9 +34,18 @@ def test_three_processes_do_things_together():
         [None, quiet, ["ConfigError", "wrong in 1"]],
         [None, ["ConfigError", "wrong in 2"], quiet_of_1],
     ]
+    shares = shared_memory.may_share(torch.zeros(1))
+    for one in found:
+        assert one["in shared memory"] == shares
+        assert one["wrong"] == [] or not shares
+        assert one["counted"] == [[3, 3], [6, 3 * 2**40]]
+        assert one["refused"] == [True, 3]
     for one in found[:2]:
-        assert one["lost"].startswith("another process of the group has ended or does not answer (")
-        assert "\n" not in one["lost"]
+        in_sum, in_barrier = one["lost"]
+        assert "process 2 of 3 is gone" in in_sum or not shares
+        for text in (in_sum, in_barrier):
+            assert text.startswith("another process of the group has ended or does not answer (")
+            assert "\n" not in text
 
 
 def test_a_process_by_itself_is_a_group_that_costs_nothing(monkeypatch):
@@ -46,6 +58,7 @@ def test_a_process_by_itself_is_a_group_that_costs_nothing(monkeypatch):
     assert group.is_main
     assert group.sum_(tensor) is tensor is group.gather(tensor)
     assert group.greatest(7) == 7
+    assert group.summing(tensor)() is tensor
     group.barrier()
     group.follow([tensor])
     with pytest.raises(ConfigError, match="as it is"), group.together():
@@ -57,6 +70,23 @@ def test_half_of_what_torchrun_tells_is_no_group(monkeypatch):
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     with joined() as group:
         assert group is ALONE
+
+
+def test_memory_is_shared_for_what_gains_by_it():
+    assert not shared_memory.may_share(torch.zeros(0))
+    assert not shared_memory.may_share(torch.zeros(2, 2).T[:1])
+    assert not shared_memory.may_share(torch.zeros(1, device="meta"))
+    assert not shared_memory.may_share(torch.zeros(1).expand(2**25))
+
+
+def test_memory_of_another_machine_is_not_taken_for_the_groups():
+    descriptor, (process, number, name) = shared_memory.create(torch.zeros(3), 2)
+    with open(descriptor, "rb"):
+        again = shared_memory.attach((process, number, name))
+        assert os.fstat(again).st_ino == os.fstat(descriptor).st_ino
+        os.close(again)
+        with pytest.raises(FileNotFoundError):
+            shared_memory.attach((process, number, "/memfd:gloro_fast-0 (deleted)"))
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, 7, 64])

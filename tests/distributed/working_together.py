@@ -1,15 +1,33 @@
 """What each of three processes does in ``test_group``; prints one line of JSON."""
 
-import contextlib
 import json
+import os
+import signal
+import time
+from contextlib import suppress
+from functools import partial
 
 import torch
 
-from gloro_fast.distributed import joined
+from gloro_fast.distributed import joined, shared_memory
 from gloro_fast.errors import ConfigError, DistributedError, PeerError
 
 found = {}
-with joined() as group:
+
+
+def lost(act):
+    try:
+        act()
+    except DistributedError as error:
+        return str(error)
+    return ""
+
+
+def refuse(address):
+    raise FileNotFoundError(address)
+
+
+with suppress(SystemExit), joined() as group:
     rank = group.rank
     found["sum"] = group.sum_(torch.tensor([1.0, rank])).tolist()
     found["greatest"] = group.greatest(10 * rank)
@@ -32,13 +50,45 @@ with joined() as group:
             found["raised"].append([type(error).__name__, str(error)])
         else:
             found["raised"].append(None)
+
+    # Sums that come fast after each other, of numbers whose sum depends on its order.
+    numbers = torch.empty(30_000)
+    add = group.summing(numbers)
+    found["in shared memory"] = not isinstance(add, partial)
+    found["wrong"] = []
+    for first, second, third in torch.randn(200, 3, generator=torch.Generator().manual_seed(0)):
+        numbers.fill_((first, second, third)[rank])
+        add()
+        if not (numbers == (first + second) + third).all():
+            found["wrong"].append(numbers.unique().tolist())
+    counts = torch.tensor([[rank, 1], [2, 2**40]])
+    group.summing(counts)()
+    found["counted"] = counts.tolist()
+
+    # One of them cannot share.
     if rank == 2:
-        with contextlib.suppress(SystemExit):
-            print(json.dumps(found))
-        raise SystemExit
-    try:
-        group.barrier(60)
-    except DistributedError as error:
-        found["lost"] = str(error)
-    print(json.dumps(found))
+        shared_memory.attach = refuse
+    counts = torch.tensor([rank])
+    group_sum = group.summing(counts)
+    group_sum()
+    found["refused"] = [isinstance(group_sum, partial), *counts.tolist()]
+
+    pids = torch.zeros(3, dtype=torch.int64)
+    pids[rank] = os.getpid()
+    group.sum_(pids)
+    if rank == 2:
+        print(json.dumps(found), flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    found["lost"] = [lost(add), lost(lambda: group.barrier(60))]
+    if rank == 0:
+        # The other leaves the group, and lives on.
+        end = time.monotonic() + 60
+        while found["in shared memory"] and "process 1 of 3 is gone" not in lost(add):
+            assert time.monotonic() < end
+        os.kill(int(pids[1]), signal.SIGTERM)
+    print(json.dumps(found), flush=True)
     raise SystemExit
+
+if rank == 1:
+    signal.alarm(60)
+    signal.pause()
