@@ -4,10 +4,27 @@
 
 Ours is ``Trainer.step`` as it is used. Theirs is what a good author would write with PyTorch's own operations: kernels
 with the identity added once a step, the power iteration of the residual convolutions as groups of one convolution,
-EMMA, fused Adam; no metrics, no radius. Of theirs the memory formats and two ways to pair channels in MinMax (neighbours,
-as ours, or the first half with the second, as LiResNet's authors do) are tried out first; the fastest is then measured
-anew beside ours, step by step in random order. Both are measured in float32 and in bfloat16 (autocast). All share one
-process that keeps freed memory, as ``gloro-fast train`` does. A quiet machine only.
+EMMA, fused Adam; no metrics, no radius. Of theirs the memory formats and two ways to pair channels in MinMax
+(neighbours, as ours, or the first half with the second) are tried out first; the fastest is then measured anew beside
+ours, step by step in random order. Both are measured in float32 and in bfloat16 (autocast). All share one process that
+keeps freed memory, as ``gloro-fast train`` does. A quiet machine only.
+
+On two cores of an AMD EPYC (Zen 5), LiResNet-12x64 at batch 256, 12 rounds:
+
+| step | median (quartiles) |
+|---|---|
+| gloro_fast, float32 | 580 ms (572 to 589) |
+| plain, float32 | 893 ms (882 to 903) |
+| gloro_fast, bfloat16 | 321 ms (315 to 324) |
+| plain, bfloat16 | 578 ms (565 to 593) |
+
+| ours / theirs | ratio [95 % interval] |
+|---|---|
+| float32 | 0.650 [0.633, 0.662] |
+| bfloat16 | 0.553 [0.543, 0.561] |
+
+Of ours 97 % are oneDNN's convolutions in float32 (forward, by data, by weights: 179, 164 and 217 ms) and nearly as much
+in bfloat16; MinMax takes 11 ms both ways and the bound 17. Theirs spends a third on MinMax.
 """
 
 from __future__ import annotations
