@@ -157,5 +157,6 @@ def assemble(
 
 def near_identity(like: Tensor, depth: int) -> Tensor:
     """Return the identity and noise of deviation 1 / (n sqrt(depth)), n = out times taps, of a weight's shape."""
-    identity: Tensor = (nn.init.eye_ if like.dim() == 2 else nn.init.dirac_)(torch.empty_like(like))
-    return identity + torch.randn_like(like) * depth**-0.5 / (len(like) * like[0, 0].numel())
+    identity, scale = torch.empty_like(like), float(depth**-0.5)
+    (nn.init.eye_ if like.dim() == 2 else nn.init.dirac_)(identity)
+    return identity + torch.randn_like(like) * scale / (len(like) * like[0, 0].numel())
