@@ -45,7 +45,11 @@ _HELP = {
     "augmentation": (_NET, "none, default, light or tfds."),
     "noise": (_NET, "Deviation of Gaussian noise on training images."),
     "validation_size": (_NET, "Training images held out to select the epoch."),
-    "architecture": (_NET, "2C2F, 4C3F, 6C2F, 8C2F, 8C2F-print, LiResNet-12x512 (depth x width) or BRONet-12x512."),
+    "architecture": (
+        _NET,
+        "2C2F, 4C3F, 6C2F, 8C2F, 8C2F-print, LiResNet-12x512 (depth x width; -Cholesky, -LLN behind it) or "
+        "BRONet-12x512.",
+    ),
     "activation": (_NET, "minmax or relu."),
     "initialization": (_NET, "orthogonal or glorot_uniform."),
 }

@@ -60,7 +60,8 @@ def liresnet(
         last_layer_normalization: whether the rows of the head have norm 1, by :class:`gloro_fast.nn.UnitRows`, as the
             authors' have.
         orthogonal_neck: whether the neck is orthogonal and eight orthogonal dense layers follow it, by Cholesky
-            factors, as in Hu, Leino, Wang, Fredrikson, "A recipe for improved certifiable robustness", ICLR 2024.
+            factors, as in the code of Hu, Leino, Wang, Fredrikson, "A recipe for improved certifiable robustness",
+            ICLR 2024.
         input_shape: (C, H, W) of one image, in [0, 1].
         num_classes: m, the units of the head.
         features: units of the neck; 4 * width by default, which is the authors' 2,048 at their width of 512.
