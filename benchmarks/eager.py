@@ -32,11 +32,18 @@ def forward(geometry: Geometry, weight: Tensor, x: Tensor) -> Tensor:
 
 
 def transpose(geometry: Geometry, weight: Tensor, y: Tensor) -> Tensor:
-    """Apply the transpose; the strides of the measured layers divide their inputs."""
+    """Apply the transpose."""
     if geometry.is_dense:
         return F.linear(y, weight.T)
     padding = [before for before, _ in geometry.padding]
-    return F.conv_transpose2d(y, weight, None, geometry.stride, padding, 0, geometry.groups, geometry.dilation)
+    # Rows and columns at the end that no kernel reaches.
+    rest = [
+        geometry.input_shape[1 + axis]
+        - ((y.shape[2 + axis] - 1) * geometry.stride[axis] - 2 * padding[axis])
+        - ((weight.shape[2 + axis] - 1) * geometry.dilation[axis] + 1)
+        for axis in range(2)
+    ]
+    return F.conv_transpose2d(y, weight, None, geometry.stride, padding, rest, geometry.groups, geometry.dilation)
 
 
 def spectral_norms(
@@ -64,7 +71,7 @@ def grouped_spectral_norms(weights: Sequence[Tensor], iterates: Tensor, geometry
     """Power iteration of equal convolutions side by side, as groups of one convolution.
 
     Args:
-        weights: L weights of one shape.
+        weights: L weights of one shape, in either memory format.
         iterates: (1, L * C, H, W), moved on.
         geometry: of one layer.
         iterations: T.
@@ -73,7 +80,7 @@ def grouped_spectral_norms(weights: Sequence[Tensor], iterates: Tensor, geometry
         (L,) estimates.
     """
     layers = len(weights)
-    weight = torch.cat(list(weights))
+    weight = torch.cat(list(weights)).contiguous()
     whole = Geometry(tuple(iterates.shape[1:]), geometry.stride, geometry.padding, geometry.dilation, layers)
 
     def unit(x: Tensor) -> Tensor:

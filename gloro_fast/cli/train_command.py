@@ -49,7 +49,8 @@ _HELP = {
     "validation_size": (_NET, "Training images held out to select the epoch."),
     "architecture": (
         _NET,
-        "2C2F, 4C3F, 6C2F, 8C2F, 8C2F-print, MLP-3x512 or LiResNet-12x512 (depth x width), -LLN behind it.",
+        "2C2F, 4C3F, 6C2F, 8C2F, 8C2F-print, MLP-3x512, LiResNet-12x512 (depth x width; -Cholesky, -LLN behind it) or "
+        "BRONet-12x512.",
     ),
     "activation": (_NET, "minmax or relu."),
     "initialization": (_NET, "orthogonal or glorot_uniform."),

@@ -1,14 +1,19 @@
-"""Networks by name: the paper's (Leino et al. 2021, Appendix B), and LiResNet (Hu et al. 2023)."""
+"""Networks by name: the paper's (Leino et al. 2021, Appendix B), LiResNet (Hu et al. 2023), BRONet (Lai et al. 2025).
+
+The last two are of any depth and width.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from torch import nn
 
 from gloro_fast.errors import ArchitectureError, ConfigError, nearest
-from gloro_fast.models import liresnet
+from gloro_fast.models import bronet, liresnet
 from gloro_fast.nn.conv import Conv2d
 from gloro_fast.nn.minmax import MinMax
 
@@ -40,6 +45,8 @@ ARCHITECTURES: dict[str, _Architecture] = {
 }
 """Nets by name, but for the last the paper's: their convolutions and hidden dense layers."""
 
+_OF_ANY_SIZE = ("LiResNet-12x512", "LiResNet-12x512-Cholesky-LLN", "BRONet-12x512")
+
 _ACTIVATIONS = {"minmax": MinMax, "relu": nn.ReLU}
 _INITIALIZATIONS = {"orthogonal": nn.init.orthogonal_, "glorot_uniform": nn.init.xavier_uniform_}
 
@@ -57,7 +64,8 @@ def build(
     Args:
         name: ``"2C2F"``, ``"4C3F"``, ``"6C2F"``, ``"8C2F"`` or ``"8C2F-print"``; ``"MLP-3x512"``; or
             ``"LiResNet-12x512"`` for one of depth 12 and width 512 (:func:`gloro_fast.models.liresnet.liresnet`),
-            ``"LiResNet-12x512-LLN"`` for one with last layer normalization.
+            ``"LiResNet-12x512-LLN"`` for one with last layer normalization, ``"LiResNet-12x512-Cholesky-LLN"`` with
+            orthogonal dense layers besides; ``"BRONet-12x512"`` (:func:`gloro_fast.models.bronet.bronet`).
         activation: ``"minmax"`` or ``"relu"``.
         input_shape: (C, H, W) of one image.
         num_classes: m >= 2, the units of the last dense layer.
@@ -70,9 +78,13 @@ def build(
         ConfigError: an unknown name; the message suggests the nearest.
         ArchitectureError: ``input_shape`` is not (C, H, W), or there are fewer than two classes.
     """
-    residual = liresnet.parse(name)
-    if residual is None and name not in ARCHITECTURES:
-        raise ConfigError(f"there is no architecture {name!r}{nearest(name, (*ARCHITECTURES, 'LiResNet-12x512'))}")
+    deep: Callable[..., nn.Sequential] | None = None
+    if (residual := liresnet.parse(name)) is not None:
+        deep = partial(liresnet.liresnet, *residual)
+    elif (reflecting := bronet.parse(name)) is not None:
+        deep = partial(bronet.bronet, *reflecting)
+    elif name not in ARCHITECTURES:
+        raise ConfigError(f"there is no architecture {name!r}{nearest(name, (*ARCHITECTURES, *_OF_ANY_SIZE))}")
     make_activation = _lookup("activation", activation, _ACTIVATIONS)
     initialize = _lookup("initialization", initialization, _INITIALIZATIONS)
     if len(input_shape) != 3 or min(input_shape) < 1:
@@ -81,9 +93,8 @@ def build(
         raise ArchitectureError(f"num_classes is {num_classes}; a classifier needs at least 2")
 
     channels, height, width = input_shape
-    if residual is not None:
-        return liresnet.liresnet(
-            *residual,
+    if deep is not None:
+        return deep(
             input_shape=(channels, height, width),
             num_classes=num_classes,
             make_activation=make_activation,

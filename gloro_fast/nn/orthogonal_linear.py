@@ -10,15 +10,24 @@ from torch.nn.utils.parametrize import register_parametrization
 from gloro_fast.nn.orthogonal_maps import cayley, cholesky_orthogonal
 
 
-class _Orthogonal(nn.Module):
-    """Parametrization of a weight by the image of a matrix of the same shape under a map to orthogonal ones."""
+class Orthogonal(nn.Module):
+    """Parametrization of a weight by the image of a parameter of the same shape under a map to orthogonal matrices.
+
+    A kernel (out, in, ...) is one matrix with ``out`` rows: where its stride is its size, as of patches, the rows
+    being orthonormal makes the convolution an orthogonal map.
+    """
 
     def __init__(self, transform: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.transform = transform
 
     def forward(self, weight: Tensor) -> Tensor:
-        return self.transform(weight).to(weight.dtype)
+        """Return the image of ``weight`` (out, in, ...), rounded once to its type."""
+        return self.transform(weight.flatten(1)).to(weight.dtype).view_as(weight)
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """Return ``weight``: assigning one sets the parameter, whose image the weight then is."""
+        return weight
 
 
 class CayleyLinear(nn.Linear):
@@ -33,7 +42,7 @@ class CayleyLinear(nn.Linear):
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
         super().__init__(in_features, out_features, bias)
         nn.init.xavier_normal_(self.weight)
-        register_parametrization(self, "weight", _Orthogonal(cayley))
+        register_parametrization(self, "weight", Orthogonal(cayley))
 
 
 class CholeskyLinear(nn.Linear):
@@ -47,4 +56,4 @@ class CholeskyLinear(nn.Linear):
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
         super().__init__(in_features, out_features, bias)
         nn.init.orthogonal_(self.weight)
-        register_parametrization(self, "weight", _Orthogonal(cholesky_orthogonal))
+        register_parametrization(self, "weight", Orthogonal(cholesky_orthogonal))

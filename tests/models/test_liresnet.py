@@ -16,8 +16,10 @@ SHAPE = (1, 8, 8)
 
 
 def test_depth_and_width_are_in_the_name():
-    assert parse("LiResNet-12x512") == (12, 512, False)
-    assert parse("LiResNet-12x512-LLN") == (12, 512, True)
+    assert parse("LiResNet-12x512") == (12, 512, False, False)
+    assert parse("LiResNet-12x512-LLN") == (12, 512, True, False)
+    assert parse("LiResNet-12x512-Cholesky") == (12, 512, False, True)
+    assert parse("LiResNet-12x512-Cholesky-LLN") == (12, 512, True, True)
     assert parse("LiResNet-0x8") is None
     net = architectures.build("LiResNet-3x8", input_shape=(3, 32, 32), num_classes=10)
     kinds = Counter(type(layer) for layer in net)

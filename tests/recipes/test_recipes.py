@@ -17,6 +17,8 @@ TABLE = {
     "cifar10-liresnet": ("cifar10", "LiResNet-12x512", "minmax", "default", 0, 256, 800, PIXELS, PIXELS, "orthogonal", 1e-3, 1e-6, "emma", None, "0.0141176,0.423529,400", 10),
     "cifar10-liresnet-lln": ("cifar10", "LiResNet-12x512-LLN", "minmax", "default", 0, 256, 800, PIXELS, PIXELS, "orthogonal", 1e-3, 1e-6, "emma", None, "0.0141176,0.423529,400", 10),
     "cifar10-liresnet-la": ("cifar10", "LiResNet-12x512-LLN", "minmax", "default", 0, 256, 800, PIXELS, PIXELS, "orthogonal", 1e-3, 1e-6, "logit-annealing", None, "0.0141176,0.423529,400", 10),
+    "cifar10-liresnet-cholesky": ("cifar10", "LiResNet-12x512-Cholesky-LLN", "minmax", "default", 0, 256, 800, PIXELS, PIXELS, "orthogonal", 1e-3, 1e-6, "emma", None, "0.0141176,0.423529,400", 10),
+    "cifar10-bronet": ("cifar10", "BRONet-12x512", "minmax", "default", 0, 256, 800, PIXELS, PIXELS, "orthogonal", 1e-3, 1e-6, "logit-annealing", None, "0.0141176,0.423529,400", 10),
     "mnist-2c2f-relu-ce": ("mnist", "2C2F", "relu", "none", 0, 256, 500, 0.45, 0.3, "glorot_uniform", 1e-3, 1e-6, "ce", None, "single", 10),
     "mnist-2c2f-relu-trades": ("mnist", "2C2F", "relu", "none", 0, 256, 500, 0.45, 0.3, "glorot_uniform", 1e-3, 1e-6, "trades-ce", "0,2,500", "single", 10),
     "mnist-4c3f-relu-ce": ("mnist", "4C3F", "relu", "none", 0, 256, 300, 1.75, 1.58, "glorot_uniform", 1e-3, 5e-6, "ce", None, "single", 10),
@@ -59,7 +61,16 @@ def test_recipe_is_the_column_of_a_paper(name):
 def test_every_recipe_is_in_the_table_or_a_demo():
     assert (
         set(recipes.RECIPES)
-        == {*TABLE, "cifar10-small", "mnist-mlp", "digits", "digits-liresnet", "digits-liresnet-la", "mnist-2c2f-tuned"}
+        == {
+            *TABLE,
+            "cifar10-small",
+            "mnist-mlp",
+            "digits",
+            "digits-bronet",
+            "digits-liresnet",
+            "digits-liresnet-la",
+            "mnist-2c2f-tuned",
+        }
         | COMPARED
     )
 
