@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
+from switched_bugs import DEFINITION, plant
 from torch import Tensor
 
 from gloro_fast.ops import Geometry
@@ -181,9 +182,9 @@ class DeviceProgram:
                 shutil.rmtree(folder, ignore_errors=True)
                 shutil.copytree(CSRC / "cuda", folder / "cuda")
                 for number, bug in enumerate(bugs):
-                    _plant(folder / "cuda" / bug.file, bug, f"(planted_bug == {number})")
+                    plant(folder / "cuda" / bug.file, bug.right, bug.wrong, number)
                 switch = folder / "planted_bug.cpp"
-                switch.write_text(_SWITCH)
+                switch.write_text(DEFINITION)
                 planner = [folder / "cuda" / file for file in sorted({bug.file for bug in bugs if bug.is_planner()})]
                 # Under AddressSanitizer, to optimize the kernels takes longer than it saves.
                 level = "-O0" if self.sanitizer == "address" else "-O1"
@@ -225,19 +226,6 @@ class DeviceProgram:
     @staticmethod
     def read(network: Network, result: Path) -> Outcome:
         return _read(network, result.read_bytes())
-
-
-# Constant, so that no sanitizer takes reading it for a race.
-_SWITCH = """#include <cstdlib>
-extern const int planted_bug;
-const int planted_bug = std::getenv("PLANTED_BUG") == nullptr ? -1 : std::atoi(std::getenv("PLANTED_BUG"));
-"""
-
-
-def _plant(path: Path, bug: Bug, switch: str) -> None:
-    source = path.read_text()
-    assert source.count(bug.right) == 1, f"{bug.file} no longer has the place where the bug is planted"
-    path.write_text("extern const int planted_bug;\n" + source.replace(bug.right, bug.wrong.replace("BUG", switch)))
 
 
 def _case(network: Network, settings: Sequence[int]) -> bytes:
