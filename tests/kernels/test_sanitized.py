@@ -20,7 +20,7 @@ from switched_bugs import DEFINITION, plant
 
 HERE = Path(__file__).resolve().parent
 CPU = HERE.parents[1] / "csrc" / "cpu"
-FLAGS = ["-std=c++17", "-O0", "-g", "-Wall", "-Wextra"]
+FLAGS = ["-std=c++17", "-O0", "-g1", "-Wall", "-Wextra"]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 # As setup.py compiles files of these names.
 SIMD_FLAGS = {
