@@ -215,7 +215,11 @@ WIDE_BUGS = {
     ),
     "the scale forgotten": Bug(GEMM, "a[p][k] *= scale;", "a[p][k] *= BUG ? 1 : scale;", "plain", VALUES),
     "the last product cut like the others": Bug(
-        "power_iteration.cuh", "step == 2 * launch.iterations)", "!BUG && step == 2 * launch.iterations)", "plain", VALUES
+        "power_iteration.cuh",
+        "step == 2 * launch.iterations)",
+        "!BUG && step == 2 * launch.iterations)",
+        "plain",
+        VALUES,
     ),
     "gradient: no wait for copies": Bug(
         GRADIENT, "    wait_for_step(ahead);\n", "    if (!BUG) wait_for_step(ahead);\n", "plain", FORGOTTEN

@@ -16,7 +16,7 @@ const int planted_bug = std::getenv("PLANTED_BUG") == nullptr ? -1 : std::atoi(s
 
 
 def plant(path: Path, right: str, wrong: str, number: int) -> None:
-    """Replace ``right``, which must stand in the file once, by ``wrong``: does the same unless ``BUG`` in it is true."""
+    """Replace ``right``, which stands in the file once, by ``wrong``, which does the same unless ``BUG`` is true."""
     source = path.read_text()
     assert source.count(right) == 1, f"{path.name} no longer has the place where the bug is planted: {right}"
     path.write_text(DECLARATION + source.replace(right, wrong.replace("BUG", f"(planted_bug == {number})")))
