@@ -1,3 +1,4 @@
+import gc
 import getpass
 import os
 import signal
@@ -31,6 +32,11 @@ def pytest_collection_modifyitems(items):
     """
     tests = Counter(item.path for item in items)
     items.sort(key=lambda item: (not str(item.path).endswith(LONG), -tests[item.path]))
+
+
+def pytest_collection_finish():
+    """Leave what was imported, 700,000 objects, out of full garbage collections, which took 6 % of the time."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")
