@@ -23,7 +23,7 @@ BUILD_INPUTS := setup.py pyproject.toml gloro_fast/_version.py $(shell find csrc
 venv: $(VENV)/.dev-installed
 
 test: $(VENV)/.dev-installed
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --durations=15 $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder --durations=15 $(ARGS)
 
 demo: $(VENV)/.demo-installed
 	$(BIN)/gloro-fast train --recipe digits --out runs/digits --overwrite

@@ -1,5 +1,6 @@
 """The order of the rooms of the package: how many there are, who imports whom, and that a name stands for one thing."""
 
+import functools
 from collections import defaultdict
 from pathlib import Path
 
@@ -25,7 +26,12 @@ PAIRED = (
 TWICE = {"base", "kernels", "settings", "state", "steps"}
 
 FOUND = house.modules()
-IMPORTS = list(house.imports(FOUND))
+
+
+@functools.cache
+def imports():
+    """What each module imports: a second for all of them, which a process that only collects tests need not wait."""
+    return list(house.imports(FOUND))
 
 
 def test_every_room_has_its_place_and_there_are_not_too_many():
@@ -37,12 +43,12 @@ def test_every_room_has_its_place_and_there_are_not_too_many():
 
 
 def test_no_import_runs_upwards_or_in_a_circle():
-    assert list(map(str, house.upward(IMPORTS))) == []
-    assert house.circle(IMPORTS) == []
+    assert list(map(str, house.upward(imports()))) == []
+    assert house.circle(imports()) == []
 
 
 def test_the_audit_comes_to_nothing_that_it_audits():
-    rooms = {house.room(module) for module in house.reached("audit", IMPORTS)}
+    rooms = {house.room(module) for module in house.reached("audit", imports())}
     assert rooms <= AUDIT_MAY_IMPORT
     assert {"files", "data"} <= rooms
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
+from switched_bugs import DEFINITION, plant
 from torch import Tensor
 
 from gloro_fast.ops import Geometry
@@ -77,17 +78,43 @@ def compiler() -> list[str]:
     return command
 
 
+class Bug(NamedTuple):
+    """A bug of the kernels or their planner, with which program it is caught, and how it shows.
+
+    Attributes:
+        file: in csrc/cuda.
+        right: what stands there once.
+        wrong: what takes its place: does the same unless ``BUG`` is true.
+        program: the name of a fixture of a DeviceProgram.
+        shows: a part of the complaint, VALUES or ORDERS.
+        resident: blocks that a multiprocessor of the card holds.
+        multiprocessors: of the card.
+    """
+
+    file: str
+    right: str
+    wrong: str
+    program: str
+    shows: str
+    resident: int = 2
+    multiprocessors: int = 5
+
+    def is_planner(self) -> bool:
+        """Return whether it is in a source of the planner, rather than a header of the kernels."""
+        return self.file.endswith(".cpp")
+
+
 class DeviceProgram:
-    """The program, compiled once with a sanitizer; ``with_bug`` gives one whose kernels or planner were changed.
+    """The program, compiled once with a sanitizer, and once more with bugs of which none or one is switched on.
 
     Args:
-        folder: for cases, results and programs with bugs.
+        folder: for cases and results.
         sanitizer: a key of SANITIZERS.
         shared: where processes that test at the same time find what the first of them compiled.
     """
 
     def __init__(self, folder: Path, sanitizer: str, shared: Path) -> None:
-        self.folder, self.sanitizer, self.compiler = folder, sanitizer, compiler()
+        self.folder, self.sanitizer, self.shared, self.compiler = folder, sanitizer, shared, compiler()
         self.objects: dict[str, Path] = {}
         with FileLock(shared.with_suffix(".lock")):
             self.program = self._build(shared)
@@ -142,19 +169,29 @@ class DeviceProgram:
         subprocess.run([*self.compiler, *flags, *map(str, objects.values()), "-o", str(target)], check=True)
         return target
 
-    def with_bug(self, file: str, right: str, wrong: str, level: str = "-O0") -> Path:
-        """Compile anew what a bug in ``file`` of csrc/cuda changes: that source, or the kernels with that header.
+    def with_bugs(self, bugs: Sequence[Bug]) -> Path:
+        """Return the program with all of ``bugs``: the variable PLANTED_BUG is the number of the one that is on.
 
-        Under AddressSanitizer, and where a case is small, to optimize the kernels takes longer than it saves.
+        Compiling takes far longer than a small case. What is compiled anew are the kernels, and the planner's sources
+        with bugs.
         """
-        name = f"bug-{len(list(self.folder.glob('bug-*')))}"
-        folder = self.folder / name / "cuda"
-        shutil.copytree(CSRC / "cuda", folder)
-        source = (folder / file).read_text()
-        assert right in source, f"{file} no longer has the place where the bug is planted"
-        (folder / file).write_text(source.replace(right, wrong))
-        changed = self._compile([folder / file if file.endswith(".cpp") else KERNELS], folder, folder.parent, level)
-        return self._link({**self.objects, **changed}, folder.parent / "program")
+        folder = self.shared / "planted"
+        program = folder / "program"
+        with FileLock(self.shared.with_suffix(".lock")):
+            if not program.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                shutil.copytree(CSRC / "cuda", folder / "cuda")
+                for number, bug in enumerate(bugs):
+                    plant(folder / "cuda" / bug.file, bug.right, bug.wrong, number)
+                switch = folder / "planted_bug.cpp"
+                switch.write_text(DEFINITION)
+                planner = [folder / "cuda" / file for file in sorted({bug.file for bug in bugs if bug.is_planner()})]
+                # Under AddressSanitizer, to optimize the kernels takes longer than it saves.
+                level = "-O0" if self.sanitizer == "address" else "-O1"
+                kernels = self._compile([KERNELS], folder / "cuda", folder, level)
+                changed = self._compile([switch, *planner], folder / "cuda", folder, "-O0")
+                self._link({**self.objects, **kernels, **changed}, program)
+        return program
 
     def start(
         self,
@@ -164,10 +201,11 @@ class DeviceProgram:
         schedule: int = 0,
         resident: int = 2,
         program: Path | None = None,
+        bug: int | None = None,
     ) -> tuple[subprocess.CompletedProcess[str], Path]:
         """Run both launches in an order of blocks and threads (0: ascending, 1: descending, else a seed) on a card.
 
-        The card holds ``resident`` blocks a multiprocessor at once.
+        The card holds ``resident`` blocks a multiprocessor at once. ``bug`` is the number of a bug in ``program``.
         """
         case, result = self.folder / "case", self.folder / "result"
         case.write_bytes(_case(network, [iterations, *card, schedule, resident]))
@@ -175,6 +213,8 @@ class DeviceProgram:
         # A preloaded allocator is more than the sanitizers bear.
         environment = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
         environment["TSAN_OPTIONS"] = "halt_on_error=1"
+        if bug is not None:
+            environment["PLANTED_BUG"] = str(bug)
         command = [str(program or self.program), str(case), str(result)]
         return subprocess.run(command, capture_output=True, text=True, check=False, env=environment), result
 

@@ -16,10 +16,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from switched_bugs import DEFINITION, plant
 
 HERE = Path(__file__).resolve().parent
 CPU = HERE.parents[1] / "csrc" / "cpu"
-FLAGS = ["-std=c++17", "-O0", "-g", "-Wall", "-Wextra"]
+FLAGS = ["-std=c++17", "-O0", "-g1", "-Wall", "-Wextra"]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 # As setup.py compiles files of these names.
 SIMD_FLAGS = {
@@ -62,13 +63,21 @@ def side_by_side(compile_one: Callable[[Path], Path], sources: list[Path]) -> li
         return list(pool.map(compile_one, sources))
 
 
-def run(compiler: list[str], objects: list[Path], folder: Path) -> subprocess.CompletedProcess[str]:
+def link(compiler: list[str], objects: list[Path], folder: Path) -> Path:
     program = folder / "program"
     subprocess.run([*compiler, *SANITIZERS, *map(str, objects), "-o", str(program)], check=True)
+    return program
+
+
+def start(program: Path, bug: int = -1) -> subprocess.CompletedProcess[str]:
     # A preloaded allocator is more than AddressSanitizer bears.
     left_out = ("LD_PRELOAD", "GLORO_FAST_SIMD")
-    environment = {k: v for k, v in os.environ.items() if k not in left_out}
+    environment = {k: v for k, v in os.environ.items() if k not in left_out} | {"PLANTED_BUG": str(bug)}
     return subprocess.run([str(program)], capture_output=True, text=True, env=environment, check=False)
+
+
+def run(compiler: list[str], objects: list[Path], folder: Path) -> subprocess.CompletedProcess[str]:
+    return start(link(compiler, objects, folder))
 
 
 @pytest.fixture(scope="module")
@@ -93,41 +102,69 @@ def test_minmax(levels: list[str]) -> None:
     assert levels[0] == "portable"
 
 
+# The level, the file, what stands there, and what takes its place.
 PLANTED = {
-    "loses NaN": ("portable", "minmax_portable.cpp", "nan[i] ? quiet : a", "false ? quiet : a"),
-    "moves ties": ("portable", "minmax_portable.cpp", "first.lane[i] > second", "first.lane[i] >= second"),
-    "sum to the wrong channel": ("portable", "minmax_backward.h", "sums[2 * row + 1] =", "sums[2 * row] ="),
-    "bit to the wrong pair": ("avx2", "minmax_lanes_avx2.h", "bits & 0x0c0cu", "bits & 0x0c0du"),
-    "reads past the end": ("avx512", "minmax_avx512.cpp", "_mm512_maskz_loadu_ps(low_lanes(n), p)", "load(p)"),
-    "stores over the row before": ("avx512", "minmax_output.h", "next_ + shift_, a, kPairs", "next_, a, kPairs"),
-    "forgets what was shifted out": ("avx512", "minmax_output.h", "if (left > 0) Lanes", "if (false) Lanes"),
-    "shifts by one too many": ("avx512", "minmax_avx512.cpp", "static_cast<int>(16 - n)", "static_cast<int>(15 - n)"),
-    "shifts out of turn": ("avx2", "minmax_lanes_avx2.h", "n < 8 ? 0 : -1", "0"),
-    "streams where lines are not whole": ("avx2", "minmax_loops.h", "bytes % kLine == 0 &&", "bytes % 4 == 0 &&"),
+    "loses NaN": ("portable", "minmax_portable.cpp", "a.lane[i] = nan[i] ?", "a.lane[i] = nan[i] && !BUG ?"),
+    "moves ties": (
+        "portable",
+        "minmax_portable.cpp",
+        "= first.lane[i] > second.lane[i];",
+        "= BUG ? first.lane[i] >= second.lane[i] : first.lane[i] > second.lane[i];",
+    ),
+    "sum to the wrong channel": ("portable", "minmax_backward.h", "sums[2 * row + 1] =", "sums[2 * row + !BUG] ="),
+    "bit to the wrong pair": ("avx2", "minmax_lanes_avx2.h", "bits & 0x0c0cu", "bits & (0x0c0cu + BUG)"),
+    "reads past the end": (
+        "avx512",
+        "minmax_avx512.cpp",
+        "_mm512_maskz_loadu_ps(low_lanes(n), p)",
+        "BUG ? load(p) : _mm512_maskz_loadu_ps(low_lanes(n), p)",
+    ),
+    "stores over the row before": (
+        "avx512",
+        "minmax_output.h",
+        "next_ + shift_, a, kPairs",
+        "next_ + !BUG * shift_, a, kPairs",
+    ),
+    "forgets what was shifted out": ("avx512", "minmax_output.h", "if (left > 0) Lanes", "if (left > 0 && !BUG) Lanes"),
+    "shifts by one too many": (
+        "avx512",
+        "minmax_avx512.cpp",
+        "static_cast<int>(16 - n)",
+        "static_cast<int>(16 - BUG - n)",
+    ),
+    "shifts out of turn": ("avx2", "minmax_lanes_avx2.h", "n < 8 ? 0 : -1", "n < 8 || BUG ? 0 : -1"),
+    "streams where lines are not whole": (
+        "avx2",
+        "minmax_loops.h",
+        "bytes % kLine == 0 &&",
+        "bytes % (BUG ? 4 : kLine) == 0 &&",
+    ),
 }
 
 
-@pytest.mark.parametrize(("level", "file", "right", "wrong"), PLANTED.values(), ids=PLANTED.keys())
-def test_a_planted_bug_is_caught(
-    level: str,
-    file: str,
-    right: str,
-    wrong: str,
-    levels: list[str],
-    compiler: list[str],
-    minmax: dict[str, Path],
-    tmp_path: Path,
-) -> None:
-    if level not in levels:
-        pytest.skip(f"this machine has no {level}")
-    for source in CPU.glob("*"):
-        shutil.copy(source, tmp_path)
-    kernel = (tmp_path / file).read_text()
-    assert right in kernel, "the kernel no longer has the place where the bug is planted"
-    (tmp_path / file).write_text(kernel.replace(right, wrong))
-    broken = compile_object(compiler, tmp_path / f"minmax_{level}.cpp", tmp_path)
-    result = run(compiler, list({**minmax, broken.stem: broken}.values()), tmp_path)
-    assert result.returncode != 0
+@pytest.fixture(scope="module")
+def with_bugs(
+    compiler: list[str], levels: list[str], minmax: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The program with the bugs of all levels of this machine."""
+    folder = tmp_path_factory.mktemp("planted")
+    for level in levels:
+        shutil.copytree(CPU, folder / level)
+    for number, (level, file, right, wrong) in enumerate(PLANTED.values()):
+        if level in levels:
+            plant(folder / level / file, right, wrong, number)
+    switch = folder / "planted_bug.cpp"
+    switch.write_text(DEFINITION)
+    sources = [switch, *(folder / level / f"minmax_{level}.cpp" for level in levels)]
+    broken = {path.stem: path for path in side_by_side(partial(compile_object, compiler, folder=folder), sources)}
+    return link(compiler, list({**minmax, **broken}.values()), folder)
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_bug_is_caught(name: str, levels: list[str], with_bugs: Path) -> None:
+    if PLANTED[name][0] not in levels:
+        pytest.skip(f"this machine has no {PLANTED[name][0]}")
+    assert start(with_bugs, list(PLANTED).index(name)).returncode != 0
 
 
 @pytest.mark.skipif(not X86_64 or shutil.which("nm") is None, reason="needs x86-64 and nm")

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from module_pieces.registry import BOTH, forward, piece
+from module_pieces.registry import BOTH, piece, written
 
 Result = collections.namedtuple("Result", ["features", "skip"])
 log = logging.getLogger(__name__)
@@ -23,57 +23,57 @@ def named(self, choose, shape):
     self.layer1, self.layer2 = nn.Linear(shape[-1], shape[-1]), nn.Linear(shape[-1], shape[-1])
 
 
-@forward("layer.forward(x)", layer, ranks=BOTH)
+@written("layer.forward(x)", layer, ranks=BOTH)
 def called_by_forward(self, x):
     return self.act.forward(self.layer.forward(x))
 
 
-@forward("nn.Linear.forward(layer, x)", layer, ranks=BOTH)
+@written("nn.Linear.forward(layer, x)", layer, ranks=BOTH)
 def called_by_class(self, x):
     return nn.Linear.forward(self.layer, x) * 0.5
 
 
-@forward("layer(input=x)", layer, ranks=BOTH)
+@written("layer(input=x)", layer, ranks=BOTH)
 def by_keyword(self, x):
     return self.act(self.layer(input=x))
 
 
-@forward("getattr(self, name)", named, ranks=BOTH)
+@written("getattr(self, name)", named, ranks=BOTH)
 def by_name(self, x):
     for i in (1, 2):
         x = torch.tanh(getattr(self, f"layer{i}")(x))
     return x
 
 
-@forward("self._modules.values()", named, ranks=BOTH)
+@written("self._modules.values()", named, ranks=BOTH)
 def over_modules(self, x):
     for module in self._modules.values():
         x = module(x)
     return x
 
 
-@forward("self.children()", named, ranks=BOTH)
+@written("self.children()", named, ranks=BOTH)
 def over_children(self, x):
     return functools.reduce(lambda value, child: F.relu(child(value)), self.children(), x)
 
 
-@forward("self.get_submodule", named, ranks=BOTH)
+@written("self.get_submodule", named, ranks=BOTH)
 def by_path(self, x):
     return self.get_submodule("layer2")(x)
 
 
-@forward("functional_call", layer, ranks=BOTH, legal=False)
+@written("functional_call", layer, ranks=BOTH, legal=False)
 def functional_call(self, x):
     halves = {name: value / 2 for name, value in self.layer.named_parameters()}
     return torch.func.functional_call(self.layer, halves, (x,))
 
 
-@forward("torch.func.vmap", layer, ranks=BOTH, legal=False)
+@written("torch.func.vmap", layer, ranks=BOTH, legal=False)
 def mapped(self, x):
     return torch.func.vmap(self.layer)(x)
 
 
-@forward("a function within", layer, ranks=BOTH)
+@written("a function within", layer, ranks=BOTH)
 def inner_function(self, x):
     def block(value, depth):
         return block(self.act(self.layer(value)), depth - 1) if depth else value
@@ -81,56 +81,56 @@ def inner_function(self, x):
     return block(x, 2)
 
 
-@forward("map and a lambda", layer, ranks=BOTH)
+@written("map and a lambda", layer, ranks=BOTH)
 def mapped_by_python(self, x):
     return sum(map(lambda function: function(self.layer(x)), (torch.tanh, torch.sigmoid))) / 2  # noqa: C417
 
 
-@forward("operator.methodcaller", layer, ranks=BOTH)
+@written("operator.methodcaller", layer, ranks=BOTH)
 def method(self, x):
     return operator.methodcaller("relu")(self.layer(x))
 
 
-@forward("walrus and conditional", layer, ranks=BOTH)
+@written("walrus and conditional", layer, ranks=BOTH)
 def walrus(self, x):
     return y * 0.5 if (y := self.layer(x)).shape == x.shape else -x
 
 
-@forward("logging and formatting", layer, ranks=BOTH)
+@written("logging and formatting", layer, ranks=BOTH)
 def logged(self, x):
     log.debug("shape %s of %d images", tuple(x.shape), len(x))
     message = f"{x.shape[1]} channels in {x.dtype}"
     return self.layer(x) if message else x
 
 
-@forward("torch._assert", layer, ranks=BOTH)
+@written("torch._assert", layer, ranks=BOTH)
 def asserted(self, x):
     torch._assert(x.shape[-1] == self.layer.in_features, "wrong size")
     return self.layer(x)
 
 
-@forward("torch._check", layer, ranks=BOTH)
+@written("torch._check", layer, ranks=BOTH)
 def checked(self, x):
     torch._check(x.shape[-1] == self.layer.in_features)
     return self.layer(x)
 
 
-@forward("operators as functions", layer, ranks=BOTH)
+@written("operators as functions", layer, ranks=BOTH)
 def operators(self, x):
     return operator.truediv(operator.add(x, self.layer(x)), 2.0)
 
 
-@forward("reversed operators", ranks=BOTH)
+@written("reversed operators", ranks=BOTH)
 def reversed_operators(self, x):
     return 1.0 + 0.5 * (2.0 - x) + -x * 0.25
 
 
-@forward("True as a number", ranks=BOTH)
+@written("True as a number", ranks=BOTH)
 def boolean(self, x):
     return x * (x.ndim == 4 or x.ndim == 2) * 0.5
 
 
-@forward("a try and its finally", layer, ranks=BOTH)
+@written("a try and its finally", layer, ranks=BOTH)
 def tried(self, x):
     try:
         x = self.layer(x)
@@ -139,7 +139,7 @@ def tried(self, x):
     return x if done else -x
 
 
-@forward("keyword arguments of functions", ranks=BOTH)
+@written("keyword arguments of functions", ranks=BOTH)
 def keywords(self, x):
     return torch.clamp(input=torch.mul(input=x, other=0.5), min=-1.0, max=1.0)
 

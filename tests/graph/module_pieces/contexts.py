@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from module_pieces.registry import BOTH, forward
+from module_pieces.registry import BOTH, written
 
 
 def layer(self, choose, shape):
@@ -25,79 +25,79 @@ def timed(times):
     yield
 
 
-@forward("no_grad around the weight", layer, ranks=BOTH)
+@written("no_grad around the weight", layer, ranks=BOTH)
 def no_grad_weight(self, x):
     with torch.no_grad():
         weight = self.layer.weight / 2
     return F.linear(x, weight, self.layer.bias)
 
 
-@forward("no_grad around a branch", layer, ranks=BOTH)
+@written("no_grad around a branch", layer, ranks=BOTH)
 def no_grad_branch(self, x):
     with torch.no_grad():
         fixed = self.layer(x)
     return fixed + self.layer(x).relu()
 
 
-@forward("no_grad as a decorator", layer, ranks=BOTH)
+@written("no_grad as a decorator", layer, ranks=BOTH)
 @torch.no_grad()
 def no_grad_decorator(self, x):
     return self.layer(x)
 
 
-@forward("enable_grad", layer, ranks=BOTH)
+@written("enable_grad", layer, ranks=BOTH)
 def enable_grad(self, x):
     with torch.enable_grad():
         return self.layer(x)
 
 
-@forward("set_grad_enabled(self.training)", layer, ranks=BOTH)
+@written("set_grad_enabled(self.training)", layer, ranks=BOTH)
 def set_grad_enabled(self, x):
     with torch.set_grad_enabled(self.training):
         y = self.layer(x)
     return y * 0.5
 
 
-@forward("inference_mode", layer, ranks=BOTH, legal=False)
+@written("inference_mode", layer, ranks=BOTH, legal=False)
 def inference_mode(self, x):
     with torch.inference_mode():
         y = self.layer(x)
     return y.clone() * 0.5
 
 
-@forward("detach", layer, ranks=BOTH)
+@written("detach", layer, ranks=BOTH)
 def detached(self, x):
     return self.layer(x.detach()) + self.layer(x) * 0.5
 
 
-@forward("autocast to bfloat16", autocast, legal=False, rounds=True)
+@written("autocast to bfloat16", autocast, legal=False, rounds=True)
 def to_bfloat16(self, x):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y = self.layer(self.conv(x))
     return y.float()
 
 
-@forward("autocast to bfloat16, added outside", autocast, legal=False, rounds=True)
+@written("autocast to bfloat16, added outside", autocast, legal=False, rounds=True)
 def to_bfloat16_and_back(self, x):
     with torch.autocast(device_type=x.device.type, dtype=torch.bfloat16):
         y = F.relu(self.conv(x))
     return x + y
 
 
-@forward("autocast as a decorator", autocast, legal=False, rounds=True)
+@written("autocast as a decorator", autocast, legal=False, rounds=True)
 @torch.autocast("cpu", dtype=torch.bfloat16)
 def decorated(self, x):
     return self.layer(x).float()
 
 
-@forward("a weight in bfloat16", layer, ranks=BOTH, legal=False)
+@written("a weight in bfloat16", layer, ranks=BOTH, legal=False)
 def rounded_weight(self, x):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         weight = self.layer.weight @ torch.eye(self.layer.in_features)
     return F.linear(x, weight.to(x.dtype))
 
 
-@forward("autocast within autocast", autocast, legal=False, rounds=True)
+@written("autocast within autocast", autocast, legal=False, rounds=True)
 def nested(self, x):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y = self.conv(x)
@@ -105,25 +105,25 @@ def nested(self, x):
             return self.layer(y.float())
 
 
-@forward("autocast switched off", autocast)
+@written("autocast switched off", autocast)
 def without_autocast(self, x):
     with torch.autocast("cpu", enabled=False):
         return self.layer(self.conv(x.float()))
 
 
-@forward("autocast switched off for its device", autocast)
+@written("autocast switched off for its device", autocast)
 def without_autocast_of_device(self, x):
     with torch.amp.autocast(x.device.type, enabled=False):
         return self.layer(x)
 
 
-@forward("nullcontext", layer, ranks=BOTH)
+@written("nullcontext", layer, ranks=BOTH)
 def nullcontext(self, x):
     with contextlib.nullcontext():
         return self.layer(x)
 
 
-@forward("suppress", layer, ranks=BOTH)
+@written("suppress", layer, ranks=BOTH)
 def suppress(self, x):
     with contextlib.suppress(KeyError):
         x = self.layer(x)
@@ -131,7 +131,7 @@ def suppress(self, x):
     return x
 
 
-@forward("a context of its own", layer, ranks=BOTH)
+@written("a context of its own", layer, ranks=BOTH)
 def own_context(self, x):
     times = []
     with timed(times):
@@ -139,13 +139,13 @@ def own_context(self, x):
     return x / (1 + len(times))
 
 
-@forward("record_function", layer, ranks=BOTH)
+@written("record_function", layer, ranks=BOTH)
 def recorded(self, x):
     with torch.profiler.record_function("layer"):
         return self.layer(x)
 
 
-@forward("warnings", layer, ranks=BOTH)
+@written("warnings", layer, ranks=BOTH)
 def warned(self, x):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -153,12 +153,12 @@ def warned(self, x):
         return self.layer(x)
 
 
-@forward("checkpoint", layer, ranks=BOTH, legal=False)
+@written("checkpoint", layer, ranks=BOTH, legal=False)
 def checkpointed(self, x):
     return checkpoint(self.layer, x, use_reentrant=False)
 
 
-@forward("fork_rng", layer, ranks=BOTH, legal=False)
+@written("fork_rng", layer, ranks=BOTH, legal=False)
 def forked(self, x):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
@@ -166,13 +166,13 @@ def forked(self, x):
     return self.layer(x) + noise
 
 
-@forward("autograd.graph.saved_tensors_hooks", layer, ranks=BOTH, legal=False)
+@written("autograd.graph.saved_tensors_hooks", layer, ranks=BOTH, legal=False)
 def saved(self, x):
     with torch.autograd.graph.save_on_cpu():
         return self.layer(x).tanh()
 
 
-@forward("flop counting under no_grad", layer, ranks=BOTH)
+@written("flop counting under no_grad", layer, ranks=BOTH)
 def statistics(self, x):
     with torch.no_grad():
         x.detach().norm()

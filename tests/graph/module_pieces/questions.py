@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from module_pieces.registry import BOTH, IMAGES, each, forward
+from module_pieces.registry import BOTH, IMAGES, each, written
 
 
 def only_if(answer, x):
@@ -131,17 +131,17 @@ each(__name__, EXACT_TYPES, ranks=BOTH, legal=False)
 each(__name__, DOUBTFUL, ranks=BOTH, legal=False)
 
 
-@forward("isinstance of its own layer", lambda self, choose, shape: setattr(self, "layer", nn.Linear(shape[-1], 6)))
+@written("isinstance of its own layer", lambda self, choose, shape: setattr(self, "layer", nn.Linear(shape[-1], 6)))
 def of_layer(self, x):
     return only_if(isinstance(self.layer, nn.Linear), self.layer(x))
 
 
-@forward("asks its weight", lambda self, choose, shape: setattr(self, "weight", nn.Parameter(torch.rand(6, shape[-1]))))
+@written("asks its weight", lambda self, choose, shape: setattr(self, "weight", nn.Parameter(torch.rand(6, shape[-1]))))
 def of_weight(self, x):
     y = x @ self.weight.t() / 3
     return only_if(isinstance(self.weight, nn.Parameter) and isinstance(self.weight, Tensor), y)
 
 
-@forward("asks a buffer", lambda self, choose, shape: self.register_buffer("scale", torch.full((1,), 0.7)), ranks=BOTH)
+@written("asks a buffer", lambda self, choose, shape: self.register_buffer("scale", torch.full((1,), 0.7)), ranks=BOTH)
 def of_buffer(self, x):
     return only_if(type(self.scale) is torch.Tensor and self.scale.dtype == x.dtype, x * self.scale)

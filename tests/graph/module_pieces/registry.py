@@ -50,8 +50,11 @@ def piece(name, *, legal=True, ranks=IMAGES, rounds=False, repeats=True):
     return register
 
 
-def forward(name, setup=None, **settings):
-    """Register a module whose ``forward`` is the function that this decorates; ``setup`` gives it its attributes."""
+def written(name, setup=None, **settings):
+    """Register a module whose ``forward`` is the function that this decorates; ``setup`` gives it its attributes.
+
+    Not called ``forward``: what calls super().forward() would be taken to read this, and all pieces behind it.
+    """
 
     def register(function):
         def initialise(self, choose, shape):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from module_pieces.registry import BOTH, each, forward
+from module_pieces.registry import BOTH, each, written
 
 
 def _channel_by_channel(x):
@@ -162,14 +162,14 @@ def layers_in_a_list(self, choose, shape):
     self.skips = nn.ModuleList([nn.Identity(), nn.AvgPool2d(1)])
 
 
-@forward("zip over ModuleLists", layers_in_a_list)
+@written("zip over ModuleLists", layers_in_a_list)
 def zipped(self, x):
     for i, (layer, skip) in enumerate(zip(self.layers, self.skips, strict=True)):
         x = F.relu(layer(x)) + skip(x) / (i + 2)
     return x
 
 
-@forward("sum over layers", layers_in_a_list)
+@written("sum over layers", layers_in_a_list)
 def summed(self, x):
     return sum(layer(x) for layer in self.layers) / len(self.layers)
 
@@ -178,7 +178,7 @@ def as_many_layers_as_pixels(self, choose, shape):
     self.layers = nn.ModuleList([nn.Conv2d(shape[0], shape[0], 1) for _ in range(4)])
 
 
-@forward("as many layers as the size says", as_many_layers_as_pixels)
+@written("as many layers as the size says", as_many_layers_as_pixels)
 def by_size(self, x):
     for layer in self.layers[: min(x.shape[2], 2)]:
         x = layer(x)

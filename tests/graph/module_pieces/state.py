@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from module_pieces.registry import BOTH, IMAGES, change, forward, piece
+from module_pieces.registry import BOTH, IMAGES, change, piece, written
 
 
 @piece("a counter", ranks=BOTH)
@@ -113,7 +113,7 @@ class TrainingScale(nn.Module):
         return change(self, "gain")
 
 
-@forward("F.dropout with self.training", ranks=BOTH)
+@written("F.dropout with self.training", ranks=BOTH)
 def functional_dropout(self, x):
     return F.dropout(x, p=0.25, training=self.training)
 
@@ -130,12 +130,12 @@ def norm(self, choose, shape):
     self.norm = nn.BatchNorm2d(shape[0])
 
 
-@forward("dropout of whole channels", dropout2d, ranks=IMAGES)
+@written("dropout of whole channels", dropout2d, ranks=IMAGES)
 def channel_dropout(self, x):
     return self.drop(x) * 0.5
 
 
-@forward("stochastic depth", ranks=BOTH, legal=False)
+@written("stochastic depth", ranks=BOTH, legal=False)
 def stochastic_depth(self, x):
     if not self.training:
         return x * 0.5
@@ -143,12 +143,12 @@ def stochastic_depth(self, x):
     return x * keep.div_(0.8) * 0.5
 
 
-@forward("noise in training", ranks=BOTH, legal=False)
+@written("noise in training", ranks=BOTH, legal=False)
 def noise(self, x):
     return x + 0.1 * torch.randn_like(x) if self.training else x
 
 
-@forward("another branch in training", dense, ranks=BOTH)
+@written("another branch in training", dense, ranks=BOTH)
 def other_branch(self, x):
     y = self.layer(x)
     if self.training:
@@ -156,7 +156,7 @@ def other_branch(self, x):
     return y
 
 
-@forward("a layer frozen in eval", norm, ranks=IMAGES, legal=False)
+@written("a layer frozen in eval", norm, ranks=IMAGES, legal=False)
 def frozen_norm(self, x):
     self.norm.eval()
     return self.norm(x)

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from module_pieces.registry import BOTH, IMAGES, each, forward, piece
+from module_pieces.registry import BOTH, IMAGES, each, piece, written
 
 FUNCTIONS = {
     "x * sigmoid(x)": lambda x: x * torch.sigmoid(x),
@@ -91,17 +91,17 @@ class StraightThrough(torch.autograd.Function):
         return gradient
 
 
-@forward("an autograd.Function", ranks=BOTH, legal=False)
+@written("an autograd.Function", ranks=BOTH, legal=False)
 def straight_through(self, x):
     return StraightThrough.apply(x)
 
 
-@forward("straight-through rounding", ranks=BOTH, legal=False)
+@written("straight-through rounding", ranks=BOTH, legal=False)
 def rounded(self, x):
     return x + (torch.round(x) - x).detach()
 
 
-@forward("a gradient within", ranks=BOTH, legal=False)
+@written("a gradient within", ranks=BOTH, legal=False)
 def gradient(self, x):
     with torch.enable_grad():
         y = x.detach().requires_grad_()

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
 from module_pieces.layers import with_statistics
-from module_pieces.registry import BOTH, VECTORS, forward, piece
+from module_pieces.registry import BOTH, VECTORS, piece, written
 
 
 class Absolute(nn.Module):
@@ -92,160 +92,160 @@ def parameters(self, choose, shape):
     self.register_buffer("var", torch.rand(c) + 0.5)
 
 
-@forward("F.linear with a normalised weight", parameters, ranks=BOTH)
+@written("F.linear with a normalised weight", parameters, ranks=BOTH)
 def normalised(self, x):
     return F.linear(x, F.normalize(self.dense, dim=1), self.bias)
 
 
-@forward("F.linear with a masked weight", parameters, ranks=BOTH)
+@written("F.linear with a masked weight", parameters, ranks=BOTH)
 def masked(self, x):
     return F.linear(x, self.dense * self.mask)
 
 
-@forward("x @ weight.t()", parameters, ranks=BOTH)
+@written("x @ weight.t()", parameters, ranks=BOTH)
 def product(self, x):
     return x @ self.dense.t() + self.bias
 
 
-@forward("torch.matmul with a transposed view", parameters, ranks=BOTH)
+@written("torch.matmul with a transposed view", parameters, ranks=BOTH)
 def transposed(self, x):
     return torch.matmul(x, self.dense.transpose(0, 1).contiguous())
 
 
-@forward("weight @ pixels", parameters, legal=False)
+@written("weight @ pixels", parameters, legal=False)
 def from_the_left(self, x):
     return (self.weight @ x.flatten(2)).view(x.shape)
 
 
-@forward("torch.addmm", parameters, ranks=VECTORS, legal=False)
+@written("torch.addmm", parameters, ranks=VECTORS, legal=False)
 def addmm(self, x):
     return torch.addmm(self.bias, x, self.dense.t())
 
 
-@forward("einsum with a weight", parameters, legal=False)
+@written("einsum with a weight", parameters, legal=False)
 def einsum(self, x):
     return torch.einsum("bchw,oc->bohw", x, self.weight)
 
 
-@forward("tensordot with a weight", parameters, ranks=BOTH, legal=False)
+@written("tensordot with a weight", parameters, ranks=BOTH, legal=False)
 def tensordot(self, x):
     return torch.tensordot(x, self.dense, dims=([x.ndim - 1], [1]))
 
 
-@forward("a depthwise kernel", parameters)
+@written("a depthwise kernel", parameters)
 def depthwise(self, x):
     return F.conv2d(x, self.kernel, padding=1, groups=x.shape[1])
 
 
-@forward("a repeated kernel", parameters)
+@written("a repeated kernel", parameters)
 def repeated(self, x):
     return F.conv2d(x, self.kernel.repeat(1, x.shape[1], 1, 1) / x.shape[1], padding=1)
 
 
-@forward("an expanded kernel", parameters)
+@written("an expanded kernel", parameters)
 def expanded(self, x):
     kernel = self.kernel[:1].expand(x.shape[1], 1, 3, 3)
     return F.conv2d(x, kernel, groups=x.shape[1], padding=(1, 0))
 
 
-@forward("a kernel made of two", parameters)
+@written("a kernel made of two", parameters)
 def summed_kernels(self, x):
     kernel = self.kernel + F.pad(self.scale.view(-1, 1, 1, 1), (1, 1, 1, 1))
     return F.conv2d(x, kernel, padding=1, groups=x.size(1))
 
 
-@forward("conv_transpose2d", parameters)
+@written("conv_transpose2d", parameters)
 def transposed_convolution(self, x):
     return F.conv_transpose2d(x, self.kernel, stride=2, groups=x.shape[1])
 
 
-@forward("identity plus a weight", parameters)
+@written("identity plus a weight", parameters)
 def residual_weight(self, x):
     weight = torch.eye(x.shape[1]) + self.weight
     return F.conv2d(x, weight[:, :, None, None])
 
 
-@forward("an orthogonal weight by qr", parameters, legal=False)
+@written("an orthogonal weight by qr", parameters, legal=False)
 def qr(self, x):
     return F.conv2d(x, torch.linalg.qr(self.weight)[0][:, :, None, None])
 
 
-@forward("a weight by matrix_exp", parameters, legal=False)
+@written("a weight by matrix_exp", parameters, legal=False)
 def exponential(self, x):
     skew = self.weight - self.weight.t()
     return F.conv2d(x, torch.matrix_exp(skew).view(*skew.shape, 1, 1))
 
 
-@forward("a Householder reflection", parameters)
+@written("a Householder reflection", parameters)
 def householder(self, x):
     v = self.scale / self.scale.norm()
     return F.conv2d(x, (torch.eye(len(v)) - 2 * torch.outer(v, v))[:, :, None, None])
 
 
-@forward("a weight divided by its norm", parameters, ranks=BOTH)
+@written("a weight divided by its norm", parameters, ranks=BOTH)
 def divided(self, x):
     return F.linear(x, self.dense / self.dense.norm(dim=1, keepdim=True).clamp(min=1.0))
 
 
-@forward("a weight divided by its singular value", parameters, ranks=BOTH, legal=False)
+@written("a weight divided by its singular value", parameters, ranks=BOTH, legal=False)
 def by_singular_value(self, x):
     return F.linear(x, self.dense / torch.linalg.matrix_norm(self.dense, 2))
 
 
-@forward("a scale of channels", parameters)
+@written("a scale of channels", parameters)
 def layer_scale(self, x):
     return x + self.scale.view(1, -1, 1, 1) * x.tanh()
 
 
-@forward("a scale of channels by None", parameters)
+@written("a scale of channels by None", parameters)
 def scale_by_none(self, x):
     return x * self.scale[None, :, None, None] + self.mean[:, None, None]
 
 
-@forward("exp of a parameter", parameters, ranks=BOTH)
+@written("exp of a parameter", parameters, ranks=BOTH)
 def exponential_scale(self, x):
     return x * self.log_scale.exp()
 
 
-@forward("divided by softplus of a parameter", parameters, ranks=BOTH)
+@written("divided by softplus of a parameter", parameters, ranks=BOTH)
 def softplus_scale(self, x):
     return x / (F.softplus(self.log_scale) + 1)
 
 
-@forward("a gate made of a parameter", parameters, ranks=BOTH)
+@written("a gate made of a parameter", parameters, ranks=BOTH)
 def parameter_gate(self, x):
     gate = torch.sigmoid(self.log_scale)
     return gate * x + (1 - gate) * x.tanh()
 
 
-@forward("softmax over parameters", parameters)
+@written("softmax over parameters", parameters)
 def mixture(self, x):
     first, second = torch.softmax(self.scale[:2], dim=0)
     return first * x + second * F.relu(x)
 
 
-@forward("unbound parameters", parameters)
+@written("unbound parameters", parameters)
 def unbound(self, x):
     a, b = self.scale[:2].unbind()
     return x * a + b
 
 
-@forward("F.batch_norm with buffers", parameters)
+@written("F.batch_norm with buffers", parameters)
 def functional_norm(self, x):
     return F.batch_norm(x, self.mean, self.var, self.scale, None, False, 0.1, 1e-5)
 
 
-@forward("statistics by hand", parameters)
+@written("statistics by hand", parameters)
 def normalised_by_hand(self, x):
     return (x - self.mean.view(1, -1, 1, 1)) / (self.var.view(1, -1, 1, 1) + 1e-3).sqrt()
 
 
-@forward("F.prelu", parameters)
+@written("F.prelu", parameters)
 def prelu(self, x):
     return F.prelu(x, self.scale)
 
 
-@forward("an image's mean and std", ranks=(3,))
+@written("an image's mean and std", ranks=(3,))
 def normalised_input(self, x):
     mean = torch.tensor([0.4] * x.shape[1]).view(1, -1, 1, 1)
     std = torch.tensor([1.5] * x.shape[1]).view(1, -1, 1, 1)
