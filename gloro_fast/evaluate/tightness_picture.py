@@ -49,7 +49,7 @@ def draw_tightness(
         axes.text(1.0, place, share, va="center", ha="right", fontsize=9.5, transform=axes.get_yaxis_transform())
         # Below the middle of the bar, so that its end stays in view.
         spread = [place + 0.1 + 0.18 * index / max(len(slopes) - 1, 1) for index in range(len(slopes))]
-        dots = "one pair, or one ball, each" if place == 1 else None
+        dots = "steepest slope of one pair, or in one ball" if place == 1 else None
         axes.plot(slopes, spread, ".", color="black", alpha=0.45, markersize=3, label=dots)
     if paper is not None:
         line: dict[str, Any] = {"color": _GREY, "linewidth": 1.4, "linestyle": (0, (2, 1.5))}

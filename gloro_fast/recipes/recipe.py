@@ -77,7 +77,7 @@ class Recipe:
         _choice("loss", self.loss, tuple(LOSSES))
         _choice("precision", self.precision, ("float32", "bfloat16"))
         _require("noise", self.noise, math.isfinite(self.noise) and self.noise >= 0, "it must be a number >= 0")
-        if LOSSES[self.loss].is_sampled:
+        if self.has_sampled_loss:
             _require("noise", self.noise, self.noise > 0, f"loss {self.loss!r} needs its deviation, greater than 0")
         schedules.parse_lambda(self.lam)
         schedules.parse_epsilon(self.epsilon_schedule, self.epsilon_train, self.epochs)
@@ -86,6 +86,11 @@ class Recipe:
     def has_lambda(self) -> bool:
         """Whether the loss has a weight lambda."""
         return LOSSES[self.loss].has_lambda
+
+    @property
+    def has_sampled_loss(self) -> bool:
+        """Whether the loss takes noisy copies of every image."""
+        return LOSSES[self.loss].is_sampled
 
     def override(self, **fields: Any) -> Recipe:
         """Return a copy with other values.

@@ -1,0 +1,263 @@
+"""The work of ``gloro-fast reproduce --all``: every row that data are there for, in so many minutes, and one report."""
+
+from __future__ import annotations
+
+import gc
+import json
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import typer
+
+from gloro_fast.cli.files import to_json, writing
+from gloro_fast.cli.options import usable_device, use_threads
+from gloro_fast.cli.reproduced import Reproduction, likeliest_noise, noises_of
+from gloro_fast.cli.runs import RunRequest
+from gloro_fast.data import DataSet
+from gloro_fast.errors import ConfigError, DataError, GloroFastError, SoundnessError
+from gloro_fast.files import atomic
+from gloro_fast.recipes import get
+from gloro_fast.reproduce import budget, pace, rows
+from gloro_fast.reproduce.effort import Effort
+from gloro_fast.reproduce.overview import overview, summary
+from gloro_fast.reproduce.plan import Entry, Plan
+from gloro_fast.reproduce.provenance import commit, machine
+from gloro_fast.reproduce.rows import Row
+from gloro_fast.train.signals import interrupting
+
+ALL = "all"
+"""The folder of the report, and of the runs."""
+# Of a row's share of the time, at most so much to find out how long an epoch takes.
+_PACING = 0.05
+
+
+@dataclass(frozen=True)
+class AllRows:
+    """All rows to run: what was asked for.
+
+    Attributes:
+        request: what their runs have in common; no recipe, no fields.
+        command: what the reports say they were made by.
+        minutes: for everything; None for all epochs of the recipes.
+        effort: how much to measure, at most.
+        quick: whether that is cut short.
+        reports: the folder of reports.
+        runs: the folder of runs.
+        seed: of everything.
+        resume: go on with what is there.
+        overwrite: replace what is there.
+    """
+
+    request: RunRequest
+    command: str
+    minutes: float | None
+    effort: Effort
+    quick: bool
+    reports: Path
+    runs: Path
+    seed: int
+    resume: bool
+    overwrite: bool
+    _missing: dict[str, str] = field(default_factory=dict)
+    _left_out: dict[str, str] = field(default_factory=dict)
+
+    def run(self) -> tuple[Path, bool]:
+        """Do all of it.
+
+        Returns:
+            The folder of the report, and whether every row that was begun ended well.
+
+        Raises:
+            GloroFastError: no data are there, no time is for any row, a plan or folder cannot be used, or a
+                certificate or bound turned out wrong.
+            Interrupted: a signal came; all is saved.
+        """
+        plan = self._plan()
+        use_threads(self.request.threads)
+        with interrupting(plan.path):
+            try:
+                found = self._data()
+                todo = [row for row in rows.EVERY_ROW if row.data in found]
+                for place, row in enumerate(todo):
+                    entry = plan.entries.get(row.label, Entry())
+                    if not entry.done:
+                        to_come = [later for later in todo[place:] if not plan.entries.get(later.label, Entry()).done]
+                        self._row(row, found[row.data], plan, to_come)
+                    folder = self._report(plan)
+            finally:
+                plan.save()
+        if not plan.entries:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in self._left_out.items())
+            raise ConfigError(f"no row fits into {self.minutes:g} minutes; give more with --minutes ({reasons})")
+        return folder, not any(entry.fault for entry in plan.entries.values())
+
+    def _plan(self) -> Plan:
+        path = self.runs.expanduser() / ALL / "plan.json"
+        if path.is_file() and not (self.resume or self.overwrite):
+            raise ConfigError(f"{path.parent} holds runs; --resume goes on from them, --overwrite replaces them")
+        with writing(path):
+            if self.overwrite:
+                path.unlink(missing_ok=True)
+            plan = Plan(path, {"seed": self.seed, "quick": self.quick, "method": self.effort.method})
+            plan.save()
+        return plan
+
+    def _data(self) -> dict[str, RunRequest]:
+        """Load the data sets that are there; give the request of the rows of each.
+
+        Raises:
+            DataError: there are none.
+        """
+        found = {}
+        for name in dict.fromkeys(row.data for row in rows.EVERY_ROW):
+            try:
+                found[name] = _located(self.request, name)
+            except DataError as error:
+                self._missing[name] = str(error)
+                typer.echo(f"{name}: not found, its rows are left out ({error})", err=True)
+        if not found:
+            raise DataError(f"none of the data are there: {'; '.join(self._missing.values())}")
+        return found
+
+    def _row(self, row: Row, request: RunRequest, plan: Plan, to_come: list[Row]) -> None:
+        """Run a row, or note why that cannot be."""
+        entry = plan.entries.get(row.label)
+        going_on = entry is not None and entry.fields is not None
+        try:
+            if not going_on:
+                entry = self._begin(row, request, plan, to_come)
+                if entry is None:
+                    return
+            assert entry is not None
+            plan.entries[row.label], entry.fault = entry, ""
+            with plan.counting(entry):
+                self._reproduce(row, request, entry, going_on)
+                entry.done = True
+        except Exception as error:
+            self._failed(row, plan, error)
+        # What a row leaves, above all one that ran out of memory, is not for the next to do without.
+        gc.collect()
+        torch.cuda.empty_cache()
+
+    def _failed(self, row: Row, plan: Plan, error: Exception) -> None:
+        """Note what a row failed by; raise a broken certificate or bound again, which is no matter of one row."""
+        reason = str(error) if isinstance(error, GloroFastError) else f"{type(error).__name__}: {error}"
+        fault = " ".join(reason.split())
+        plan.entries.setdefault(row.label, Entry()).fault = fault
+        if isinstance(error, SoundnessError):
+            self._report(plan)
+            raise error
+        if not isinstance(error, GloroFastError):
+            traceback.print_exception(error)
+        typer.echo(f"{row.label} failed, the others go on: {fault}", err=True)
+
+    def _begin(self, row: Row, request: RunRequest, plan: Plan, to_come: list[Row]) -> Entry | None:
+        """Decide on the epochs of a row; None where not one fits."""
+        fields = {**row.fields, **request.fields}
+        recipe = get(row.recipe).override(**fields)
+        if self.minutes is None:
+            return Entry(fields)
+        data, _ = request.load_data(recipe.data, "")
+        left = 60 * self.minutes - plan.used
+        weights = sum(later.weight for later in to_come)
+        if recipe.noise and recipe.has_sampled_loss:
+            # Such a training takes as long as dozens of others.
+            fields["noise"] = likeliest_noise(recipe)
+        share = budget.share(left, row.weight, weights)
+        device = usable_device(request.device)
+        per_epoch = pace.seconds_per_epoch(recipe, data, device, _PACING * share, self.seed)
+        # Finding out took some of it, the first time all that compiles: that is not this row's alone.
+        share = budget.share(60 * self.minutes - plan.used, row.weight, weights)
+        trainings = len(noises_of(recipe, fields)) if recipe.noise else 1
+        within = budget.epochs_within(recipe, share, per_epoch, trainings)
+        if within is None:
+            self._left_out[row.label] = f"an epoch takes {per_epoch:.2g} s, and its share was {share:.2g} s"
+            typer.echo(f"{row.label} is left out: {self._left_out[row.label]}", err=True)
+            return None
+        return Entry({**fields, **within}, share, seconds_per_epoch=per_epoch)
+
+    def _reproduce(self, row: Row, request: RunRequest, entry: Entry, going_on: bool) -> None:
+        recipe, fields = get(row.recipe), entry.fields or {}
+        epochs = recipe.override(**fields).epochs
+        share = "" if entry.share is None else f", {entry.share - entry.used:.0f} s for it"
+        typer.echo(f"== {row.label}: {epochs} of {recipe.epochs} epochs{share}", err=True)
+        until = None if entry.share is None else time.monotonic() + entry.share - entry.used
+        Reproduction(
+            name=row.recipe,
+            label=row.label,
+            request=replace(request, recipe=row.recipe, fields=fields),
+            command=self.command,
+            effort=self.effort,
+            quick=self.quick,
+            reports=self.reports,
+            runs=self.runs.expanduser() / ALL,
+            seed=self.seed,
+            resume=going_on,
+            overwrite=True,
+            until=until,
+        ).run()
+
+    def _report(self, plan: Plan) -> Path:
+        """Write the report on what is there by now."""
+        reports = self.reports.expanduser()
+        done = [row for row in rows.EVERY_ROW if plan.entries.get(row.label, Entry()).done]
+        content: Mapping[str, Any] = {
+            "command": self.command,
+            "minutes": self.minutes,
+            "seconds": round(plan.used, 1),
+            "quick": self.quick,
+            "seed": self.seed,
+            "rows": [summary(row, _read(reports / row.label / "report.json")) for row in done],
+            "failed": {label: entry.fault for label, entry in plan.entries.items() if entry.fault},
+            "left_out": self._left_out,
+            "missing": self._missing,
+            "machine": machine(usable_device(self.request.device)),
+            "commit": commit(),
+        }
+        folder = reports / ALL
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            atomic.write_text(folder / "report.json", to_json(content))
+            atomic.write_text(folder / "README.md", overview(content))
+        return folder
+
+
+def _located(request: RunRequest, name: str) -> RunRequest:
+    """Load a data set from where it can be under the folder of all data; give the request of its rows.
+
+    That is a folder of its own name, the folder itself, or images or an archive whose name begins so, such as
+    cifar10-jpeg/train/CLASS/*.
+
+    Raises:
+        DataError: it is in none of them; says what is wrong with the first.
+    """
+    top = request.data_dir
+    places = [top] if top is None else [*([top / name] if (top / name).is_dir() else []), top]
+    first: DataError | None = None
+    for place in places:
+        try:
+            data, where = replace(request, data_dir=place).load_data(name, "")
+            return replace(request, data_dir=place, loaded={name: (data, where)})
+        except DataError as error:
+            first = first or error
+    for path in sorted([] if top is None else top.expanduser().glob(f"{name}*")):
+        if path.suffix == ".npz" or (path / "train").is_dir():
+            path = path.resolve()
+            loaded: dict[str, tuple[DataSet, str]] = {
+                str(path): replace(request, data_dir=None).load_data(str(path), "")
+            }
+            return replace(request, data_dir=None, fields={"data": str(path)}, loaded=loaded)
+    assert first is not None
+    raise first
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}); begin anew with --overwrite") from None
