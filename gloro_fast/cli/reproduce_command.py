@@ -126,7 +126,8 @@ def reproduce(
             folder, whole = AllRows(minutes=minutes, **common).run()
         else:
             folder, whole = Reproduction(name=name, label=name if label is None else label, **common).run(), True
-        _print(folder)
+        # Of all rows one table is enough; the others have figures of the paper that stand as they are.
+        _print(folder, tables=1 if everything else None)
         if not whole:
             raise typer.Exit(1)
     except Interrupted as stop:
@@ -167,10 +168,10 @@ def _check_all(given: Mapping[str, Any]) -> None:
         raise ConfigError(f"--minutes is {minutes:g}; it must be a number greater than 0")
 
 
-def _print(folder: Path) -> None:
+def _print(folder: Path, tables: int | None) -> None:
     text = (folder / "README.md").read_text(encoding="utf-8")
-    tables = [block for block in text.split("\n\n") if block.startswith("|")]
-    typer.echo("\n\n".join([*tables, f"report: {folder}"]))
+    found = [block for block in text.split("\n\n") if block.startswith("|")]
+    typer.echo("\n\n".join([*found[:tables], f"report: {folder}"]))
 
 
 def _list() -> None:

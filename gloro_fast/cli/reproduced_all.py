@@ -25,7 +25,7 @@ from gloro_fast.recipes import get
 from gloro_fast.reproduce import budget, pace, rows
 from gloro_fast.reproduce.effort import Effort
 from gloro_fast.reproduce.overview import overview, summary
-from gloro_fast.reproduce.plan import Entry, Plan
+from gloro_fast.reproduce.ledger import Entry, Ledger
 from gloro_fast.reproduce.provenance import commit, machine
 from gloro_fast.reproduce.rows import Row
 from gloro_fast.train.signals import interrupting
@@ -73,39 +73,39 @@ class AllRows:
             The folder of the report, and whether every row that was begun ended well.
 
         Raises:
-            GloroFastError: no data are there, no time is for any row, a plan or folder cannot be used, or a
+            GloroFastError: no data are there, no time is for any row, a ledger or folder cannot be used, or a
                 certificate or bound turned out wrong.
             Interrupted: a signal came; all is saved.
         """
-        plan = self._plan()
+        ledger = self._ledger()
         use_threads(self.request.threads)
-        with interrupting(plan.path):
+        with interrupting(ledger.path):
             try:
                 found = self._data()
                 todo = [row for row in rows.EVERY_ROW if row.data in found]
                 for place, row in enumerate(todo):
-                    entry = plan.entries.get(row.label, Entry())
+                    entry = ledger.entries.get(row.label, Entry())
                     if not entry.done:
-                        to_come = [later for later in todo[place:] if not plan.entries.get(later.label, Entry()).done]
-                        self._row(row, found[row.data], plan, to_come)
-                    folder = self._report(plan)
+                        to_come = [later for later in todo[place:] if not ledger.entries.get(later.label, Entry()).done]
+                        self._row(row, found[row.data], ledger, to_come)
+                    folder = self._report(ledger)
             finally:
-                plan.save()
-        if not plan.entries:
+                ledger.save()
+        if not ledger.entries:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in self._left_out.items())
             raise ConfigError(f"no row fits into {self.minutes:g} minutes; give more with --minutes ({reasons})")
-        return folder, not any(entry.fault for entry in plan.entries.values())
+        return folder, not any(entry.fault for entry in ledger.entries.values())
 
-    def _plan(self) -> Plan:
-        path = self.runs.expanduser() / ALL / "plan.json"
+    def _ledger(self) -> Ledger:
+        path = self.runs.expanduser() / ALL / "ledger.json"
         if path.is_file() and not (self.resume or self.overwrite):
             raise ConfigError(f"{path.parent} holds runs; --resume goes on from them, --overwrite replaces them")
         with writing(path):
             if self.overwrite:
                 path.unlink(missing_ok=True)
-            plan = Plan(path, {"seed": self.seed, "quick": self.quick, "method": self.effort.method})
-            plan.save()
-        return plan
+            ledger = Ledger(path, {"seed": self.seed, "quick": self.quick, "method": self.effort.method})
+            ledger.save()
+        return ledger
 
     def _data(self) -> dict[str, RunRequest]:
         """Load the data sets that are there; give the request of the rows of each.
@@ -124,46 +124,46 @@ class AllRows:
             raise DataError(f"none of the data are there: {'; '.join(self._missing.values())}")
         return found
 
-    def _row(self, row: Row, request: RunRequest, plan: Plan, to_come: list[Row]) -> None:
+    def _row(self, row: Row, request: RunRequest, ledger: Ledger, to_come: list[Row]) -> None:
         """Run a row, or note why that cannot be."""
-        entry = plan.entries.get(row.label)
+        entry = ledger.entries.get(row.label)
         going_on = entry is not None and entry.fields is not None
         try:
             if not going_on:
-                entry = self._begin(row, request, plan, to_come)
+                entry = self._begin(row, request, ledger, to_come)
                 if entry is None:
                     return
             assert entry is not None
-            plan.entries[row.label], entry.fault = entry, ""
-            with plan.counting(entry):
+            ledger.entries[row.label], entry.fault = entry, ""
+            with ledger.counting(entry):
                 self._reproduce(row, request, entry, going_on)
                 entry.done = True
         except Exception as error:
-            self._failed(row, plan, error)
+            self._failed(row, ledger, error)
         # What a row leaves, above all one that ran out of memory, is not for the next to do without.
         gc.collect()
         torch.cuda.empty_cache()
 
-    def _failed(self, row: Row, plan: Plan, error: Exception) -> None:
+    def _failed(self, row: Row, ledger: Ledger, error: Exception) -> None:
         """Note what a row failed by; raise a broken certificate or bound again, which is no matter of one row."""
         reason = str(error) if isinstance(error, GloroFastError) else f"{type(error).__name__}: {error}"
         fault = " ".join(reason.split())
-        plan.entries.setdefault(row.label, Entry()).fault = fault
+        ledger.entries.setdefault(row.label, Entry()).fault = fault
         if isinstance(error, SoundnessError):
-            self._report(plan)
+            self._report(ledger)
             raise error
         if not isinstance(error, GloroFastError):
             traceback.print_exception(error)
         typer.echo(f"{row.label} failed, the others go on: {fault}", err=True)
 
-    def _begin(self, row: Row, request: RunRequest, plan: Plan, to_come: list[Row]) -> Entry | None:
+    def _begin(self, row: Row, request: RunRequest, ledger: Ledger, to_come: list[Row]) -> Entry | None:
         """Decide on the epochs of a row; None where not one fits."""
         fields = {**row.fields, **request.fields}
         recipe = get(row.recipe).override(**fields)
         if self.minutes is None:
             return Entry(fields)
         data, _ = request.load_data(recipe.data, "")
-        left = 60 * self.minutes - plan.used
+        left = 60 * self.minutes - ledger.used
         weights = sum(later.weight for later in to_come)
         if recipe.noise and recipe.has_sampled_loss:
             # Such a training takes as long as dozens of others.
@@ -172,7 +172,7 @@ class AllRows:
         device = usable_device(request.device)
         per_epoch = pace.seconds_per_epoch(recipe, data, device, _PACING * share, self.seed)
         # Finding out took some of it, the first time all that compiles: that is not this row's alone.
-        share = budget.share(60 * self.minutes - plan.used, row.weight, weights)
+        share = budget.share(60 * self.minutes - ledger.used, row.weight, weights)
         trainings = len(noises_of(recipe, fields)) if recipe.noise else 1
         within = budget.epochs_within(recipe, share, per_epoch, trainings)
         if within is None:
@@ -202,18 +202,18 @@ class AllRows:
             until=until,
         ).run()
 
-    def _report(self, plan: Plan) -> Path:
+    def _report(self, ledger: Ledger) -> Path:
         """Write the report on what is there by now."""
         reports = self.reports.expanduser()
-        done = [row for row in rows.EVERY_ROW if plan.entries.get(row.label, Entry()).done]
+        done = [row for row in rows.EVERY_ROW if ledger.entries.get(row.label, Entry()).done]
         content: Mapping[str, Any] = {
             "command": self.command,
             "minutes": self.minutes,
-            "seconds": round(plan.used, 1),
+            "seconds": round(ledger.used, 1),
             "quick": self.quick,
             "seed": self.seed,
             "rows": [summary(row, _read(reports / row.label / "report.json")) for row in done],
-            "failed": {label: entry.fault for label, entry in plan.entries.items() if entry.fault},
+            "failed": {label: entry.fault for label, entry in ledger.entries.items() if entry.fault},
             "left_out": self._left_out,
             "missing": self._missing,
             "machine": machine(usable_device(self.request.device)),

@@ -105,7 +105,7 @@ def samples_within(effort: Effort, seconds: float, seconds_per_sample: float, no
     ) * seconds_per_sample
     part = min(1.0, seconds / wanted)
     samples, noise_samples = effort.smoothing_samples, effort.noise_samples
-    if part * effort.smoothing_images < _FEWEST_SAMPLED:
+    if part * effort.smoothing_images < min(_FEWEST_SAMPLED, effort.smoothing_images):
         part = min(1.0, 10 * part)
         samples, noise_samples = max(samples // 10, 1), max(noise_samples // 10, 1)
     return dataclasses.replace(

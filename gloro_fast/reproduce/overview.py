@@ -52,6 +52,7 @@ def summary(row: Row, report: Mapping[str, Any]) -> dict[str, Any]:
         "vra_by_power": report["power"]["vra"] if "power" in report else None,
         "seconds_per_epoch": report["seconds_per_epoch"],
         "megabytes_per_instance": None if cost is None else cost["training"]["recipe"]["megabytes_per_instance"],
+        "images": report["vra"]["images"],
         "attacked": report["attacks"]["images"] if trials else 0,
         "certified": report["attacks"]["certified"] if trials else 0,
         "broken": sum(trial["broken"] for trial in trials),
@@ -119,13 +120,18 @@ def _cells(row: Mapping[str, Any]) -> Cells:
         where,
         _beside(row["epochs"], number(paper.epochs)),
         _beside(percent(row["clean_accuracy"]), _tenth(paper.clean)),
-        _beside(percent(row["pgd"]), _tenth(paper.pgd)),
+        _beside(percent(row["pgd"]) + _of_fewer(row), _tenth(paper.pgd)),
         _beside(percent(row["vra"]), _tenth(paper.vra)),
-        row["method"],
+        row["method"] + (f", {row['images']:,} images" if row["method"].startswith("smoothing") else ""),
         percent(row["vra_by_power"]),
         _beside(f"{row['seconds_per_epoch']:.3g}", number(paper.seconds_per_epoch)),
         _beside(number(row["megabytes_per_instance"]), number(paper.megabytes)),
     )
+
+
+def _of_fewer(row: Mapping[str, Any]) -> str:
+    """Say of how many images an accuracy under attack is, if not of all."""
+    return f" ({row['attacked']:,} images)" if 0 < row["attacked"] < row["images"] else ""
 
 
 def _attacks(rows: list[Mapping[str, Any]]) -> str:

@@ -35,7 +35,7 @@ class Entry:
     fault: str = ""
 
 
-class Plan:
+class Ledger:
     """The rows that were begun, and the seconds that were used, all of them together.
 
     Args:
@@ -65,7 +65,7 @@ class Plan:
 
     @contextmanager
     def counting(self, entry: Entry) -> Iterator[None]:
-        """Count the time of the block as used by a row, and save the plan before and after, however it ends."""
+        """Count the time of the block as used by a row, and save the ledger before and after, however it ends."""
         self.save()
         begun, before = time.monotonic(), entry.used
         try:
