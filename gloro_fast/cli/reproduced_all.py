@@ -24,10 +24,11 @@ from gloro_fast.files import atomic
 from gloro_fast.recipes import get
 from gloro_fast.reproduce import budget, pace, rows
 from gloro_fast.reproduce.effort import Effort
-from gloro_fast.reproduce.overview import overview, summary
 from gloro_fast.reproduce.ledger import Entry, Ledger
+from gloro_fast.reproduce.overview import overview, summary
 from gloro_fast.reproduce.provenance import commit, machine
 from gloro_fast.reproduce.rows import Row
+from gloro_fast.train import Interrupted
 from gloro_fast.train.signals import interrupting
 
 ALL = "all"
@@ -89,6 +90,9 @@ class AllRows:
                         to_come = [later for later in todo[place:] if not ledger.entries.get(later.label, Entry()).done]
                         self._row(row, found[row.data], ledger, to_come)
                     folder = self._report(ledger)
+            except Interrupted as stop:
+                # Of what was stopped the place may be a temporary one.
+                raise Interrupted(stop.signal, ledger.path) from None
             finally:
                 ledger.save()
         if not ledger.entries:
@@ -163,23 +167,28 @@ class AllRows:
         if self.minutes is None:
             return Entry(fields)
         data, _ = request.load_data(recipe.data, "")
-        left = 60 * self.minutes - ledger.used
         weights = sum(later.weight for later in to_come)
         if recipe.noise and recipe.has_sampled_loss:
             # Such a training takes as long as dozens of others.
             fields["noise"] = likeliest_noise(recipe)
-        share = budget.share(left, row.weight, weights)
+        share = budget.share(60 * self.minutes - ledger.used, row.weight, weights)
+        if not share:
+            return self._leave_out(row, "the minutes are over")
         device = usable_device(request.device)
         per_epoch = pace.seconds_per_epoch(recipe, data, device, _PACING * share, self.seed)
         # Finding out took some of it, the first time all that compiles: that is not this row's alone.
-        share = budget.share(60 * self.minutes - ledger.used, row.weight, weights)
         trainings = len(noises_of(recipe, fields)) if recipe.noise else 1
+        least = budget.least(per_epoch, trainings)
+        share = budget.share(60 * self.minutes - ledger.used, row.weight, weights, least)
         within = budget.epochs_within(recipe, share, per_epoch, trainings)
         if within is None:
-            self._left_out[row.label] = f"an epoch takes {per_epoch:.2g} s, and its share was {share:.2g} s"
-            typer.echo(f"{row.label} is left out: {self._left_out[row.label]}", err=True)
-            return None
+            times = f", {trainings} times" if trainings > 1 else ""
+            return self._leave_out(row, f"an epoch takes {per_epoch:.2g} s{times}, and its share was {share:.2g} s")
         return Entry({**fields, **within}, share, seconds_per_epoch=per_epoch)
+
+    def _leave_out(self, row: Row, reason: str) -> None:
+        self._left_out[row.label] = reason
+        typer.echo(f"{row.label} is left out: {reason}", err=True)
 
     def _reproduce(self, row: Row, request: RunRequest, entry: Entry, going_on: bool) -> None:
         recipe, fields = get(row.recipe), entry.fields or {}

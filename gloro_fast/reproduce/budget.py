@@ -17,15 +17,22 @@ _FEWEST_PAIRS, _FEWEST_STEPS, _WORTHWHILE_STEPS = 5, 100, 2_000
 _FEWEST_SAMPLED = 20
 
 
-def share(left: float, weight: float, to_come: float) -> float:
-    """Return the seconds that a row gets.
+def share(left: float, weight: float, to_come: float, least: float = 0.0) -> float:
+    """Return the seconds that a row gets: by its weight or, as those that matter most come first, by its need.
 
     Args:
         left: seconds of all that are left.
         weight: of the row.
         to_come: weights of the row and of those after it, added up.
+        least: without which the row comes to nothing; it gets that if half of what is left is enough.
     """
-    return max(left, 0.0) * weight / to_come
+    left = max(left, 0.0)
+    return max(left * weight / to_come, least if least <= left / 2 else 0.0)
+
+
+def least(seconds_per_epoch: float, runs: int = 1) -> float:
+    """Return the seconds in which a row can train for an epoch, and be measured."""
+    return 1.001 * runs * seconds_per_epoch / _TRAINING
 
 
 def epochs_within(recipe: Recipe, seconds: float, seconds_per_epoch: float, runs: int = 1) -> dict[str, int] | None:

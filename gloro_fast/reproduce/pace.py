@@ -21,6 +21,8 @@ from gloro_fast.train import EpochMetrics, Observer, RunStart, Step, Trainer
 
 # Steps come first that compile, plan and allocate; the first epoch has them.
 _FEWEST_STEPS, _EPOCHS = 5, 3
+# If five steps take so many times the seconds that were granted, an epoch takes too long in any case.
+_PATIENCE = 10.0
 _ATTACK_STEPS, _PAIR_STEPS, _SAMPLES = 4, 5, 1_000
 
 
@@ -29,7 +31,7 @@ class _SeenEnoughError(Exception):
 
 
 class _Pace(Observer):
-    """Times steps and epochs, and stops after three epochs, or ``seconds``.
+    """Times steps and epochs, and stops after three epochs, or about ``seconds``.
 
     Steps on a GPU are not waited for, so that only epochs tell there; one is over within any sensible ``seconds``.
     """
@@ -48,7 +50,8 @@ class _Pace(Observer):
     def on_step(self, step: Step) -> None:
         """Stop in a long epoch."""
         self._steps.append(time.monotonic())
-        if len(self._steps) > _FEWEST_STEPS and self._steps[-1] - self._steps[0] > self._seconds:
+        elapsed = self._steps[-1] - self._steps[0]
+        if (elapsed > self._seconds and len(self._steps) > _FEWEST_STEPS) or elapsed > _PATIENCE * self._seconds:
             step.running()  # Waits for the device.
             self._steps[-1] = time.monotonic()
             raise _SeenEnoughError
@@ -65,7 +68,8 @@ class _Pace(Observer):
         if len(self._epochs) > 1:
             took = [end - begin for begin, end in zip(self._epochs, self._epochs[1:], strict=False)]
             return statistics.median(took[1:] or took)
-        return (self._steps[-1] - self._steps[2]) / (len(self._steps) - 3) * self._batches
+        warm = self._steps[2:] if len(self._steps) > _FEWEST_STEPS else self._steps
+        return (warm[-1] - warm[0]) / (len(warm) - 1) * self._batches
 
 
 def seconds_per_epoch(recipe: Recipe, data: DataSet, device: str, seconds: float, seed: int = 0) -> float:
@@ -75,7 +79,7 @@ def seconds_per_epoch(recipe: Recipe, data: DataSet, device: str, seconds: float
         recipe: its warm-up is left out.
         data: the data set.
         device: where.
-        seconds: after which it may stop within an epoch; five steps it takes in any case.
+        seconds: after which it may stop within an epoch, five steps provided that they take no ten times as long.
         seed: of the training, which is thrown away.
     """
     pace = _Pace(seconds)

@@ -22,8 +22,13 @@ def test_shares_of_what_is_left_add_up():
     assert budget.share(-3.0, 1.0, 2.0) == 0
 
 
-def test_what_a_row_does_not_need_is_for_those_after_it():
-    assert budget.share(400 - 10, 1.0, 1.0) == 390
+def test_a_row_that_comes_first_gets_what_it_needs_but_no_more_than_half():
+    assert budget.share(60.0, 12.0, 120.0) == 6
+    assert budget.share(60.0, 12.0, 120.0, least=29.0) == 29
+    assert budget.share(60.0, 12.0, 120.0, least=31.0) == 6
+    assert budget.share(60.0, 12.0, 120.0, least=3.0) == 6
+    recipe = get("mnist-2c2f")
+    assert budget.epochs_within(recipe, budget.least(7.0), 7.0) == {"epochs": 1, "warmup_epochs": 0}
 
 
 @pytest.mark.parametrize(
@@ -112,13 +117,17 @@ def watched(clock, seconds, batches, took):
     """Tell a pace of steps that take so long, until it has seen enough; give what it says."""
     found = pace._Pace(seconds)
     found.on_start(SimpleNamespace(batches=batches))
-    with pytest.raises(pace._SeenEnoughError):
+
+    def train():
         for place in range(10_000):
             clock.now += took(place)
             found.on_step(SimpleNamespace(running=lambda: None))
             if place % batches == batches - 1:
                 clock.now += 0.5  # A checkpoint, and what else comes at the end.
                 found.on_epoch(None)
+
+    with pytest.raises(pace._SeenEnoughError):
+        train()
     return found.seconds_per_epoch
 
 
@@ -130,3 +139,9 @@ def test_a_long_epoch_is_not_waited_for(clock):
     begun = clock.now
     assert watched(clock, 3.0, 100, lambda place: 5.0 if place < 2 else 1.0) == pytest.approx(100)
     assert clock.now - begun == 13
+
+
+def test_nor_are_five_steps_that_take_long(clock):
+    begun = clock.now
+    assert watched(clock, 3.0, 100, lambda place: 40.0) == pytest.approx(4000)
+    assert clock.now - begun == 40
