@@ -16,9 +16,9 @@ folder="$(realpath "$folder")"
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python="${PYTHON:-python3}"
 
-"$python" -c 'import torch' || { echo "error: $python has no torch; name another interpreter by PYTHON" >&2; exit 2; }
+"$python" -c 'import torch' 2>/dev/null || { echo "error: $python has no torch; name another interpreter by PYTHON" >&2; exit 2; }
 if [[ " $* " != *" --device cpu "* ]]; then
-    nvidia-smi -L || { echo "error: nvidia-smi finds no GPU; --device cpu --fast tries everything out without" >&2; exit 2; }
+    nvidia-smi -L 2>/dev/null || { echo "error: nvidia-smi finds no GPU; --device cpu --fast tries everything out without" >&2; exit 2; }
     "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' ||
         { echo "error: the torch of $python is built without CUDA, or finds no driver" >&2; exit 2; }
 fi

@@ -173,7 +173,8 @@ class AllRows:
             fields["noise"] = likeliest_noise(recipe)
         share = budget.share(60 * self.minutes - ledger.used, row.weight, weights)
         if not share:
-            return self._leave_out(row, "the minutes are over")
+            self._leave_out(row, "the minutes are over")
+            return None
         device = usable_device(request.device)
         per_epoch = pace.seconds_per_epoch(recipe, data, device, _PACING * share, self.seed)
         # Finding out took some of it, the first time all that compiles: that is not this row's alone.
@@ -183,7 +184,8 @@ class AllRows:
         within = budget.epochs_within(recipe, share, per_epoch, trainings)
         if within is None:
             times = f", {trainings} times" if trainings > 1 else ""
-            return self._leave_out(row, f"an epoch takes {per_epoch:.2g} s{times}, and its share was {share:.2g} s")
+            self._leave_out(row, f"an epoch takes {per_epoch:.2g} s{times}, and its share was {share:.2g} s")
+            return None
         return Entry({**fields, **within}, share, seconds_per_epoch=per_epoch)
 
     def _leave_out(self, row: Row, reason: str) -> None:

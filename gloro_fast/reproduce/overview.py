@@ -13,6 +13,7 @@ from gloro_fast.reproduce.rows import Row
 
 _COLUMNS = (
     "row",
+    "data, epsilon",
     "in the paper",
     "epochs",
     "clean %",
@@ -117,6 +118,7 @@ def _cells(row: Mapping[str, Any]) -> Cells:
     mark = " (see the data's note)" if row["data_note"] else ""
     return (
         f"[{row['name']}](../{row['name']}/README.md){mark}",
+        f"{row['data']}, {row['epsilon']:.4g}",
         where,
         _beside(row["epochs"], number(paper.epochs)),
         _beside(percent(row["clean_accuracy"]), _tenth(paper.clean)),
