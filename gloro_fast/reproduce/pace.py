@@ -19,10 +19,8 @@ from gloro_fast.net.gloro_net import GloRoNet
 from gloro_fast.recipes import Recipe
 from gloro_fast.train import EpochMetrics, Observer, RunStart, Step, Trainer
 
-# Steps come first that compile, plan and allocate; the first epoch has them.
-_FEWEST_STEPS, _EPOCHS = 5, 3
-# If five steps take so many times the seconds that were granted, an epoch takes too long in any case.
-_PATIENCE = 10.0
+# Steps come first that compile, which may take a minute, plan, allocate and capture; the first epoch has them.
+_WARM_UP, _EPOCHS = 3, 3
 _ATTACK_STEPS, _PAIR_STEPS, _SAMPLES = 4, 5, 1_000
 
 
@@ -33,7 +31,7 @@ class _SeenEnoughError(Exception):
 class _Pace(Observer):
     """Times steps and epochs, and stops after three epochs, or about ``seconds``.
 
-    Steps on a GPU are not waited for, so that only epochs tell there; one is over within any sensible ``seconds``.
+    Steps on a GPU are not waited for, so that epochs tell there; of those it takes two, as the first has what compiles.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -50,8 +48,7 @@ class _Pace(Observer):
     def on_step(self, step: Step) -> None:
         """Stop in a long epoch."""
         self._steps.append(time.monotonic())
-        elapsed = self._steps[-1] - self._steps[0]
-        if (elapsed > self._seconds and len(self._steps) > _FEWEST_STEPS) or elapsed > _PATIENCE * self._seconds:
+        if len(self._steps) > _WARM_UP + 1 and self._elapsed() > self._seconds:
             step.running()  # Waits for the device.
             self._steps[-1] = time.monotonic()
             raise _SeenEnoughError
@@ -59,16 +56,19 @@ class _Pace(Observer):
     def on_epoch(self, metrics: EpochMetrics) -> None:
         """Stop after some."""
         self._epochs.append(time.monotonic())
-        if len(self._epochs) > _EPOCHS:
+        if len(self._epochs) > _EPOCHS or (len(self._epochs) > 2 and self._elapsed() > self._seconds):
             raise _SeenEnoughError
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._steps[min(_WARM_UP, len(self._steps) - 1)]
 
     @property
     def seconds_per_epoch(self) -> float:
-        """The median epoch, less the first where there are others; or that of as many steps, less the first two."""
+        """The median epoch, less the first where there are others; or that of as many steps, less the first three."""
         if len(self._epochs) > 1:
             took = [end - begin for begin, end in zip(self._epochs, self._epochs[1:], strict=False)]
             return statistics.median(took[1:] or took)
-        warm = self._steps[2:] if len(self._steps) > _FEWEST_STEPS else self._steps
+        warm = self._steps[_WARM_UP:]
         return (warm[-1] - warm[0]) / (len(warm) - 1) * self._batches
 
 
@@ -79,7 +79,7 @@ def seconds_per_epoch(recipe: Recipe, data: DataSet, device: str, seconds: float
         recipe: its warm-up is left out.
         data: the data set.
         device: where.
-        seconds: after which it may stop within an epoch, five steps provided that they take no ten times as long.
+        seconds: after which it may stop within an epoch, once four steps are done.
         seed: of the training, which is thrown away.
     """
     pace = _Pace(seconds)
