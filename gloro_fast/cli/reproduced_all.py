@@ -85,9 +85,8 @@ class AllRows:
                 found = self._data()
                 todo = [row for row in rows.EVERY_ROW if row.data in found]
                 for place, row in enumerate(todo):
-                    entry = ledger.entries.get(row.label, Entry())
-                    if not entry.done:
-                        to_come = [later for later in todo[place:] if not ledger.entries.get(later.label, Entry()).done]
+                    if not self._is_done(row, ledger):
+                        to_come = [later for later in todo[place:] if not self._is_done(later, ledger)]
                         self._row(row, found[row.data], ledger, to_come)
                     folder = self._report(ledger)
             except Interrupted as stop:
@@ -213,24 +212,30 @@ class AllRows:
             until=until,
         ).run()
 
+    def _report_of(self, row: Row) -> Path:
+        return self.reports.expanduser() / row.label / "report.json"
+
+    def _is_done(self, row: Row, ledger: Ledger) -> bool:
+        """Whether a row is finished, and its report where reports go now: another place has it written again."""
+        return row.label in ledger.entries and ledger.entries[row.label].done and self._report_of(row).is_file()
+
     def _report(self, ledger: Ledger) -> Path:
         """Write the report on what is there by now."""
-        reports = self.reports.expanduser()
-        done = [row for row in rows.EVERY_ROW if ledger.entries.get(row.label, Entry()).done]
+        done = [row for row in rows.EVERY_ROW if self._is_done(row, ledger)]
         content: Mapping[str, Any] = {
             "command": self.command,
             "minutes": self.minutes,
             "seconds": round(ledger.used, 1),
             "quick": self.quick,
             "seed": self.seed,
-            "rows": [summary(row, _read(reports / row.label / "report.json")) for row in done],
+            "rows": [summary(row, _read(self._report_of(row))) for row in done],
             "failed": {label: entry.fault for label, entry in ledger.entries.items() if entry.fault},
             "left_out": self._left_out,
             "missing": self._missing,
             "machine": machine(usable_device(self.request.device)),
             "commit": commit(),
         }
-        folder = reports / ALL
+        folder = self.reports.expanduser() / ALL
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             atomic.write_text(folder / "report.json", to_json(content))

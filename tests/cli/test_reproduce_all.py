@@ -202,11 +202,16 @@ def test_a_broken_certificate_is_an_error_of_the_whole(everything, listed, prete
     assert "- digits-lmt: certified predictions were changed" in report(tmp_path)[1]
 
 
-def test_runs_that_are_there_are_not_overwritten_unasked(everything, listed, pretended):
+def test_runs_that_are_there_are_not_overwritten_unasked(everything, listed, pretended, tmp_path):
     assert everything().exit_code == 0
     result = everything()
     assert result.exit_code == 2
     assert "--resume goes on from them, --overwrite replaces them" in result.stderr
+    # A report that is gone is written again.
+    (tmp_path / "reports" / "digits-lmt" / "report.json").unlink()
+    pretended[0].clear()
+    assert everything("--resume").exit_code == 0
+    assert [(work.label, work.resume) for work in pretended[0]] == [("digits-lmt", True)]
     assert "seed from 0 to 3" in everything("--resume", "--seed", 3).stderr
     assert everything("--overwrite", "--seed", 3).exit_code == 0
 
