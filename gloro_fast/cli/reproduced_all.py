@@ -121,7 +121,7 @@ class AllRows:
             try:
                 found[name] = _located(self.request, name)
             except DataError as error:
-                self._missing[name] = str(error)
+                self._missing[name] = self._without_places(str(error))
                 typer.echo(f"{name}: not found, its rows are left out ({error})", err=True)
         if not found:
             raise DataError(f"none of the data are there: {'; '.join(self._missing.values())}")
@@ -150,7 +150,7 @@ class AllRows:
     def _failed(self, row: Row, ledger: Ledger, error: Exception) -> None:
         """Note what a row failed by; raise a broken certificate or bound again, which is no matter of one row."""
         reason = str(error) if isinstance(error, GloroFastError) else f"{type(error).__name__}: {error}"
-        fault = " ".join(reason.split())
+        fault = self._without_places(" ".join(reason.split()))
         ledger.entries.setdefault(row.label, Entry()).fault = fault
         if isinstance(error, SoundnessError):
             self._report(ledger)
@@ -194,7 +194,7 @@ class AllRows:
     def _reproduce(self, row: Row, request: RunRequest, entry: Entry, going_on: bool) -> None:
         recipe, fields = get(row.recipe), entry.fields or {}
         epochs = recipe.override(**fields).epochs
-        share = "" if entry.share is None else f", {entry.share - entry.used:.0f} s for it"
+        share = "" if entry.share is None else f", {max(entry.share - entry.used, 0):.0f} s for it"
         typer.echo(f"== {row.label}: {epochs} of {recipe.epochs} epochs{share}", err=True)
         until = None if entry.share is None else time.monotonic() + entry.share - entry.used
         Reproduction(
@@ -211,6 +211,14 @@ class AllRows:
             overwrite=True,
             until=until,
         ).run()
+
+    def _without_places(self, text: str) -> str:
+        """Name the options instead of places on this machine, which are nobody else's business."""
+        places = {"--data-dir": self.request.data_dir, "--runs": self.runs, "--out": self.reports}
+        for option, place in places.items():
+            if place is not None and place.is_absolute():
+                text = text.replace(str(place), option)
+        return text
 
     def _report_of(self, row: Row) -> Path:
         return self.reports.expanduser() / row.label / "report.json"

@@ -222,7 +222,7 @@ def test_no_data_at_all_is_an_error(everything, listed, tmp_path):
     assert result.exit_code == 2
     last = result.stderr.splitlines()[-1]
     assert last.startswith("error: none of the data are there: no MNIST/raw")
-    assert "; no cifar-10-batches-py" in last
+    assert "; no cifar-10-batches-py/data_batch_1 under --data-dir; " in last
 
 
 def test_images_in_a_folder_of_the_data_set_s_name_are_taken(everything, listed, pretended, tmp_path):
