@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from pathlib import Path
@@ -39,8 +40,10 @@ def main(arguments: list[str]) -> int:
         parser.error(f"there is no stage {unknown[0]!r}; choose from {', '.join(STAGES)}")
 
     options.out.mkdir(parents=True, exist_ok=True)
-    data = (options.brought or Path()) / "data"
-    visit = Visit(options.device, options.fast, options.out.resolve(), data.resolve())
+    brought = options.brought or Path()
+    has_wheel = any((brought / "wheels").glob("gloro_fast-*.whl"))
+    data = _unpacked(brought / "data").resolve()
+    visit = Visit(options.device, options.fast, options.out.resolve(), data, has_wheel)
     summary: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as fresh:
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TRITON_CACHE_DIR": fresh}
@@ -48,6 +51,12 @@ def main(arguments: list[str]) -> int:
             environment.setdefault("GLORO_FAST_CUDA_ARCHS", architecture)
         if options.brought is not None:
             environment["PYTHONPATH"] = _installed(options.brought, visit.out)
+        if has_wheel:
+            # What lies in the project's root is otherwise found first.
+            environment |= {
+                "PYTHONSAFEPATH": "1",
+                "PYTHONPATH": os.pathsep.join([environment["PYTHONPATH"], os.getcwd()]),
+            }
         start = time.monotonic()
         for name in options.stages or USUAL:
             print(f"== {name}, {time.monotonic() - start:.0f} s after the start", flush=True)
@@ -78,6 +87,16 @@ def _installed(brought: Path, out: Path) -> str:
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--target", str(site)]
         subprocess.run([*pip, *wheels], check=True)
     return os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+def _unpacked(data: Path) -> Path:
+    """Unpack the archives among the data, each into a folder of its name; return ``data``."""
+    for archive in data.glob("*.tar.*"):
+        folder = data / archive.name.partition(".")[0]
+        if not folder.exists():
+            with tarfile.open(archive) as content:
+                content.extractall(folder, filter="data")
+    return data
 
 
 def _print_tail(path: Path) -> None:

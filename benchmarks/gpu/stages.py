@@ -25,13 +25,15 @@ class Visit:
         device: as torch names it.
         fast: whether to see only that everything runs.
         out: the folder of all output.
-        data: the folder with MNIST, for the training run.
+        data: the folder with the data sets, as `gloro-fast reproduce --all` takes it.
+        has_wheel: whether the package was brought as a wheel, so that nothing is to be compiled.
     """
 
     device: str
     fast: bool
     out: Path
     data: Path
+    has_wheel: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,12 @@ def _sanitizer(tool: str) -> Callable[[Visit], list[str]]:
     return command
 
 
+def _build(visit: Visit) -> list[str]:
+    if visit.has_wheel:
+        return _python("-c", "import gloro_fast; print('the wheel that was brought:', gloro_fast.__file__)")
+    return _python("-m", "pip", "install", "--no-build-isolation", "--no-deps", "--editable", ".")
+
+
 def _bench(visit: Visit) -> list[str]:
     quick = ["--quick"] if visit.fast else []
     only = ["-k", "training_step and 2C2F"] if visit.fast else []
@@ -92,12 +100,16 @@ def _train(visit: Visit) -> list[str]:
     )
 
 
+def _reproduce(visit: Visit) -> list[str]:
+    length = ["--minutes", "2", "--quick"] if visit.fast else ["--minutes", "7"]
+    return _python(
+        *("-m", "gloro_fast", "reproduce", "--all", *length, "--resume", "--device", visit.device),
+        *("--data-dir", str(visit.data), "--out", str(visit.out / "reports"), "--runs", str(visit.out / "runs")),
+    )
+
+
 STAGES: Mapping[str, Stage] = {
-    "build": Stage(
-        "compile and install the package",
-        170,
-        lambda visit: _python("-m", "pip", "install", "--no-build-isolation", "--no-deps", "--editable", "."),
-    ),
+    "build": Stage("compile and install the package, if no wheel of it was brought", 170, _build),
     "info": Stage("which op runs as what", 60, lambda visit: _python("-m", "gloro_fast", "info")),
     "doctor": Stage(
         "every kernel against float64; as on a fresh machine where it comes before other stages",
@@ -116,6 +128,9 @@ STAGES: Mapping[str, Stage] = {
     "determinism": Stage("same seed, same bits", 90, _measurement("determinism")),
     "tf32": Stage("errors of logits", 60, _measurement("rounding")),
     "train": Stage("a training run of MNIST", 170, _train),
+    "reproduce": Stage(
+        "the paper's figures and tables in seven minutes; goes on where it was stopped", 540, _reproduce
+    ),
     "bench": Stage("make bench", 330, _bench),
 }
 USUAL = ("build", "info", "doctor", "steps", "bounds", "certify", "minmax", "margin", "determinism", "tf32", "train")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -14,14 +15,26 @@ from gloro_fast.cli.options import DataDirOption, DeviceOption, DownloadOption, 
 from gloro_fast.cli.reporting import console, table
 from gloro_fast.errors import ConfigError
 
-if TYPE_CHECKING:
-    from gloro_fast.cli.reproduced import Reproduction
-
 
 def reproduce(
     context: typer.Context,
     name: Annotated[
         str | None, typer.Argument(help="A recipe; --list shows them, with the paper's rows.", show_default=False)
+    ] = None,
+    everything: Annotated[
+        bool,
+        typer.Option(
+            "--all",
+            help="Every row of the paper that data are there for: --data-dir holds MNIST, cifar-10-batches-py, ..., "
+            "or a folder of each data set's name.",
+        ),
+    ] = False,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            help="With --all: cut epochs and what is measured so that all of it fits; by default nothing is cut.",
+            show_default=False,
+        ),
     ] = None,
     show: Annotated[bool, typer.Option("--list", help="List the recipes with the paper's rows beside them.")] = False,
     epochs: Annotated[int | None, typer.Option(help="Robust epochs; the recipe's schedules stretch with them.")] = None,
@@ -56,7 +69,7 @@ def reproduce(
     threads: ThreadsOption = None,
     download: DownloadOption = False,
 ) -> None:
-    """Reproduce a row of the paper: train, certify, attack, bound from below, time, and report.
+    """Reproduce a row of the paper, or all of them: train, certify, attack, bound from below, time, and report.
 
     The report, Markdown with JSON and pictures, has this run's row beside the paper's. It can be stopped anywhere;
     --resume goes on from there.
@@ -64,8 +77,12 @@ def reproduce(
     if show:
         _list()
         return
-    if name is None:
-        raise ConfigError("no recipe is named; gloro-fast reproduce --list shows them")
+    if everything:
+        _check_all(context.params)
+    elif name is None:
+        raise ConfigError("no recipe is named; gloro-fast reproduce --list shows them, and --all runs the paper's rows")
+    elif minutes is not None:
+        raise ConfigError("--minutes is for --all; a single row has --epochs, --attack-images and --pairs")
     if resume and overwrite:
         raise ConfigError("--resume goes on with a run and --overwrite deletes it; choose one of the two")
     # Read when torch is loaded: its profiler, which counts bytes, writes notes to the error stream otherwise.
@@ -74,6 +91,7 @@ def reproduce(
     from gloro_fast.bounds import check_method
     from gloro_fast.cli.overrides import recipe_fields
     from gloro_fast.cli.reproduced import Reproduction
+    from gloro_fast.cli.reproduced_all import AllRows
     from gloro_fast.cli.runs import RunRequest
     from gloro_fast.reproduce.effort import QUICK, Effort
     from gloro_fast.train import Interrupted, keep_freed_memory
@@ -91,22 +109,27 @@ def reproduce(
         threads=threads,
         download=download,
     )
-    work = Reproduction(
-        name=name,
-        label=name if label is None else label,
-        request=request,
-        command=_command(context.params),
-        effort=dataclasses.replace(QUICK if quick else Effort(), **chosen),
-        quick=quick,
-        reports=out,
-        runs=runs,
-        seed=seed,
-        resume=resume,
-        overwrite=overwrite,
-    )
+    common: dict[str, Any] = {
+        "request": request,
+        "command": _command(context.params),
+        "effort": dataclasses.replace(QUICK if quick else Effort(), **chosen),
+        "quick": quick,
+        "reports": out,
+        "runs": runs,
+        "seed": seed,
+        "resume": resume,
+        "overwrite": overwrite,
+    }
     keep_freed_memory()
     try:
-        _print(work)
+        if name is None:
+            folder, whole = AllRows(minutes=minutes, **common).run()
+        else:
+            folder, whole = Reproduction(name=name, label=name if label is None else label, **common).run(), True
+        # Of all rows one table is enough; the others have figures of the paper that stand as they are.
+        _print(folder, tables=1 if everything else None)
+        if not whole:
+            raise typer.Exit(1)
     except Interrupted as stop:
         typer.echo(str(stop), err=True)
         raise typer.Exit(128 + stop.signal) from stop
@@ -118,18 +141,37 @@ def _command(given: Mapping[str, Any]) -> str:
 
     data = given["data"] if given["data"] in (None, *data_sets.NAMES) else "PATH"
     options = {**given, "data": data, "seed": given["seed"] or None}
-    valued = ("epochs", "label", "attack_images", "pairs", "method", "data", "seed")
-    words = [f"--{name.replace('_', '-')} {options[name]}" for name in valued if options[name] is not None]
+    valued = ("minutes", "epochs", "label", "attack_images", "pairs", "method", "data", "seed")
+    words = [f"--{name.replace('_', '-')} {_spelt(options[name])}" for name in valued if options[name] is not None]
     words += [f"--set {setting}" for setting in given["settings"] or []]
     words += [f"--{flag.replace('_', '-')}" for flag in ("quick", "auto_attack") if given[flag]]
-    return " ".join(["gloro-fast reproduce", given["name"], *words])
+    return " ".join(["gloro-fast reproduce", given["name"] or "--all", *words])
 
 
-def _print(work: Reproduction) -> None:
-    folder = work.run()
+def _spelt(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _check_all(given: Mapping[str, Any]) -> None:
+    """Refuse what is for one row.
+
+    Raises:
+        ConfigError: something is; names it.
+    """
+    alone = {"name": "a recipe", "settings": "--set"}
+    alone |= {name: f"--{name.replace('_', '-')}" for name in ("epochs", "label", "data", "auto_attack")}
+    wrong = [option for name, option in alone.items() if given[name]]
+    if wrong:
+        raise ConfigError(f"--all runs every row by its recipe; leave {' and '.join(wrong)} out, or --all")
+    minutes = given["minutes"]
+    if minutes is not None and not (math.isfinite(minutes) and minutes > 0):
+        raise ConfigError(f"--minutes is {minutes:g}; it must be a number greater than 0")
+
+
+def _print(folder: Path, tables: int | None) -> None:
     text = (folder / "README.md").read_text(encoding="utf-8")
-    tables = [block for block in text.split("\n\n") if block.startswith("|")]
-    typer.echo("\n\n".join([*tables, f"report: {folder}"]))
+    found = [block for block in text.split("\n\n") if block.startswith("|")]
+    typer.echo("\n\n".join([*found[:tables], f"report: {folder}"]))
 
 
 def _list() -> None:

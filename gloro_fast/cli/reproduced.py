@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
+import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +36,21 @@ _NOISES = (0.4, 0.8, 1.6)
 _HELD_OUT = 0.1
 
 
+def noises_of(recipe: Recipe, fields: Mapping[str, Any]) -> list[float]:
+    """Return the noises that randomized smoothing by a recipe is trained with, one run each.
+
+    Args:
+        recipe: with ``fields`` already in it.
+        fields: that were asked for; its noise, if it is among them.
+    """
+    return [recipe.noise] if "noise" in fields else [round(share * recipe.epsilon, 3) for share in _NOISES]
+
+
+def likeliest_noise(recipe: Recipe) -> float:
+    """Return the noise to train with where only one can be tried."""
+    return round(_NOISES[1] * recipe.epsilon, 3)
+
+
 @dataclass(frozen=True)
 class Reproduction:
     """One row to run: what was asked for.
@@ -49,6 +67,7 @@ class Reproduction:
         seed: of everything.
         resume: go on with what is there.
         overwrite: replace what is there.
+        until: when all of it should be over, by ``time.monotonic``; None takes the time that it takes.
     """
 
     name: str
@@ -62,6 +81,7 @@ class Reproduction:
     seed: int
     resume: bool
     overwrite: bool
+    until: float | None = None
 
     def run(self) -> Path:
         """Do all of it, and give the folder of the report.
@@ -90,6 +110,7 @@ class Reproduction:
             measured = {"vra": own, "smoothing": smoothing}
         content = {
             "name": self.label,
+            "recipe_epochs": get(self.name).epochs,
             # A data set may be given by its path, which is nobody else's business.
             "recipe": {**asdict(stages.config.recipe), "data": data.name},
             "command": self.command,
@@ -104,7 +125,7 @@ class Reproduction:
             "commit": commit(),
             "seed": self.seed,
         }
-        text = markdown(content, ROWS.get(self.name), TIGHTNESS.get(get(self.name).data))
+        text = markdown(content, ROWS.get(self.name) or ROWS.get(self.label), TIGHTNESS.get(get(self.name).data))
         with writing(folder):
             atomic.write_text(folder / "report.json", to_json(content))
             atomic.write_text(folder / "README.md", text)
@@ -115,7 +136,7 @@ class Reproduction:
         found = stages.evaluation()
         title, note = f"{self.label}, test split of {data.name}", data.note
         draw_vra(found, folder / "vra.png", epsilon=epsilon, title=title, note=note)
-        draw_histogram(found, epsilon, folder / "radii.png")
+        draw_histogram(found, epsilon, folder / "radii.png", title=title, note=note)
         draw_examples(found, data, epsilon, folder / "examples.png")
         own = {
             "clean_accuracy": found.clean_accuracy,
@@ -125,7 +146,12 @@ class Reproduction:
             "radius_quartiles": found.radius_quartiles(),
             "images": len(found.labels),
         }
-        measured: dict[str, Any] = {"vra": own, "power": stages.power(), "attacks": stages.attacks()}
+        measured: dict[str, Any] = {"vra": own, "power": stages.power()}
+        if self.until is not None:
+            # What takes as long as it takes goes first; it is read back below.
+            stages.cost()
+            stages.fit(self._left())
+        measured["attacks"] = stages.attacks()
         bounds = stages.tightness()
         paper = TIGHTNESS.get(get(self.name).data)
         draw_tightness(bounds, folder / "tightness.png", paper=paper, title=title, note=note)
@@ -156,26 +182,28 @@ class Reproduction:
     def _trained_by_sampling(self, recipe: Recipe, data: DataSet) -> tuple[Path, dict[str, Any]]:
         """Train with each noise, choose by VRA on images held out, and certify the test images with the best."""
         size = max(1, int(_HELD_OUT * len(data.train)))
-        noises = (
-            [recipe.noise]
-            if "noise" in self.request.fields
-            else [round(share * recipe.epsilon, 3) for share in _NOISES]
-        )
+        noises = noises_of(recipe, self.request.fields)
         _, held_out = split_validation(data.train, size, self.seed)
+        runs = [self._trained(f"noise-{noise:g}", noise=noise, validation_size=size) for noise in noises]
+        effort = self.effort
+        if self.until is not None:
+            first = self._stages(runs[0], data)
+            first.fit_samples(self._left(), len(runs))
+            effort = first.effort
         tried: list[tuple[dict[str, Any], Path]] = []
-        for noise in noises:
-            run = self._trained(f"noise-{noise:g}", noise=noise, validation_size=size)
+        for run in runs:
             stages = self._stages(run, data)
-            effort = self.effort
             found = stages.smoothing(held_out, "validation", effort.noise_images, effort.noise_samples)
             tried.append((found, run))
         # Of equals the least noise, which costs the least accuracy.
         best, run = max(tried, key=lambda trial: (trial[0]["vra"], -trial[0]["noise"]))
-        effort = self.effort
         test = self._stages(run, data).smoothing(
             data.test, "smoothing", effort.smoothing_images, effort.smoothing_samples
         )
         return run, {"test": test, "tried": [found for found, _ in tried], "chosen": best["noise"]}
+
+    def _left(self) -> float:
+        return math.inf if self.until is None else max(0.0, self.until - time.monotonic())
 
     def _stages(self, run: Path, data: DataSet) -> Stages:
         return Stages(run, data, self.effort, self.seed, usable_device(self.request.device), _tell)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ class RunRequest:
         graphs: whether to capture the steps on a GPU.
         deterministic: whether a GPU is to use deterministic algorithms alone.
         tf32: whether training on a GPU may use TF32.
+        loaded: data sets that are in memory already, with their place, by name.
     """
 
     recipe: str | None
@@ -66,6 +67,7 @@ class RunRequest:
     deterministic: bool | None = None
     test_share: float | None = None
     tf32: bool | None = None
+    loaded: Mapping[str, tuple[DataSet, str]] = field(default_factory=dict)
 
     def load_data(self, name: str, otherwise: str, test_share: float | None = None) -> tuple[DataSet, str]:
         """Load a data set from the folder asked for, or else from ``otherwise``; give it and its place.
@@ -75,6 +77,8 @@ class RunRequest:
             otherwise: the place.
             test_share: to hold out, if none was asked for.
         """
+        if name in self.loaded:
+            return self.loaded[name]
         place = str(self.data_dir.expanduser().resolve()) if self.data_dir is not None else otherwise
         share = test_share if self.test_share is None else self.test_share
         with current().together():

@@ -45,11 +45,14 @@ def draw_tightness(
     ]
     for place, (_, value, color, slopes) in enumerate(bars):
         axes.barh(place, value, color=color, alpha=0.85, height=0.6)
-        share = f"{value:.4g}" if place == 0 or not found.upper else f"{value:.4g} = {value / found.upper:.1%}"
-        axes.text(1.0, place, share, va="center", ha="right", fontsize=9.5, transform=axes.get_yaxis_transform())
+        share = f"{value:.4g}" if place == 0 or not found.upper else f"{value:.4g}\n{value / found.upper:.1%} of upper"
+        # Off the lines of the grid.
+        behind = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
+        at = axes.get_yaxis_transform()
+        axes.text(1.0, place, share, va="center", ha="right", fontsize=9.5, transform=at, bbox=behind)
         # Below the middle of the bar, so that its end stays in view.
         spread = [place + 0.1 + 0.18 * index / max(len(slopes) - 1, 1) for index in range(len(slopes))]
-        dots = "one pair, or one ball, each" if place == 1 else None
+        dots = "steepest slope of one pair, or in one ball" if place == 1 else None
         axes.plot(slopes, spread, ".", color="black", alpha=0.45, markersize=3, label=dots)
     if paper is not None:
         line: dict[str, Any] = {"color": _GREY, "linewidth": 1.4, "linestyle": (0, (2, 1.5))}

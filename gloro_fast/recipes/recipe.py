@@ -84,7 +84,7 @@ class Recipe:
         for field in ("noise", "weight_decay"):
             value = getattr(self, field)
             _require(field, value, math.isfinite(value) and value >= 0, "it must be a number >= 0")
-        if LOSSES[self.loss].is_sampled:
+        if self.has_sampled_loss:
             _require("noise", self.noise, self.noise > 0, f"loss {self.loss!r} needs its deviation, greater than 0")
         schedules.parse_lambda(self.lam)
         schedules.parse_epsilon(self.epsilon_schedule, self.epsilon_train, self.epochs)
@@ -93,6 +93,11 @@ class Recipe:
     def has_lambda(self) -> bool:
         """Whether the loss has a weight lambda."""
         return LOSSES[self.loss].has_lambda
+
+    @property
+    def has_sampled_loss(self) -> bool:
+        """Whether the loss takes noisy copies of every image."""
+        return LOSSES[self.loss].is_sampled
 
     def override(self, **fields: Any) -> Recipe:
         """Return a copy with other values.

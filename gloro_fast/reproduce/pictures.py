@@ -16,9 +16,21 @@ _BLUE, _RED, _GREY = "#1f5fa8", "#c8503c", "#555555"
 _EXAMPLES = 8
 
 
-def draw_histogram(evaluation: Evaluation, epsilon: float, path: Path) -> None:
-    """Draw :func:`histogram_figure` as a PNG to ``path``."""
+def draw_histogram(evaluation: Evaluation, epsilon: float, path: Path, *, title: str = "", note: str = "") -> None:
+    """Draw :func:`histogram_figure` as a PNG.
+
+    Args:
+        evaluation: of the test split.
+        epsilon: l2 radius to mark.
+        path: the picture.
+        title: what was evaluated.
+        note: a remark on the data that belongs beside every result; printed below.
+    """
     figure = histogram_figure(evaluation, epsilon)
+    if title:
+        figure.axes[0].set_title(title, loc="left", fontsize=11, fontweight="bold", pad=24)
+    if note:
+        figure.supxlabel(note, fontsize=7.5, color=_GREY, wrap=True)
     write_with(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
 
 
@@ -77,7 +89,7 @@ def draw_examples(evaluation: Evaluation, data: DataSet, epsilon: float, path: P
                 _show(axes, to_float(data.test.images[place : place + 1])[0])
                 truth, said = data.class_names[label], data.class_names[prediction]
                 axes.set_title(
-                    f"truth: {truth}\npredicted: {said}\nradius {float(evaluation.radius[place]):.3g}",
+                    f"truth: {truth}\npredicted: {said}\nradius {float(evaluation.radius[place]):.4g}",
                     fontsize=8,
                     color="black" if label == prediction else _RED,
                 )

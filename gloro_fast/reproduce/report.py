@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from gloro_fast.recipes.paper import CERTIFICATION, PaperRow, PaperTightness
@@ -31,7 +31,7 @@ def markdown(content: dict[str, Any], paper: PaperRow | None, paper_tightness: P
         f"{content['data']}, epsilon {recipe['epsilon']:.6g}",
         *_notes(content),
         f"    {content['command']}",
-        _table(_ROW, _rows(content, paper)),
+        table(_ROW, _rows(content, paper)),
     ]
     if "attacks" in content:
         parts.append(_attack_text(content["attacks"]))
@@ -57,35 +57,34 @@ def _notes(content: dict[str, Any]) -> list[str]:
 
 
 def _rows(content: dict[str, Any], paper: PaperRow | None) -> list[Cells]:
-    recipe, cost = content["recipe"], content.get("cost")
-    epochs = f"{recipe['epochs']}" + (f" + {recipe['warmup_epochs']}" if recipe["warmup_epochs"] else "")
+    cost = content.get("cost")
     pgd = next((t["accuracy"] for t in content.get("attacks", {}).get("trials", []) if t["name"] == "PGD"), None)
     megabytes = None if cost is None else cost["training"]["recipe"]["megabytes_per_instance"]
     own = content["vra"]
     rows: list[Cells] = [
         (
             "this run",
-            epochs,
-            _percent(own["clean_accuracy"]),
-            _percent(pgd),
-            _percent(own["vra"]),
+            epochs_cell(content),
+            percent(own["clean_accuracy"]),
+            percent(pgd),
+            percent(own["vra"]),
             own["method"],
             f"{content['seconds_per_epoch']:.3g}",
-            _number(megabytes),
+            number(megabytes),
         )
     ]
     if "power" in content:
         power = content["power"]
-        rows.append(("the same net", "", "", "", _percent(power["vra"]), power["method"], "", ""))
+        rows.append(("the same net", "", "", "", percent(power["vra"]), power["method"], "", ""))
     if paper is not None:
         rows.append(
             (
                 f"paper, {paper.figure}, {paper.method}",
-                _number(paper.epochs),
+                number(paper.epochs),
                 *("-" if value is None else f"{value:.1f}" for value in (paper.clean, paper.pgd, paper.vra)),
                 "",
-                _number(paper.seconds_per_epoch),
-                _number(paper.megabytes),
+                number(paper.seconds_per_epoch),
+                number(paper.megabytes),
             )
         )
     return rows
@@ -94,7 +93,7 @@ def _rows(content: dict[str, Any], paper: PaperRow | None) -> list[Cells]:
 def _attack_text(attacks: dict[str, Any]) -> str:
     trials = "; ".join(
         f"{trial['name']} ({', '.join(f'{name} {value}' for name, value in trial['settings'].items())}): accuracy "
-        f"{_percent(trial['accuracy'])} %, broken certificates {trial['broken']:,}"
+        f"{percent(trial['accuracy'])} %, broken certificates {trial['broken']:,}"
         for trial in attacks["trials"]
     )
     return (
@@ -106,12 +105,12 @@ def _attack_text(attacks: dict[str, Any]) -> str:
 def _smoothing_text(smoothing: dict[str, Any]) -> str:
     test = smoothing["test"]
     tried = "; ".join(
-        f"{trial['noise']:g}: {_percent(trial['vra'])} %" for trial in sorted(smoothing["tried"], key=_noise)
+        f"{trial['noise']:g}: {percent(trial['vra'])} %" for trial in sorted(smoothing["tried"], key=_noise)
     )
     return (
         f"Randomized smoothing: a stochastic guarantee, wrong with probability {test['alpha']:g} an image, on the "
         f"first {test['images']:,} test images with {test['samples']:,} noisy copies each, "
-        f"{test['seconds_per_image']:.3g} seconds an image; abstained on {_percent(test['abstained'])} %. Deviation of "
+        f"{test['seconds_per_image']:.3g} seconds an image; abstained on {percent(test['abstained'])} %. Deviation of "
         f"the noise: {test['noise']:g}, the best VRA on {smoothing['tried'][0]['images']:,} images held out of "
         f"training ({tried})."
     )
@@ -133,7 +132,7 @@ def _tightness_table(found: dict[str, Any], paper: PaperTightness | None) -> str
         (f"local lower, {balls} balls", f"{found['local_lower']:.4g}", f"{found['local_ratio']:.1%}", *theirs[2]),
     ]
     columns = ("Lipschitz constant (Figure 4c)", "", "of the upper", *(("the paper's",) if paper is not None else ()))
-    return _table(columns, rows)
+    return table(columns, rows)
 
 
 def _cost_table(cost: dict[str, Any], recipe: dict[str, Any]) -> str:
@@ -157,17 +156,27 @@ def _cost_table(cost: dict[str, Any], recipe: dict[str, Any]) -> str:
     if recipe["architecture"] == "6C2F":
         paper = (f"{CERTIFICATION.seconds:g}", f"{CERTIFICATION.megabytes:g}")
         rows.append(("paper, Figure 4b: certifying 10,000 images on a GeForce RTX 3080, s", *paper))
-    return _table(("cost", "", "MB/instance"), rows)
+    return table(("cost", "", "MB/instance"), rows)
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def epochs_cell(content: Mapping[str, Any]) -> str:
+    """Say how many epochs a run had, of how many that its recipe has, warm-up apart."""
+    recipe = content["recipe"]
+    epochs = f"{recipe['epochs']}" + (f" + {recipe['warmup_epochs']}" if recipe["warmup_epochs"] else "")
+    return epochs if content["recipe_epochs"] == recipe["epochs"] else f"{epochs} of {content['recipe_epochs']}"
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _percent(share: float | None) -> str:
+def percent(share: float | None) -> str:
+    """Return a share in [0, 1] as per cent with two digits after the point; - for None."""
     return "-" if share is None else f"{100 * share:.2f}"
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """Return a number, three digits of it below ten; - for None."""
     return "-" if value is None else f"{value:.3g}" if isinstance(value, float) and value < 10 else f"{value:g}"

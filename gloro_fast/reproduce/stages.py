@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,15 @@ from gloro_fast.evaluate.smoothing import smooth
 from gloro_fast.evaluate.tightness import Tightness, tightness
 from gloro_fast.files import atomic
 from gloro_fast.progress import Progress
+from gloro_fast.reproduce import budget, pace
 from gloro_fast.reproduce.effort import Effort
 from gloro_fast.train.cost import certification_cost, training_cost
 from gloro_fast.train.run_folder import RunFolder
 from gloro_fast.train.trained_net import load_net
 
 Tell = Callable[[str], None]
+# Images to time attacks with: enough to keep two cores busy, and what the attacks take at a time.
+_PROBED, _BATCH = 64, 512
 
 
 class Stages:
@@ -42,6 +46,7 @@ class Stages:
 
     Attributes:
         net: the net, frozen by the method of ``effort``.
+        effort: how much work to do.
         config: what decided the run.
     """
 
@@ -50,12 +55,48 @@ class Stages:
         self.net.freeze(effort.method)
         self._folder = run / "measured"
         self._weights = hashlib.sha256(RunFolder(run).model.read_bytes()).hexdigest()
-        self._data, self._effort, self._seed, self._device, self._tell = data, effort, seed, device, tell
+        self.effort = effort
+        self._data, self._seed, self._device, self._tell = data, seed, device, tell
+
+    def fit(self, seconds: float) -> None:
+        """Cut attacks and lower bounds to what takes no longer; what was decided for these weights stays so.
+
+        Args:
+            seconds: for all that is still to measure.
+        """
+        test, epsilon = self._data.test, self.config.recipe.epsilon
+        on_cpu = torch.device(self._device).type == "cpu"
+
+        def decide() -> dict[str, Any]:
+            # A GPU takes as long for few images as for a batch.
+            chosen = slice(_PROBED if on_cpu else _BATCH)
+            images, labels = to_float(test.images[chosen]), test.labels[chosen]
+            per_step = pace.seconds_per_attack_step(self.net, images, labels, epsilon)
+            per_pair_step = pace.seconds_per_pair_step(self.net, images, self.effort.pairs)
+            less = budget.attacks_within(self.effort, seconds, per_step)
+            return asdict(budget.lower_bounds_within(less, seconds, per_pair_step, on_cpu))
+
+        self.effort = Effort(**self._stage("effort", asdict(self.effort), decide))
+
+    def fit_samples(self, seconds: float, noises: int) -> None:
+        """Cut the images to certify by sampling likewise.
+
+        Args:
+            seconds: for all that is still to measure.
+            noises: how many to choose from.
+        """
+        test, noise = self._data.test, self.config.recipe.noise
+
+        def decide() -> dict[str, Any]:
+            per_sample = pace.seconds_per_sample(self.net, to_float(test.images[:1]), test.labels[:1], noise)
+            return asdict(budget.samples_within(self.effort, seconds, per_sample, noises))
+
+        self.effort = Effort(**self._stage("effort", asdict(self.effort), decide))
 
     def evaluation(self) -> Evaluation:
         """Certify the test split by the net's rigorous bound."""
         found = self._stage(
-            "evaluation", {"method": self._effort.method}, lambda: _numbers(evaluate(self.net, self._data.test))
+            "evaluation", {"method": self.effort.method}, lambda: _numbers(evaluate(self.net, self._data.test))
         )
         return Evaluation(
             labels=self._data.test.labels,
@@ -88,7 +129,7 @@ class Stages:
         Raises:
             SoundnessError: a certificate was broken.
         """
-        effort, test = self._effort, self._data.test
+        effort, test = self.effort, self._data.test
         settings: dict[str, Any] = {
             "steps": effort.attack_steps,
             "restarts": effort.attack_restarts,
@@ -112,7 +153,7 @@ class Stages:
         Raises:
             SoundnessError: that comes out above the upper bound.
         """
-        effort = self._effort
+        effort = self.effort
         numbers = {
             "pairs": effort.pairs,
             "global_steps": effort.global_steps,
@@ -128,7 +169,7 @@ class Stages:
 
     def cost(self) -> dict[str, Any]:
         """Time training beside standard training, and the certification of the test split."""
-        rounds = self._effort.cost_rounds
+        rounds = self.effort.cost_rounds
 
         def measure() -> dict[str, Any]:
             training = training_cost(self.config.recipe, self._data, self._device, rounds)
@@ -137,7 +178,7 @@ class Stages:
                 "certification": certification_cost(self.net, self._data.test).to_dict(),
             }
 
-        settings = {"method": self._effort.method, "rounds": rounds, "threads": torch.get_num_threads()}
+        settings = {"method": self.effort.method, "rounds": rounds, "threads": torch.get_num_threads()}
         return self._stage("cost", settings, measure)
 
     def smoothing(self, split: Split, name: str, images: int, samples: int) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -21,6 +23,29 @@ class Interrupted(KeyboardInterrupt):
         super().__init__(f"{received.name} received: the run is saved in {checkpoint}; go on with --resume")
         self.signal = received
         self.checkpoint = checkpoint
+
+
+@contextmanager
+def interrupting(saved: Path) -> Iterator[None]:
+    """Raise Interrupted in the block at SIGINT or SIGTERM, but where StopSignals waits for the end of a step.
+
+    Args:
+        saved: where what is done is kept, for the message.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(signal.Signals(number), saved)
+
+    previous: dict[signal.Signals, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                previous[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 class StopSignals:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 from typing import Any
@@ -126,3 +128,56 @@ def test_what_was_brought_is_found_first(tmp_path: Path, monkeypatch: pytest.Mon
     assert program._installed(tmp_path, tmp_path / "out") == f"{tmp_path / 'out' / 'site'}:before"
     assert commands[0][-1] == str(tmp_path / "wheels" / "a.whl")
     assert "--no-index" in commands[0]
+
+
+def test_archives_that_were_brought_are_unpacked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "train" / "cat").mkdir(parents=True)
+    (tmp_path / "train" / "cat" / "1.png").write_text("pixels")
+    with tarfile.open(tmp_path / "cifar10-small.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "train", "train")
+    bring.main([str(tmp_path / "brought"), "--lacking", "--data", str(tmp_path / "cifar10-small.tar.gz")])
+    data = program._unpacked(tmp_path / "brought" / "data")
+    image = data / "cifar10-small" / "train" / "cat" / "1.png"
+    assert image.read_text() == "pixels"
+    image.write_text("mine")
+    program._unpacked(data)
+    assert image.read_text() == "mine"
+
+
+def test_a_wheel_that_was_brought_is_found_before_the_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+
+    def run(name: str, stage: Stage, visit: Visit, environment: Any) -> dict[str, object]:
+        seen.update(command=stage.command(visit), environment=environment)
+        return {"status": 0, "seconds": 0.0}
+
+    monkeypatch.setattr(program, "run", run)
+    monkeypatch.setattr(program, "_installed", lambda brought, out: "site")
+    assert program.main(["build", "--out", str(tmp_path / "out"), "--brought", str(tmp_path)]) == 0
+    assert "install" in seen["command"]
+    assert "PYTHONSAFEPATH" not in seen["environment"]
+    (tmp_path / "wheels").mkdir()
+    (tmp_path / "wheels" / "gloro_fast-1.0-cp312-cp312-linux_x86_64.whl").touch()
+    assert program.main(["build", "--out", str(tmp_path / "out"), "--brought", str(tmp_path)]) == 0
+    assert "install" not in seen["command"]
+    assert seen["environment"]["PYTHONPATH"] == f"site{os.pathsep}{Path.cwd()}"
+    assert seen["environment"]["PYTHONSAFEPATH"] == "1"
+
+
+def test_the_script_refuses_before_anything_begins(tmp_path: Path) -> None:
+    script = Path(stages.__file__).parents[1] / "reproduce_on_gpu.sh"
+    (tmp_path / "data").mkdir()
+    for arguments, interpreter, says in (
+        ([tmp_path / "none"], "true", "there is no folder data in"),
+        ([tmp_path], "false", "false has no torch"),
+        ([tmp_path, "--device", "cuda"], "true", "nvidia-smi finds no GPU"),
+    ):
+        environment = {"PATH": os.defpath, "PYTHON": interpreter}
+        done = subprocess.run(
+            ["bash", str(script), *map(str, arguments)], capture_output=True, text=True, env=environment, check=False
+        )
+        if "nvidia" in says and done.returncode == 0:
+            continue  # There is one.
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: ")
+        assert says in done.stderr

@@ -176,7 +176,8 @@ def test_torch_writes_no_notes_of_its_own(made, tmp_path):
     command = [sys.executable, "-m", "gloro_fast", "reproduce", "digits", "--epochs", "2", "--resume", *common(runs)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.splitlines()[0] == "measuring: cost"
+    # On a busy machine it says how far it is.
+    assert next(line for line in done.stderr.splitlines() if " so far" not in line) == "measuring: cost"
     assert "USDT" not in done.stderr
     assert "CPUAllocator" not in done.stderr
 

@@ -133,5 +133,5 @@ def test_the_dots_of_the_bounds_are_named(tmp_path, drawn, paper):
     draw_tightness(found, tmp_path / "tightness.png", paper=paper, title="mnist")
     (figure,) = drawn
     (axes,) = figure.axes
-    assert labels(axes) == ["one pair, or one ball, each", *(["the paper's ratios"] if paper else [])]
+    assert labels(axes) == ["steepest slope of one pair, or in one ball", *(["the paper's ratios"] if paper else [])]
     assert not axes.get_legend().get_window_extent().overlaps(axes.get_window_extent())
