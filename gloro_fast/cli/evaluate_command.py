@@ -12,6 +12,7 @@ from gloro_fast.cli.files import output_path, to_json, writing
 from gloro_fast.cli.grouped import shared
 from gloro_fast.cli.options import (
     OPENING,
+    RELAXING,
     BatchSizeOption,
     ExecutedOption,
     RunArgument,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @shared
-@with_options(OPENING)
+@with_options({**RELAXING, **OPENING})
 def evaluate(
     run: RunArgument,
     radii: Annotated[
@@ -49,7 +50,11 @@ def evaluate(
     batch_size: BatchSizeOption = 512,
     **opening: Any,
 ) -> None:
-    """Evaluate a net: clean accuracy, verified-robust accuracy (VRA) at some radii, and its curve as a picture."""
+    """Evaluate a net: clean accuracy, verified-robust accuracy (VRA) at some radii, and its curve as a picture.
+
+    With --top-k or --affinity both are relaxed (Leino and Fredrikson 2021): the label is among the likeliest classes
+    of a set that keeps together.
+    """
     from gloro_fast.cli.evaluated import evaluate_run
     from gloro_fast.evaluate.curve import draw_vra
 
@@ -95,10 +100,9 @@ def _json(evaluated: EvaluatedRun, radii: list[float]) -> str:
     content = {
         **evaluated.to_dict(),
         "epsilon": evaluated.epsilon,
-        "vra": evaluation.vra(evaluated.epsilon),
-        "real_vra": evaluation.real_vra(evaluated.epsilon),
+        **evaluated.vra_to_dict(evaluated.epsilon),
         "radius_quartiles": evaluation.radius_quartiles(),
-        "radii": [{"radius": radius, "vra": evaluation.vra(radius)} for radius in radii],
+        "radii": [{"radius": radius, **evaluated.vra_to_dict(radius)} for radius in radii],
     }
     return to_json(content)
 
@@ -108,11 +112,12 @@ def _print_summary(evaluated: EvaluatedRun, radii: list[float], picture: Path, n
     lower, median, upper = evaluation.radius_quartiles()
     rows = [
         *evaluated.facts(),
-        ("clean accuracy", percent(evaluation.clean_accuracy)),
+        (evaluation.accuracy_name, percent(evaluation.clean_accuracy)),
         ("certified radius", f"median {median:.4g}, quartiles {lower:.4g} to {upper:.4g} (0 where wrong)"),
     ]
     out = console()
     out.print(facts(rows, "evaluation"))
+    columns = ("radius", evaluation.vra_name)
     vra = [(f"{radius:.6g}", evaluated.vra(radius)) for radius in radii]
-    out.print(table(("radius", "VRA"), vra, numbers=("radius", "VRA")))
+    out.print(table(columns, vra, numbers=columns))
     out.print(f"curve: {picture}\nnumbers: {numbers}")
