@@ -44,7 +44,9 @@ class CertificateFile(CertificateRecord):
             ConfigError: the evaluation is one of relaxed guarantees.
         """
         if evaluation.relaxed is not None:
-            raise ConfigError("a certificate file states ordinary radii, which audit checks; evaluate without relaxation")
+            raise ConfigError(
+                "a certificate file states ordinary radii, which audit checks; evaluate without relaxation"
+            )
         bound = net.bound
         top = evaluation.logits.double().topk(2, dim=1).values
         return cls(

@@ -76,7 +76,9 @@ def certify(
     if certificate is not None:
         certificate = output_path(certificate, ".json", option="--certificate")
         if relaxed:
-            raise ConfigError("--certificate states ordinary radii, which audit checks; leave out --top-k and --affinity")
+            raise ConfigError(
+                "--certificate states ordinary radii, which audit checks; leave out --top-k and --affinity"
+            )
     if epsilon is not None:
         positive_epsilon(epsilon)
     as_json = path.suffix.lower() == ".json"

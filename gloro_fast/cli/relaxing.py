@@ -31,7 +31,9 @@ def chosen_relaxation(top_k: int | None, affinity: Path | None, class_names: Seq
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"--affinity {affinity} cannot be read ({error}); give a JSON file") from None
     if not (isinstance(content, list) and content and all(isinstance(names, list) and names for names in content)):
-        raise ConfigError(f'--affinity {affinity} has no list of sets; write such as [["cat", "dog"], ["car", "truck"]]')
+        raise ConfigError(
+            f'--affinity {affinity} has no list of sets; write such as [["cat", "dog"], ["car", "truck"]]'
+        )
     return [sorted({_index(name, affinity, class_names) for name in names}) for names in content]
 
 

@@ -214,7 +214,8 @@ def collect(batches: Iterable[tuple[Tensor, AnyCertificate]], keep_logits: bool 
                 column = column.new_empty(len(column), 0)
             columns.setdefault(name, []).append(column.cpu())
     labels = torch.cat(found)
-    whole = dataclasses.replace(certificate, **{name: torch.cat(parts) for name, parts in columns.items()})
+    joined: dict[str, Any] = {name: torch.cat(parts) for name, parts in columns.items()}
+    whole = dataclasses.replace(certificate, **joined)
     if isinstance(whole, Certificate):
         return Evaluation(
             labels,

@@ -16,7 +16,8 @@ class SmoothAdvLoss(SampledLoss):
     (SmoothAdv_PGD). The attack maximizes -log of the softmax of f for the label, averaged
     over the copies, over the l2 ball of radius epsilon, by projected gradient ascent from the image with steps of
     2 epsilon / ``steps`` and pixels clipped to [0, 1]. The very noise of the attack is trained with.
-    As in the authors' code, f is attacked as it is in evaluation: BatchNorm keeps its statistics, Dropout drops nothing.
+    As in the authors' code, f is attacked as it is in evaluation: BatchNorm goes by its statistics and leaves them, and
+    Dropout drops nothing.
 
     Args:
         samples: noisy copies of each image, the paper's m_train.
