@@ -239,6 +239,20 @@ def test_rounding_breaks_a_real_set_and_executed_refuses_it():
     assert executed.radii[0, 0] > 1
 
 
+@pytest.mark.filterwarnings("ignore:.*overflow")
+def test_logits_that_overflow_certify_no_set():
+    net = float32_net()
+    with torch.no_grad():
+        net.module[5].weight[2] = 3e38
+    images = torch.cat([torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2)])
+    for executed in (False, True):
+        found = certify_relaxed(net, images, 4, executed=executed)
+        assert not net.module(images).isfinite().all(dim=1).any()
+        assert (found.radii == 0).all()
+        assert not found.certified.any()
+        assert (found.size == 0).all()
+
+
 def bottoms(logits, differences, lipschitz, relaxation):
     """The bottom of each row by loops over k, j and i."""
     found = []
