@@ -187,7 +187,8 @@ _MNIST_2C2F_TUNED = dataclasses.replace(
     learning_rate_end=1e-5,
     precision="bfloat16",
 )
-# For relaxed top-2 robustness (Leino and Fredrikson 2021, who have other data): gloro-fast evaluate RUN --top-k 2.
+# For relaxed top-2 robustness (Leino and Fredrikson 2021; no figure of theirs is at hand), which
+# gloro-fast evaluate RUN --top-k 2 measures.
 _MNIST_2C2F_TOP2 = dataclasses.replace(_MNIST_2C2F, name="mnist-2c2f-top2", loss="top-2")
 _MNIST_4C3F = Recipe(
     name="mnist-4c3f",
