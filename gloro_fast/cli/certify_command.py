@@ -19,6 +19,7 @@ from gloro_fast.cli.options import (
     EpsilonOption,
     ExecutedOption,
     RunArgument,
+    asks_relaxed,
     positive_epsilon,
     with_options,
 )
@@ -47,7 +48,10 @@ def certify(
     executed: ExecutedOption = False,
     out: Annotated[
         Path | None,
-        typer.Option(help="A .csv or .json file; RUN/certificates.csv by default.", show_default=False),
+        typer.Option(
+            help="A .csv or .json file; RUN/certificates.csv or relaxed-certificates.csv by default.",
+            show_default=False,
+        ),
     ] = None,
     certificate: Annotated[
         Path | None,
@@ -71,8 +75,9 @@ def certify(
     """
     from gloro_fast.cli.evaluated import evaluate_run
 
-    path = run.expanduser() / "certificates.csv" if out is None else output_path(out, ".csv", ".json")
-    relaxed = opening["top_k"] is not None or opening["affinity"] is not None
+    relaxed = asks_relaxed(opening)
+    name = "relaxed-certificates.csv" if relaxed else "certificates.csv"
+    path = run.expanduser() / name if out is None else output_path(out, ".csv", ".json")
     if certificate is not None:
         certificate = output_path(certificate, ".json", option="--certificate")
         if relaxed:

@@ -16,6 +16,7 @@ from gloro_fast.cli.options import (
     BatchSizeOption,
     ExecutedOption,
     RunArgument,
+    asks_relaxed,
     with_options,
 )
 from gloro_fast.cli.reporting import console, facts, percent, table
@@ -43,7 +44,8 @@ def evaluate(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="The picture, a .png file; RUN/vra.png by default. The numbers go beside it as .json.",
+            help="The picture, a .png file; RUN/vra.png or relaxed-vra.png by default. The numbers go beside it as "
+            ".json.",
             show_default=False,
         ),
     ] = None,
@@ -58,7 +60,8 @@ def evaluate(
     from gloro_fast.cli.evaluated import evaluate_run
     from gloro_fast.evaluate.curve import draw_vra
 
-    picture = run.expanduser() / "vra.png" if out is None else output_path(out, ".png")
+    name = "relaxed-vra.png" if asks_relaxed(opening) else "vra.png"
+    picture = run.expanduser() / name if out is None else output_path(out, ".png")
     chosen = None if radii is None else _parse_radii(radii)
     evaluated = evaluate_run(
         run,

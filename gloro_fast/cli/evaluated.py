@@ -42,6 +42,11 @@ class EvaluatedRun(OpenRun):
         """The words for the relaxed guarantee; empty for the ordinary one."""
         return "" if self.relaxation is None else relaxation_text(self.relaxation, self.class_names)
 
+    @property
+    def title(self) -> str:
+        """What a picture says it shows."""
+        return super().title + (f", {self.guarantee}" if self.guarantee else "")
+
     def facts(self, counted: int | None = None) -> list[tuple[str, str]]:
         """Return what every summary says of net and data."""
         return [

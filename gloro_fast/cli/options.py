@@ -121,6 +121,11 @@ RELAXING: dict[str, tuple[Any, object]] = {
 }
 
 
+def asks_relaxed(options: Mapping[str, Any]) -> bool:
+    """Return whether one of ``RELAXING`` is given."""
+    return any(options[name] is not None for name in RELAXING)
+
+
 def with_options(options: Mapping[str, tuple[Any, object]]) -> Callable[[_Command], _Command]:
     """Return a command these options, annotation and default by name, in place of its ``**keywords``."""
 

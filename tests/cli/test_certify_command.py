@@ -73,9 +73,9 @@ def test_executed_gives_both_shares(invoke, run):
 
 
 def test_relaxed_rows_name_the_set_that_is_certified(invoke, run):
-    result = invoke("certify", run, "--top-k", 2, "--executed", "--epsilon", 0.2, "--out", run / "sets.csv")
+    result = invoke("certify", run, "--top-k", 2, "--executed", "--epsilon", 0.2)
     assert result.exit_code == 0, result.output
-    with open(run / "sets.csv", newline="") as file:
+    with open(run / "relaxed-certificates.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     net, _ = load_net(run)
     test = data.load("digits").test
