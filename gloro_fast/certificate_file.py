@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from gloro_fast._version import __version__
+from gloro_fast.errors import ConfigError
 from gloro_fast.files.certificate_record import CertificateRecord, LayerRecord, split_digest, weights_digest
 from gloro_fast.net.net_fingerprint import structure
 
@@ -38,7 +39,14 @@ class CertificateFile(CertificateRecord):
             epsilon: l2 radius to certify.
             data: name of the data set.
             part: "test" or "train".
+
+        Raises:
+            ConfigError: the evaluation is one of relaxed guarantees.
         """
+        if evaluation.relaxed is not None:
+            raise ConfigError(
+                "a certificate file states ordinary radii, which audit checks; evaluate without relaxation"
+            )
         bound = net.bound
         top = evaluation.logits.double().topk(2, dim=1).values
         return cls(

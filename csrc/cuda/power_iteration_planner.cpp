@@ -481,6 +481,8 @@ int enough_multiprocessors(const std::vector<LinearLayer>& layers, const Card& c
 }
 
 double predict_microseconds(const Plan& plan, int iterations, const Card& card) {
+  if (plan.workplaces.empty())
+    throw std::runtime_error("a gradient has no iterations to predict; its plan's microseconds are all there is");
   const Cost cost = cost_of(card, plan.blocks > card.multiprocessors ? kBlocksPerMultiprocessor : 1);
   std::map<int, double> cycles;  // of blocks that go through the same layers
   for (int i = 0; i < plan.launch.layers; ++i)

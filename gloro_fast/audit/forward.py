@@ -150,7 +150,7 @@ def executed_radius(
     prediction: Sequence[int],
     dtype: str,
 ) -> Array:
-    """Return the radius (B,) of :meth:`gloro_fast.rounding_error.ExecutedNet.radius`, from its formula.
+    """Return the radius (B,) of :meth:`gloro_fast.rounding_error.ExecutedNet.radii`, from its formula.
 
     That subtracts the error of the float64 evaluation three times, and this once, with less room for the rounding of
     the bounds: what it signed is below this.

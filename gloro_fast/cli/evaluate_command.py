@@ -12,9 +12,11 @@ from gloro_fast.cli.files import output_path, to_json, writing
 from gloro_fast.cli.grouped import shared
 from gloro_fast.cli.options import (
     OPENING,
+    RELAXING,
     BatchSizeOption,
     ExecutedOption,
     RunArgument,
+    asks_relaxed,
     with_options,
 )
 from gloro_fast.cli.reporting import console, facts, percent, table
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @shared
-@with_options(OPENING)
+@with_options({**RELAXING, **OPENING})
 def evaluate(
     run: RunArgument,
     radii: Annotated[
@@ -42,18 +44,24 @@ def evaluate(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="The picture, a .png file; RUN/vra.png by default. The numbers go beside it as .json.",
+            help="The picture, a .png file; RUN/vra.png or relaxed-vra.png by default. The numbers go beside it as "
+            ".json.",
             show_default=False,
         ),
     ] = None,
     batch_size: BatchSizeOption = 512,
     **opening: Any,
 ) -> None:
-    """Evaluate a net: clean accuracy, verified-robust accuracy (VRA) at some radii, and its curve as a picture."""
+    """Evaluate a net: clean accuracy, verified-robust accuracy (VRA) at some radii, and its curve as a picture.
+
+    With --top-k or --affinity both are relaxed (Leino and Fredrikson 2021): the label is among the likeliest classes
+    of a set that keeps together.
+    """
     from gloro_fast.cli.evaluated import evaluate_run
     from gloro_fast.evaluate.curve import draw_vra
 
-    picture = run.expanduser() / "vra.png" if out is None else output_path(out, ".png")
+    name = "relaxed-vra.png" if asks_relaxed(opening) else "vra.png"
+    picture = run.expanduser() / name if out is None else output_path(out, ".png")
     chosen = None if radii is None else _parse_radii(radii)
     evaluated = evaluate_run(
         run,
@@ -95,10 +103,9 @@ def _json(evaluated: EvaluatedRun, radii: list[float]) -> str:
     content = {
         **evaluated.to_dict(),
         "epsilon": evaluated.epsilon,
-        "vra": evaluation.vra(evaluated.epsilon),
-        "real_vra": evaluation.real_vra(evaluated.epsilon),
+        **evaluated.vra_to_dict(evaluated.epsilon),
         "radius_quartiles": evaluation.radius_quartiles(),
-        "radii": [{"radius": radius, "vra": evaluation.vra(radius)} for radius in radii],
+        "radii": [{"radius": radius, **evaluated.vra_to_dict(radius)} for radius in radii],
     }
     return to_json(content)
 
@@ -108,11 +115,12 @@ def _print_summary(evaluated: EvaluatedRun, radii: list[float], picture: Path, n
     lower, median, upper = evaluation.radius_quartiles()
     rows = [
         *evaluated.facts(),
-        ("clean accuracy", percent(evaluation.clean_accuracy)),
+        (evaluation.accuracy_name, percent(evaluation.clean_accuracy)),
         ("certified radius", f"median {median:.4g}, quartiles {lower:.4g} to {upper:.4g} (0 where wrong)"),
     ]
     out = console()
     out.print(facts(rows, "evaluation"))
+    columns = ("radius", evaluation.vra_name)
     vra = [(f"{radius:.6g}", evaluated.vra(radius)) for radius in radii]
-    out.print(table(("radius", "VRA"), vra, numbers=("radius", "VRA")))
+    out.print(table(columns, vra, numbers=columns))
     out.print(f"curve: {picture}\nnumbers: {numbers}")

@@ -91,6 +91,40 @@ OPENING: dict[str, tuple[Any, object]] = {
     "threads": (ThreadsOption, None),
 }
 
+# Which relaxed guarantee: what ``gloro_fast.cli.relaxing.chosen_relaxation`` reads, likewise.
+RELAXING: dict[str, tuple[Any, object]] = {
+    "top_k": (
+        Annotated[
+            int | None,
+            typer.Option(
+                "--top-k",
+                help="Certify relaxed top-k robustness: the likeliest classes, up to so many, as a set.",
+                min=1,
+                show_default=False,
+            ),
+        ],
+        None,
+    ),
+    "affinity": (
+        Annotated[
+            Path | None,
+            typer.Option(
+                "--affinity",
+                help='Certify affinity robustness: a JSON file of sets of class names or numbers, such as [["cat", '
+                '"dog"]], within which classes may change places.',
+                metavar="FILE",
+                show_default=False,
+            ),
+        ],
+        None,
+    ),
+}
+
+
+def asks_relaxed(options: Mapping[str, Any]) -> bool:
+    """Return whether one of ``RELAXING`` is given."""
+    return any(options[name] is not None for name in RELAXING)
+
 
 def with_options(options: Mapping[str, tuple[Any, object]]) -> Callable[[_Command], _Command]:
     """Return a command these options, annotation and default by name, in place of its ``**keywords``."""

@@ -17,11 +17,12 @@ from gloro_fast.data.source import Source, as_split
 from gloro_fast.data.source_batches import SourceBatches
 from gloro_fast.distributed import ALONE, Group
 from gloro_fast.errors import DataError
+from gloro_fast.evaluate.relaxed import RelaxedCertificate, certify_relaxed
 from gloro_fast.net.certificate import Certificate
 from gloro_fast.net.gloro_net import GloRoNet
+from gloro_fast.ops.relaxed_margin_op import Relaxation
 
-# What a certificate has for each image.
-_COLUMNS = ("prediction", "certified", "radius", "logits", "real_radius")
+AnyCertificate = Certificate | RelaxedCertificate
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Evaluation:
         logits: (N, m) f as computed, at least float32; (N, 0) where they were not kept.
         executed: whether the radius covers the rounding of the net's own forward pass.
         real_radius: (N,) float64, the radius for real arithmetic on the logits; ``radius`` itself if not executed.
+        relaxed: what is certified of sets of classes, where that was asked for. An image is then correct if its label
+            is in a set of likeliest classes that is allowed, and both radii are those within which it stays in one.
     """
 
     labels: Tensor
@@ -47,11 +50,22 @@ class Evaluation:
     logits: Tensor
     executed: bool
     real_radius: Tensor
+    relaxed: RelaxedCertificate | None = None
 
     @property
     def correct(self) -> Tensor:
-        """(N,) bool, whether the prediction is the label."""
-        return self.prediction == self.labels
+        """(N,) bool, whether the prediction is the label; relaxed, whether that is among the likeliest classes."""
+        return self.prediction == self.labels if self.relaxed is None else self.relaxed.contains(self.labels)
+
+    @property
+    def accuracy_name(self) -> str:
+        """What to call ``clean_accuracy``."""
+        return "clean accuracy" if self.relaxed is None else "relaxed accuracy"
+
+    @property
+    def vra_name(self) -> str:
+        """What to call ``vra``."""
+        return "VRA" if self.relaxed is None else "relaxed VRA"
 
     @property
     def clean_accuracy(self) -> float:
@@ -74,7 +88,13 @@ class Evaluation:
 
 
 def evaluate(
-    net: GloRoNet, split: Split | Any, batch_size: int = 512, executed: bool = False, *, keep_logits: bool = True
+    net: GloRoNet,
+    split: Split | Any,
+    batch_size: int = 512,
+    executed: bool = False,
+    *,
+    keep_logits: bool = True,
+    relaxation: Relaxation | None = None,
 ) -> Evaluation:
     """Certify every image of ``split``; the net's mode and device stay as they are.
 
@@ -84,17 +104,25 @@ def evaluate(
             :class:`gloro_fast.data.Source`, or what one can be made of.
         batch_size: images at a time.
         executed: cover the rounding of the net's own forward pass; see ``GloRoNet.certify``.
-        keep_logits: whether the result has them, which is what takes its memory.
+        keep_logits: whether the result has them, which is what takes its memory; relaxed, it never has.
+        relaxation: certify sets of classes instead: k, or affinity sets; see
+            :func:`gloro_fast.evaluate.certify_relaxed`.
 
     Raises:
         DataError: the images do not fit the net, or there are labels beyond its classes.
+        ConfigError: the relaxation cannot be used, or does not fit the classes.
     """
-    return collect(certified_batches(net, split, batch_size, executed), keep_logits)
+    return collect(certified_batches(net, split, batch_size, executed, relaxation=relaxation), keep_logits)
 
 
 def certified_batches(
-    net: GloRoNet, split: Split | Any, batch_size: int = 512, executed: bool = False, group: Group = ALONE
-) -> Iterator[tuple[Tensor, Certificate]]:
+    net: GloRoNet,
+    split: Split | Any,
+    batch_size: int = 512,
+    executed: bool = False,
+    group: Group = ALONE,
+    relaxation: Relaxation | None = None,
+) -> Iterator[tuple[Tensor, AnyCertificate]]:
     """Certify ``split`` batch by batch, in its order; on a GPU the next images are copied meanwhile.
 
     Arguments and errors are those of :func:`evaluate`.
@@ -107,14 +135,21 @@ def certified_batches(
         group: who shares the work. Its processes take the batches in turn, as they would be in one process, so that
             each certificate has the same bits. The first process is given all of them, the others none; every one must
             go on to the end.
+        relaxation: certify sets of classes instead: see :func:`gloro_fast.evaluate.certify_relaxed`.
 
     Yields:
         The labels of a batch, on the CPU, and its certificate, on the net's device.
     """
+
+    def certify(images: Tensor) -> AnyCertificate:
+        if relaxation is None:
+            return net.certify(images, executed=executed)
+        return certify_relaxed(net, images, relaxation, executed=executed)
+
     split = as_split(split)
     batches = _own_batches(net, split, batch_size, group)
     if group.size == 1:
-        yield from ((labels, net.certify(images, executed=executed)) for images, labels in batches)
+        yield from ((labels, certify(images)) for images, labels in batches)
         return
     # A process that has no batch left sends what it certifies of this, without a row.
     nothing = torch.zeros(1, *net.input_shape, device=next(net.module.parameters()).device)
@@ -124,14 +159,20 @@ def certified_batches(
         counts[group.rank] = len(labels)
         if not group.sum_(counts).any():
             return
-        certificate = net.certify(images, executed=executed)
-        own = (labels, *(getattr(certificate, name)[: len(labels)] for name in _COLUMNS))
+        certificate = certify(images)
+        names = _columns(certificate)
+        own = (labels, *(getattr(certificate, name)[: len(labels)] for name in names))
         gathered = [group.gather(column) for column in own]
         if group.is_main:
             sizes = [count for count in counts.tolist() if count]
             columns = [torch.split(column, sizes) for column in gathered if column is not None]
             for labels, *parts in zip(*columns, strict=True):
-                yield labels, dataclasses.replace(certificate, **dict(zip(_COLUMNS, parts, strict=True)))
+                yield labels, dataclasses.replace(certificate, **dict(zip(names, parts, strict=True)))
+
+
+def _columns(certificate: AnyCertificate) -> list[str]:
+    """List what a certificate has for each image."""
+    return [name for name, value in vars(certificate).items() if isinstance(value, Tensor)]
 
 
 def _own_batches(
@@ -162,21 +203,38 @@ def _own_batches(
         yield images, labels
 
 
-def collect(batches: Iterable[tuple[Tensor, Certificate]], keep_logits: bool = True) -> Evaluation:
+def collect(batches: Iterable[tuple[Tensor, AnyCertificate]], keep_logits: bool = True) -> Evaluation:
     """Put together what :func:`certified_batches` gives."""
-    columns: list[tuple[Tensor, ...]] = []
+    found, columns = [], dict[str, list[Tensor]]()
     for labels, certificate in batches:
-        logits = certificate.logits if keep_logits else certificate.logits.new_empty(len(certificate.logits), 0)
-        radii = certificate.radius, certificate.real_radius
-        columns.append((labels, certificate.prediction.cpu(), *(radius.cpu() for radius in radii), logits.cpu()))
-    labels, prediction, radius, real_radius, logits = (torch.cat(column) for column in zip(*columns, strict=True))
+        found.append(labels)
+        for name in _columns(certificate):
+            column = getattr(certificate, name)
+            if name == "logits" and not keep_logits:
+                column = column.new_empty(len(column), 0)
+            columns.setdefault(name, []).append(column.cpu())
+    labels = torch.cat(found)
+    joined: dict[str, Any] = {name: torch.cat(parts) for name, parts in columns.items()}
+    whole = dataclasses.replace(certificate, **joined)
+    if isinstance(whole, Certificate):
+        return Evaluation(
+            labels,
+            whole.prediction,
+            whole.radius,
+            whole.lipschitz,
+            whole.method,
+            whole.logits,
+            whole.executed,
+            whole.real_radius,
+        )
     return Evaluation(
         labels,
-        prediction,
-        radius,
-        certificate.lipschitz,
-        certificate.method,
-        logits,
-        certificate.executed,
-        real_radius,
+        whole.classes[:, 0],
+        whole.radius_of(labels),
+        whole.lipschitz,
+        whole.method,
+        torch.empty(len(labels), 0),
+        whole.executed,
+        whole.radius_of(labels, real=True),
+        whole,
     )

@@ -68,9 +68,11 @@ def _draw_curve(axes: Axes, evaluation: Evaluation, epsilon: float) -> None:
     radii, vra = radii[drawn], vra[drawn]
     # Beyond the last step the curve stays as it is: at 0, or at the share of infinite radii.
     x, y = [*radii.tolist(), max(end, float(radii[-1]))], [*vra.tolist(), float(vra[-1])]
-    axes.axhline(clean, color=_GREY, linewidth=1, linestyle=(0, (4, 3)), label=f"clean accuracy {clean:.1%}")
+    axes.axhline(
+        clean, color=_GREY, linewidth=1, linestyle=(0, (4, 3)), label=f"{evaluation.accuracy_name} {clean:.1%}"
+    )
     axes.fill_between(x, y, step="post", color=_CURVE, alpha=0.12, linewidth=0)
-    axes.step(x, y, where="post", color=_CURVE, linewidth=2, label=f"VRA by {evaluation.method}")
+    axes.step(x, y, where="post", color=_CURVE, linewidth=2, label=f"{evaluation.vra_name} by {evaluation.method}")
     axes.plot([epsilon, epsilon], [0, at_epsilon], color=_MARK, linewidth=1.2)
     axes.plot(
         epsilon,
@@ -80,12 +82,13 @@ def _draw_curve(axes: Axes, evaluation: Evaluation, epsilon: float) -> None:
         markersize=6,
         clip_on=False,
         zorder=3,
-        label=f"VRA {at_epsilon:.1%} at $\\varepsilon$ = {epsilon:.4g}",
+        label=f"{'VRA ' if evaluation.relaxed is None else ''}{at_epsilon:.1%} at $\\varepsilon$ = {epsilon:.4g}",
     )
     axes.set_xlim(0, end)
     axes.set_ylim(0, 1)
     axes.set_xlabel("certified $\\ell_2$ radius (pixels in [0, 1])")
-    axes.set_ylabel("share of images, correct and certified")
+    correct = "correct" if evaluation.relaxed is None else "label in the set,"
+    axes.set_ylabel(f"share of images, {correct} and certified")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.grid(color="#dddddd", linewidth=0.7)
     axes.set_axisbelow(True)

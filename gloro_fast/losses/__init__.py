@@ -27,6 +27,7 @@ register("trades-kl", Loss("gloro_fast.losses.trades_loss:TradesLoss", (0.0, "kl
 register("trades-ce", Loss("gloro_fast.losses.trades_loss:TradesLoss", (0.0, "ce"), has_lambda=True))
 register("emma", Loss("gloro_fast.losses.emma_loss:EmmaLoss"))
 register("logit-annealing", Loss("gloro_fast.losses.logit_annealing_loss:LogitAnnealingLoss"))
+register("top-2", Loss("gloro_fast.losses.relaxed_loss:RelaxedLoss", (2,)))
 register("top-3", Loss("gloro_fast.losses.relaxed_loss:RelaxedLoss", (3,)))
 register("top-5", Loss("gloro_fast.losses.relaxed_loss:RelaxedLoss", (5,)))
 register("lmt", Loss("gloro_fast.losses.lmt_loss:LmtLoss", margins="whole"))

@@ -16,6 +16,8 @@ class SmoothAdvLoss(SampledLoss):
     (SmoothAdv_PGD). The attack maximizes -log of the softmax of f for the label, averaged
     over the copies, over the l2 ball of radius epsilon, by projected gradient ascent from the image with steps of
     2 epsilon / ``steps`` and pixels clipped to [0, 1]. The very noise of the attack is trained with.
+    As in the authors' code, f is attacked as it is in evaluation: BatchNorm goes by its statistics and leaves them, and
+    Dropout drops nothing.
 
     Args:
         samples: noisy copies of each image, the paper's m_train.
@@ -49,7 +51,23 @@ class SmoothAdvLoss(SampledLoss):
     def attacked(
         self, module: nn.Module, images: Tensor, labels: Tensor, noise: Tensor, epsilon: float | Tensor
     ) -> Tensor:
-        """Return images (B, C, H, W) within ``epsilon`` of those given; arguments as for :meth:`forward`."""
+        """Return images (B, C, H, W) within ``epsilon`` of those given; arguments as for :meth:`forward`.
+
+        The module is in evaluation meanwhile, and then every part of it in the mode in which it was.
+        """
+        modes = [(part, part.training) for part in module.modules()]
+        module.eval()
+        try:
+            return self._ascended(module, images, labels, noise, epsilon)
+        finally:
+            # Parents first: each call reaches the children too.
+            for part, training in modes:
+                if part.training != training:
+                    part.train(training)
+
+    def _ascended(
+        self, module: nn.Module, images: Tensor, labels: Tensor, noise: Tensor, epsilon: float | Tensor
+    ) -> Tensor:
         found = images
         for _ in range(self.steps):
             found = found.detach().requires_grad_()

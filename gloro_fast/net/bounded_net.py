@@ -36,6 +36,7 @@ from gloro_fast.ops import capturing
 from gloro_fast.ops.certify import certify_logits
 from gloro_fast.ops.exporting import is_exporting
 from gloro_fast.ops.image_codes import NOT_FINITE, OUTSIDE, image_codes
+from gloro_fast.ops.relaxed_margin_op import check_sets, ranked_classes, relaxed_radii
 from gloro_fast.ops.scalar import Scalar
 from gloro_fast.ops.verdict import CHANGED, verdict
 from gloro_fast.pixels import check_floats, check_images
@@ -252,7 +253,7 @@ class BoundedNet(nn.Module):
             x: (B, *input_shape) images of the net's dtype, B >= 1.
             epsilon: l2 radius >= 0; the net's own by default.
             executed: cover the rounding of the net's own float32 or float64 forward pass as well, at the image and
-                everywhere within epsilon of it: :meth:`gloro_fast.rounding_error.ExecutedNet.radius` says how. The
+                everywhere within epsilon of it: :meth:`gloro_fast.rounding_error.ExecutedNet.radii` says how. The
                 batch is then also evaluated in float64. Covered is the pass that ``executed=True`` makes; it takes sums
                 of products in float64 where the usual pass may not add products, as always on a GPU.
 
@@ -270,23 +271,59 @@ class BoundedNet(nn.Module):
                 TF32; names it.
             ExecutionError: executed, and the logits are not what sums of products can give.
         """
+        return self._certify(x, epsilon, executed)[0]
+
+    def certify_sets(
+        self, x: Tensor, most: int, epsilon: float | None = None, executed: bool = False
+    ) -> tuple[Certificate, Tensor, Tensor, Tensor]:
+        """Certify a batch, and how far its likeliest classes stay the likeliest as a set: relaxed top-k robustness.
+
+        Args:
+            x: as for :meth:`certify`.
+            most: the largest set, less than the number of classes.
+            epsilon: as for :meth:`certify`.
+            executed: likewise; the sets are then those of the program that runs, here and everywhere in the ball.
+
+        Returns:
+            certificate: the ordinary one.
+            classes: (B, most) int64, the likeliest in their order.
+            radii: (B, most) float64, at index k - 1 that within which the first k stay the k likeliest, in any order;
+                for k = 1 the ordinary radius, bit for bit.
+            real_radii: (B, most), those for real arithmetic on the logits; ``radii`` itself if not executed.
+
+        Raises:
+            ConfigError: the sets are as large as the classes are many.
+            GloroFastError: as :meth:`certify`.
+        """
+        check_sets(most, None, self.num_classes)
+        certificate, bound, rounding = self._certify(x, epsilon, executed, most)
+        classes, real = relaxed_radii(certificate.logits, bound.differences, certificate.lipschitz, most)
+        return certificate, classes, real if rounding is None else torch.minimum(real, rounding), real
+
+    def _certify(
+        self, x: Tensor, epsilon: float | None, executed: bool, most: int = 1
+    ) -> tuple[Certificate, SignedBound, Tensor | None]:
+        """Certify a batch; give with that the bound it goes by, and if executed the radii of the first k, (B, most)."""
         epsilon = self.epsilon if epsilon is None else _checked_epsilon(epsilon)
         look = not (isinstance(x, Tensor) and (_looks_last(x) or capturing.is_capturing(x.device)))
         check_images(x, self._input_shape, floating_dtype(self.module), pixels=look)
         if executed and capturing.is_capturing(x.device):
             raise ConfigError("a CUDA graph is captured, which cannot certify with executed=True; call it outside")
+        radii = None
         with torch.no_grad():
             if executed:
-                found, radius = self._evaluate_executed(x, epsilon)
+                found, radii = self._evaluate_executed(x, epsilon, most)
+                radius = torch.minimum(found.radius, radii[:, 0])
                 certified = radius > epsilon
             else:
                 found = self._evaluate(x, epsilon, refuse=True)
                 radius, certified = found.radius, found.certified
         bound = found.bound.network
-        return Certificate(
+        certificate = Certificate(
             found.prediction, certified, radius, epsilon, bound.lipschitz, bound.label, found.logits, executed,
             found.radius,
         )  # fmt: skip
+        return certificate, found.bound, radii
 
     def extra_repr(self) -> str:
         """Show epsilon, the input shape, the state of the bound, and which constants margins have."""
@@ -305,8 +342,8 @@ class BoundedNet(nn.Module):
             self._current()
 
     @_disable_dynamo
-    def _evaluate_executed(self, x: Tensor, epsilon: float) -> tuple[Evaluation, Tensor]:
-        """Evaluate and sign a batch; give that with the radii for what is executed as well."""
+    def _evaluate_executed(self, x: Tensor, epsilon: float, most: int) -> tuple[Evaluation, Tensor]:
+        """Evaluate and sign a batch; give that with the radii of the first k for what is executed, (B, most)."""
         if _looks_last(x):
             self.check_structure()
         else:
@@ -314,8 +351,8 @@ class BoundedNet(nn.Module):
         with sums_of_products(self._plan, x.device):
             # Layers may write over a copy; an executed radius is that of the images as they came.
             found = self._evaluate(x.clone(), epsilon, refuse=True, executed=True)
-            executed = self._executed_net(found.bound).radius(x, found.logits, found.prediction)
-        return found, torch.minimum(found.radius, executed)
+            classes = ranked_classes(found.logits)[:, :most]
+            return found, self._executed_net(found.bound).radii(x, found.logits, classes)
 
     def _evaluate(self, x: Tensor, epsilon: float, refuse: bool = False, executed: bool = False) -> Evaluation:
         """Evaluate and sign a batch.

@@ -90,16 +90,29 @@ def certified_radius(logits: Tensor, differences: Tensor, lipschitz: float) -> t
     """
     values = logits.double()
     prediction = values.argmax(dim=1)
-    top = values.gather(1, prediction[:, None])
-    gap = top - values
-    gap = torch.where(gap > 0, down(gap), 0.0)
-    pair_bounds = margin_constants(differences, lipschitz)[prediction]
-    limit = torch.where(pair_bounds == 0, torch.inf, down(gap / pair_bounds).clamp_min(0.0))
-    quotient = torch.where(gap > 0, limit, 0.0)
-    own = torch.zeros_like(quotient, dtype=torch.bool).scatter_(1, prediction[:, None], True)
-    radius = quotient.masked_fill(own, torch.inf).amin(dim=1)
-    usable = values.isfinite().all(dim=1) & pair_bounds.isfinite().all(dim=1)
+    quotient, usable = pair_radii(values, prediction, margin_constants(differences, lipschitz))
+    radius = quotient.scatter(1, prediction[:, None], torch.inf).amin(dim=1)
     return prediction, torch.where(usable, radius, 0.0)
+
+
+def pair_radii(values: Tensor, leader: Tensor, constants: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how far each f_i stays below f_j, for j = ``leader``, and whether that is known.
+
+    Args:
+        values: (B, m) float64, the logits.
+        leader: (B,) int64.
+        constants: (m, m) float64, K_ij.
+
+    Returns:
+        radii: (B, m) float64 <= the real (f_j - f_i) / K_ij, 0 where f_i >= f_j.
+        usable: (B,) bool, all logits and the leader's constants are finite.
+    """
+    gap = values.gather(1, leader[:, None]) - values
+    gap = torch.where(gap > 0, down(gap), 0.0)
+    pair_bounds = constants[leader]
+    limit = torch.where(pair_bounds == 0, torch.inf, down(gap / pair_bounds).clamp_min(0.0))
+    usable = values.isfinite().all(dim=1) & pair_bounds.isfinite().all(dim=1)
+    return torch.where(gap > 0, limit, 0.0), usable
 
 
 def bottom_logit(

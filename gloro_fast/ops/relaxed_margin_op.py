@@ -7,15 +7,14 @@ robust, if F^k(x) is also part of one of the affinity sets. Within F^k the order
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 import torch
 from torch import Tensor
 
 from gloro_fast.errors import ConfigError
-from gloro_fast.ops.certify import margin_constants
+from gloro_fast.ops.certify import margin_constants, pair_radii
 from gloro_fast.ops.scalar import constant
-from gloro_fast.rounding import down
 
 Relaxation = int | Collection[Collection[int]]
 """K of relaxed top-K robustness, or the affinity sets of class indices. A class by itself is always a set."""
@@ -46,34 +45,62 @@ def read_relaxation(relaxation: Relaxation) -> tuple[int, Tensor | None]:
     )
 
 
-def _check(most: int, members: Tensor | None, classes: int) -> None:
+def check_sets(most: int, members: Tensor | None, classes: int) -> None:
+    """Refuse what :func:`read_relaxation` read if it does not fit the number of classes.
+
+    Raises:
+        ConfigError: ``most`` is not below that, or a set has a class beyond.
+    """
     if most >= classes:
         raise ConfigError(f"sets of {most} of {classes} classes never change; relax to at most {classes - 1} of them")
     if members is not None and members.shape[1] > classes:
         raise ConfigError(f"an affinity set has class {members.shape[1] - 1}, but there are {classes} classes")
 
 
-def _allowed(order: Tensor, members: Tensor | None) -> Tensor:
-    """Return for each k whether the set of the first k classes is allowed, (B, K) bool."""
-    allowed = torch.ones_like(order, dtype=torch.bool)
+def allowed_sets(classes: Tensor, members: Tensor | None) -> Tensor:
+    """Return for each k whether the set of the first k classes (B, K) is allowed, (B, K) bool; a single class is.
+
+    Args:
+        classes: (B, K) int64, the likeliest in their order.
+        members: (s, at most m) bool, affinity sets; None to allow every set.
+    """
+    allowed = torch.ones_like(classes, dtype=torch.bool)
     if members is not None:
-        members = members.to(order.device)
-        known = order.clamp_max(members.shape[1] - 1)
-        within = members[:, known] & (order == known)
+        members = members.to(classes.device)
+        known = classes.clamp_max(members.shape[1] - 1)
+        within = members[:, known] & (classes == known)
         allowed = within.cumprod(2).bool().any(0)
         allowed[:, 0] = True
     return allowed
 
 
+def ranked_classes(logits: Tensor) -> Tensor:
+    """Return all classes from the likeliest on, (B, m) int64: of equal logits the first index first, as argmax does."""
+    return logits.argsort(dim=1, descending=True, stable=True)
+
+
+def radii_of_sets(classes: Tensor, pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """Return for each k the least pair radius of any of the first k classes over any other, (B, K) float64.
+
+    Args:
+        classes: (B, K) int64.
+        pairs: for each of the K ranks in turn what :func:`gloro_fast.ops.certify.pair_radii` gives of its class. Where
+            one is not usable neither is any set with its class: 0.
+    """
+    found, least, usable = [], classes.new_full((), torch.inf, dtype=torch.float64), torch.ones_like(classes[:, 0] > 0)
+    for k, (radii, known) in enumerate(pairs, start=1):
+        least, usable = torch.minimum(least, radii), usable & known
+        found.append(torch.where(usable, least.scatter(1, classes[:, :k], torch.inf).amin(dim=1), 0.0))
+    return torch.stack(found, dim=1)
+
+
 @torch.no_grad()
-def relaxed_radii(
-    logits: Tensor, differences: Tensor, lipschitz: float, most: int, members: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def relaxed_radii(logits: Tensor, differences: Tensor, lipschitz: float, most: int) -> tuple[Tensor, Tensor]:
     """Return the likeliest classes in their order, and the radius within which the first k of them stay the first k.
 
     For every j among the first k and every i behind, f_j > f_i holds in the open ball of the radius: it is at most the
-    real min over them of (f_j - f_i) / (K ||w_j - w_i||), with every rounding downward. A tie between j and i, a logit
-    or bound that is not finite, and a set that is not allowed give 0. For k = 1 the bits are those of
+    real min over them of (f_j - f_i) / (K ||w_j - w_i||), with every rounding downward. A tie between j and i, and a
+    logit or bound that is not finite, give 0. For k = 1 the bits are those of
     :func:`gloro_fast.ops.certify.certified_radius`.
 
     Args:
@@ -81,28 +108,18 @@ def relaxed_radii(
         differences: (m, m) float64, upper bounds on ||w_i - w_j||_2.
         lipschitz: K >= 0.
         most: the largest k, < m.
-        members: (s, at most m) bool, affinity sets; None to allow every set.
 
     Returns:
-        order: (B, most) int64.
+        classes: (B, most) int64.
         radii: (B, most) float64, that of k at index k - 1; +inf where nothing limits it.
 
     Raises:
-        ConfigError: ``most`` is not below m, or a set has a class beyond m.
+        ConfigError: ``most`` is not below m.
     """
-    _check(most, members, logits.shape[1])
-    values = logits.double()
-    order = values.argsort(dim=1, descending=True, stable=True)
-    ranked, first = values.gather(1, order), order[:, :most]
-    gap = ranked[:, :most, None] - ranked[:, None, :]
-    gap = torch.where(gap > 0, down(gap), 0.0)
-    bounds = margin_constants(differences, lipschitz)[first].gather(2, order[:, None].expand_as(gap))
-    limit = torch.where(bounds == 0, torch.inf, down(gap / bounds).clamp_min(0.0))
-    quotient = torch.where(gap > 0, limit, 0.0)
-    # The least of ranks >= k behind, then of ranks < k before.
-    least = quotient.flip(2).cummin(2).values.flip(2).cummin(1).values.diagonal(1, 1, 2)
-    usable = values.isfinite().all(dim=1)[:, None] & bounds.isfinite().all(dim=2).cumprod(1).bool()
-    return first, torch.where(usable & _allowed(first, members), least, 0.0)
+    check_sets(most, None, logits.shape[1])
+    values, constants = logits.double(), margin_constants(differences, lipschitz)
+    classes = ranked_classes(values)[:, :most]
+    return classes, radii_of_sets(classes, (pair_radii(values, leader, constants) for leader in classes.unbind(1)))
 
 
 def relaxed_margin(
@@ -124,8 +141,8 @@ def relaxed_margin(
         differences: (m, m), D_ij.
         lipschitz: scalar tensor K.
         epsilon: l2 radius, >= 0; a number or a 0-dim tensor, a constant to autograd.
-        most: as for :func:`relaxed_radii`.
-        members: likewise.
+        most: the largest k, < m.
+        members: (s, at most m) bool, affinity sets; None to allow every set.
 
     Returns:
         bottom: (B,) of the promoted dtype, at least float32, with gradients to f_i, ``differences`` and ``lipschitz``
@@ -134,21 +151,21 @@ def relaxed_margin(
         certified: (B,) bool.
 
     Raises:
-        ConfigError: as :func:`relaxed_radii`.
+        ConfigError: as :func:`check_sets`.
     """
-    _check(most, members, logits.shape[1])
+    check_sets(most, members, logits.shape[1])
     dtype = torch.promote_types(torch.promote_types(logits.dtype, differences.dtype), torch.float32)
     logits, differences, lipschitz = logits.to(dtype), differences.to(dtype), lipschitz.to(dtype)
     epsilon, rows = constant(epsilon), torch.arange(len(logits), device=logits.device)
     with torch.no_grad():
-        order = logits.argsort(dim=1, descending=True, stable=True)
+        order = ranked_classes(logits)
         ranked, first = logits.gather(1, order), order[:, :most]
         slope = (lipschitz * differences)[first].gather(2, order[:, None].expand(-1, most, -1))
         lead = ranked[:, None, :] + epsilon * slope - ranked[:, :most, None]
         # The most of ranks >= k behind, then of ranks < k before, and where they are.
         largest, behind = (found.flip(2) for found in lead.flip(2).cummax(2))
         largest, before = largest.cummax(1)
-        worst = torch.where(_allowed(first, members), largest.diagonal(1, 1, 2), torch.inf)
+        worst = torch.where(allowed_sets(first, members), largest.diagonal(1, 1, 2), torch.inf)
         size = worst.argmin(dim=1)
         j = before[rows, size, size + 1]
         i = logits.shape[1] - 1 - behind[rows, j, size + 1]

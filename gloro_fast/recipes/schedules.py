@@ -85,6 +85,15 @@ def rescale(text: str, factor: float) -> str:
     return f"{start},{end},{read_number(duration) * factor:g}"
 
 
+def rescale_values(text: str, factor: float) -> str:
+    """Multiply the values of ``"x"`` and ``"x,y,e"`` schedules by ``factor``; other schedules stay as they are."""
+    try:
+        numbers = [read_number(part) for part in text.split(",")]
+    except ValueError:
+        return text
+    return ",".join([*(f"{number * factor:.9g}" for number in numbers[:2]), *text.split(",")[2:]])
+
+
 def _from_numbers(numbers: list[float]) -> Schedule:
     return constant(numbers[0]) if len(numbers) == 1 else linear(*numbers)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from gloro_fast.bounds import NetworkBound
 from gloro_fast.errors import ExecutionError
 from gloro_fast.graph.plan import Plan, as_evaluated, floating_dtype
+from gloro_fast.ops.relaxed_margin_op import radii_of_sets
 from gloro_fast.rounding import down
 from gloro_fast.rounding_error.arithmetic import Arithmetic, Growing, plus, times
 from gloro_fast.rounding_error.graph import ExecutedGraph
@@ -88,11 +89,11 @@ class ExecutedNet:
         ]
 
     @torch.no_grad()
-    def radius(self, x: Tensor, logits: Tensor, prediction: Tensor) -> Tensor:
-        """Return float64 (B,) <= every epsilon at which the program might predict something else within epsilon of x.
+    def radii(self, x: Tensor, logits: Tensor, classes: Tensor) -> Tensor:
+        """Return float64 (B, K) <= every epsilon at which the program might put another class among the first k.
 
-        For j = ``prediction``, every i and every x' of the program's type with ||x' - x|| <= epsilon, the logits F of
-        the program and the real ones f obey
+        For j among the first k of ``classes``, every i behind, and every x' of the program's type with
+        ||x' - x|| <= epsilon, the logits F of the program and the real ones f obey
 
             F_j(x') - F_i(x') >= f_j(x) - f_i(x) - epsilon K_ij - E_ij,     E_ij = D_ij deviation + r_i + r_j,
 
@@ -100,7 +101,7 @@ class ExecutedNet:
         last layer and the rounding r of that layer's sums. Both bounds grow with the ball as constant + slope *
         epsilon, so that the right side is positive for every
 
-            epsilon < min over i of (f_j(x) - f_i(x) - constant_ij) / (K_ij + slope_ij):
+            epsilon < min over j, i of (f_j(x) - f_i(x) - constant_ij) / (K_ij + slope_ij):
 
         one radius, whatever epsilon is asked for. f_j(x) - f_i(x) is the evaluation in float64 less its error bound.
         An image gets 0 where that is not positive, and no more than the epsilon at which a sum might overflow.
@@ -108,7 +109,7 @@ class ExecutedNet:
         Args:
             x: (B, *input_shape) images of the program's type.
             logits: (B, m), what the program gave for them.
-            prediction: (B,), their argmax.
+            classes: (B, K), the likeliest of them in their order: for k = 1 the radius is that of the prediction.
 
         Raises:
             ExecutionError: the logits are further from the real ones than any order of sums explains.
@@ -116,17 +117,19 @@ class ExecutedNet:
         state = self.graph(x)
         real = self.head(state) if self.head is not None else without_head(state)
         _check_explained(real, logits)
-        differences = self.differences[prediction]
-        error = real.error_of_pairs(prediction, differences)
-        deviation = real.deviation_of_pairs(prediction, differences)
-        gap = down(real.value.gather(1, prediction[:, None]) - real.value)
+        finite = (real.value.isfinite() & logits.isfinite()).all(dim=1) & ~real.limit.isnan()
+        return radii_of_sets(classes, (self._pair_radii(real, finite, leader) for leader in classes.unbind(1)))
+
+    def _pair_radii(self, real: Logits, finite: Tensor, leader: Tensor) -> tuple[Tensor, Tensor]:
+        """Return how far each F_i stays below F_j for j = ``leader`` (B,), as (B, m), and where that is known."""
+        differences = self.differences[leader]
+        error = real.error_of_pairs(leader, differences)
+        deviation = real.deviation_of_pairs(leader, differences)
+        gap = down(real.value.gather(1, leader[:, None]) - real.value)
         gap = down(down(gap - times(error, SPARE)) - deviation.constant)
         slope = plus(times(differences, self.bound.lipschitz), deviation.slope)
         quotient = torch.where(gap > 0, down(gap / slope).clamp_min(0.0), 0.0)
-        quotient.scatter_(1, prediction[:, None], math.inf)
-        radius = torch.minimum(quotient.amin(dim=1), real.limit)
-        usable = real.value.isfinite() & logits.isfinite() & slope.isfinite()
-        return torch.where(usable.all(dim=1) & ~radius.isnan(), radius, 0.0)
+        return torch.minimum(quotient, real.limit[:, None]), finite & slope.isfinite().all(dim=1)
 
     @torch.no_grad()
     def around(self, centres: Tensor) -> Reach:

@@ -14,6 +14,9 @@ import pytest
 import torch
 
 from gloro_fast import GloRoNet, data
+from gloro_fast.cli.relaxing import chosen_relaxation
+from gloro_fast.errors import ConfigError
+from gloro_fast.evaluate import certify_relaxed
 from gloro_fast.files import atomic
 from gloro_fast.train.trained_net import load_net
 
@@ -69,6 +72,64 @@ def test_executed_gives_both_shares(invoke, run):
     assert f"{content['vra']:.2%} ({content['real_vra']:.2%} in real arithmetic)" in result.stdout
 
 
+def test_relaxed_rows_name_the_set_that_is_certified(invoke, run):
+    result = invoke("certify", run, "--top-k", 2, "--executed", "--epsilon", 0.2)
+    assert result.exit_code == 0, result.output
+    with open(run / "relaxed-certificates.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    net, _ = load_net(run)
+    test = data.load("digits").test
+    found = certify_relaxed(net, data.to_float(test.images), 2, 0.2, executed=True)
+    assert list(rows[0]) == [
+        "index", "label", "set", "certified", "radius", "epsilon", "method", "executed", "guarantee"
+    ]  # fmt: skip
+    assert [row["certified"] == "true" for row in rows] == found.certified.tolist()
+    held = 0
+    for row, classes, size, y in zip(
+        rows, found.classes.tolist(), found.size.tolist(), test.labels.tolist(), strict=True
+    ):
+        assert (row["certified"] == "true") == (float(row["radius"]) > 0.2)
+        named = [int(name) for name in row["set"].split()]
+        assert named == (classes[:size] if size else named)
+        assert (row["executed"], row["guarantee"]) == ("true", "top-2")
+        held += size > 0 and y in named
+    assert {len(row["set"].split()) for row in rows} == {1, 2}
+    assert held == found.holds(test.labels).sum()
+    assert "relaxed, top-2" in result.stdout
+    assert f"relaxed VRA at epsilon 0.2 {held / len(rows):.2%}" in " ".join(result.stdout.split())
+
+
+def test_relaxed_json_by_affinity_sets(invoke, run, tmp_path):
+    (tmp_path / "sets.json").write_text('[["3", 5], [1, 9]]')
+    result = invoke("certify", run, "--affinity", tmp_path / "sets.json", "--out", run / "all.json")
+    assert result.exit_code == 0, result.output
+    content = json.loads((run / "all.json").read_text())
+    assert content["relaxation"] == [[3, 5], [1, 9]]
+    assert "vra" not in content
+    assert "clean_accuracy" not in content
+    sure = [s for s in content["samples"] if s["certified"] and s["label"] in s["set"]]
+    assert content["relaxed_vra"] == content["real_relaxed_vra"] == len(sure) / content["images"]
+    assert {tuple(sorted(s["set"])) for s in content["samples"] if len(s["set"]) > 1} <= {(3, 5), (1, 9)}
+    assert "relaxed, affinity 3+5, 1+9" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[[3, 5]", "cannot be read"),
+        ("{}", "has no list of sets"),
+        ("[[]]", "has no list of sets"),
+        ('[["three", 5]]', "has the class 'three'"),
+        ("[[3, 10]]", "has the class 10; classes are 0 to 9"),
+        ("[[true, 3]]", "has the class True; classes are 0 to 9"),
+    ],
+)
+def test_what_are_no_affinity_sets_is_named(tmp_path, text, says):
+    (tmp_path / "sets.json").write_text(text)
+    with pytest.raises(ConfigError, match=says):
+        chosen_relaxation(None, tmp_path / "sets.json", [str(digit) for digit in range(10)])
+
+
 def test_other_data_by_path(invoke, run, tmp_path):
     test = data.load("digits").test
     archive = tmp_path / "some.npz"
@@ -111,6 +172,10 @@ def test_a_warning_of_every_batch_is_one_line(invoke, run, tmp_path):
         (("--out", "nowhere/certificates.csv"), "nowhere"),
         (("--data", "fashion"), "did you mean 'fashion-mnist'?"),
         (("--data", "mnist"), "--data-dir"),
+        (("--top-k", "10"), "sets of 10 of 10 classes never change"),
+        (("--top-k", "2", "--affinity", "no.json"), "choose one"),
+        (("--affinity", "no.json"), "no.json cannot be read"),
+        (("--top-k", "2", "--certificate", "c.json"), "states ordinary radii, which audit checks"),
         (("--device", "tpu9"), "tpu9"),
     ],
 )

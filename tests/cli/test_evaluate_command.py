@@ -32,6 +32,21 @@ def test_radii_default_to_multiples_of_epsilon(invoke, run, tmp_path):
     assert not (run / "vra.png").exists()
 
 
+def test_relaxed_shares_are_named_so(invoke, run):
+    result = invoke("evaluate", run, "--top-k", 3, "--radii", "0.1,0.3")
+    assert result.exit_code == 0, result.output
+    found = json.loads((run / "relaxed-vra.json").read_text())
+    trained = json.loads((run / "result.json").read_text())
+    assert found["relaxation"] == 3
+    assert found["relaxed_accuracy"] > trained["clean_accuracy"]
+    assert found["relaxed_vra"] == found["radii"][1]["relaxed_vra"] >= trained["vra"]
+    assert not {"vra", "clean_accuracy"} & found.keys()
+    assert (run / "relaxed-vra.png").exists()
+    assert not (run / "vra.png").exists()
+    for text in ("relaxed, top-3", "relaxed accuracy", "relaxed VRA", f"{found['relaxed_vra']:.2%}"):
+        assert text in result.stdout
+
+
 def test_radii_in_bytes(invoke, run):
     result = invoke("evaluate", run, "--radii", "36/255,72/255")
     assert result.exit_code == 0, result.output

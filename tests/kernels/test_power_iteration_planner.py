@@ -254,3 +254,12 @@ class TestTensorCores:
         assert plan.blocks_per_multiprocessor == 1
         assert plan.blocks <= card.multiprocessors
         assert plan.shared_bytes <= card.shared_bytes_per_block
+
+
+def test_a_gradient_has_no_iterations_to_predict() -> None:
+    (plan,), (gradient,) = (
+        plan(dense_layers(2), CARDS["A100"]) for plan in (planner.plan_power_iteration, planner.plan_gradient)
+    )
+    assert plan.predict(10, CARDS["A100"]) > plan.predict(5, CARDS["A100"]) > 0
+    with pytest.raises(RuntimeError, match="a gradient has no iterations to predict"):
+        gradient.predict(5, CARDS["A100"])

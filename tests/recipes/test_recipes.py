@@ -64,6 +64,7 @@ def test_every_recipe_is_in_the_table_or_a_demo():
         == {
             *TABLE,
             "cifar10-small",
+            "mnist-2c2f-top2",
             "mnist-mlp",
             "digits",
             "digits-bronet",
@@ -81,6 +82,12 @@ def test_the_tuned_recipe_has_the_net_and_the_radius_of_the_papers_row():
         assert getattr(own, field) == getattr(base, field)
 
 
+def test_the_relaxed_recipe_differs_in_its_loss_alone():
+    own, base = recipes.get("mnist-2c2f-top2"), recipes.get("mnist-2c2f")
+    assert own == base.override(name="mnist-2c2f-top2", loss="top-2")
+    assert LOSSES[own.loss].build().most == 2
+
+
 def test_changed_epochs_stretch_schedules_but_not_the_warm_up():
     recipe = recipes.get("mnist-2c2f").override(epochs=30, warmup_epochs=2)
     assert (recipe.epochs, recipe.lam, recipe.warmup_epochs) == (30, "0.1,2.0,30", 2)
@@ -91,6 +98,18 @@ def test_changed_epsilon_keeps_the_ratio():
     recipe = recipes.get("mnist-4c3f")
     assert recipe.override(epsilon=0.79).epsilon_train == pytest.approx(0.87)
     assert recipe.override(epsilon=0.79, epsilon_train=1.0).epsilon_train == 1.0
+
+
+def test_changed_epsilon_rescales_its_schedule():
+    recipe = recipes.get("cifar10-liresnet")
+    doubled = recipe.override(epsilon=2 * PIXELS, epochs=80)
+    assert doubled.epsilon_schedule == "0.0282352,0.847058,40"
+    assert recipe.override(epsilon_train=PIXELS / 2).epsilon_schedule == "0.0070588,0.2117645,400"
+    assert recipe.override(epsilon=2 * PIXELS, epsilon_train=PIXELS).epsilon_schedule == recipe.epsilon_schedule
+    assert recipe.override(epsilon=2 * PIXELS, epsilon_schedule="1,2,3").epsilon_schedule == "1,2,3"
+    smoothed = recipes.get("mnist-2c2f-smoothadv").override(epsilon=0.15)
+    assert (smoothed.epsilon_train, smoothed.epsilon_schedule) == (0.5, "0.05,0.5,9")
+    assert recipes.get("mnist-4c3f").override(epsilon=0.79).epsilon_schedule == "log"
 
 
 def test_unknown_names_suggest_the_nearest():

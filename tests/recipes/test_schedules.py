@@ -61,3 +61,9 @@ def test_rescale():
     assert schedules.rescale("0.1,2.0,500", 30 / 500) == "0.1,2.0,30"
     assert schedules.rescale("log", 0.5) == "log"
     assert schedules.rescale("1.5", 0.5) == "1.5"
+
+
+def test_rescale_values():
+    assert schedules.rescale_values("0.1,36/255,500", 2.0) == f"0.2,{72 / 255:.9g},500"
+    assert schedules.rescale_values("0.3", 0.5) == "0.15"
+    assert schedules.rescale_values("log", 2.0) == "log"

@@ -229,7 +229,7 @@ def deviations(net, radius, tries=3):
     logits = executed.head(state) if executed.head else None
     value = state.value.flatten(1) if logits is None else logits.value
     error = state.error.expand(value.shape[1]) if logits is None else state.error * logits.rows + logits.evaluation[0]
-    assert (executed.radius(x, net._plan.run(x).detach(), value.argmax(1)) >= 0).all()
+    assert (executed.radii(x, net._plan.run(x).detach(), value.argmax(1, keepdim=True)) >= 0).all()
     for attempt in range(tries):
         direction = torch.randn(1, 2, 3, 3, dtype=torch.float64)
         at = (x + direction * (radius * (attempt / tries) / direction.norm())).to(dtype)

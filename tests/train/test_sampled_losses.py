@@ -123,6 +123,45 @@ def test_smoothadv_trains_on_the_copies_of_the_attack():
     assert torch.autograd.grad(loss, module[1].weight)[0].abs().sum() > 0
 
 
+class Counting(nn.Module):
+    """Takes down the mode of each call."""
+
+    def __init__(self):
+        super().__init__()
+        self.modes = []
+
+    def forward(self, x):
+        self.modes.append(self.training)
+        return x
+
+
+def test_the_attack_takes_the_net_as_it_is_in_evaluation():
+    """BatchNorm's statistics move once a step, by the copies that are trained on; a frozen layer stays in its mode."""
+    images, labels, noise = batch()
+    counting, norm, frozen = Counting(), nn.BatchNorm2d(1, momentum=None).double(), nn.BatchNorm2d(1).double()
+    module = nn.Sequential(counting, norm, frozen, nn.Dropout(0.5), *linear()).train()
+    frozen.eval()
+    criterion = SmoothAdvLoss(samples=4, steps=3)
+    attacked = criterion.attacked(module, images, labels, noise, 0.2)
+    assert counting.modes == [False] * 3
+    assert norm.num_batches_tracked == 0
+    assert torch.equal(criterion.attacked(module, images, labels, noise, 0.2), attacked)
+    assert [part.training for part in module] == [True, True, False, True, True, True]
+    criterion(module, images, labels, noise, NOISE, 0.2)
+    assert counting.modes[-4:] == [False] * 3 + [True]
+    assert norm.num_batches_tracked == 1
+    trained_on = attacked.repeat_interleave(4, 0) + noise
+    torch.testing.assert_close(norm.running_mean, trained_on.mean()[None])
+
+
+def test_a_failed_attack_leaves_the_modes_as_they_were():
+    module, (images, labels, noise) = linear().train(), batch()
+    with pytest.raises(RuntimeError, match="index"):
+        SmoothAdvLoss(samples=4).attacked(module, images, labels + CLASSES, noise, 0.1)
+    assert module.training
+    assert module[1].training
+
+
 @pytest.mark.parametrize("loss", ["smoothadv", "macer"])
 def test_a_recipe_trains_with_it(tmp_path, loss):
     fields = {"loss": loss, "noise": 0.2, "lam": "1,2,2", "epsilon_schedule": "0.1,0.3,2", "warmup_epochs": 1}
