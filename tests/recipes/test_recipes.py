@@ -63,6 +63,7 @@ def test_every_recipe_is_in_the_table_or_a_demo():
         set(recipes.RECIPES)
         == {
             *TABLE,
+            "cifar10-medium",
             "cifar10-small",
             "mnist-2c2f-top2",
             "mnist-mlp",
