@@ -213,8 +213,8 @@ _MNIST_4C3F = Recipe(
     lam="1.5",
 )
 # Dense layers with Muon learn this radius sooner than the paper's convolutions, and a step is a quarter of 4C3F's. With
-# augmentation "light", which blurs, VRA was 61.2 (tight) after 150 epochs in batches of 256; without it 59.7 on held-out
-# images after 50 in batches of 512 (power iteration).
+# augmentation "light", which blurs, VRA was 61.2 (tight) after 150 epochs in batches of 256; without it, on held-out
+# images, 59.7 after 50 in batches of 512 (power iteration).
 _MNIST_MLP = Recipe(
     name="mnist-mlp",
     data="mnist",
