@@ -76,7 +76,10 @@ def draw_examples(evaluation: Evaluation, data: DataSet, epsilon: float, path: P
     figure = Figure(figsize=(1.35 * _EXAMPLES, 3.9), layout="constrained")
     grid = figure.subplots(2, _EXAMPLES, squeeze=False)
     for line, (name, chosen) in enumerate((("certified", certified), ("rejected", ~certified))):
-        places = chosen.nonzero().flatten()[:_EXAMPLES].tolist()
+        found = chosen.nonzero().flatten()
+        count = min(len(found), _EXAMPLES)
+        # Evenly spaced: a folder of images is in the order of its classes.
+        places = found[torch.arange(count) * len(found) // max(count, 1)].tolist()
         for column, axes in enumerate(grid[line]):
             axes.set_xticks([])
             axes.set_yticks([])
