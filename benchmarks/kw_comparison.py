@@ -9,9 +9,9 @@ provable adversarial defenses", NeurIPS 2018, without its random projections, as
 convex_adversarial 0.4.4, unchanged. An image is certified there where the lower bound on the margin of the predicted
 class is above 0 against every other one. It is computed in float32 and rounded to nearest: no guarantee covers that.
 
-A GloRo net is trained for the one bound and not for the other: of the first 100 test images of MNIST ours certifies 96 and
-theirs none, by a net of recipe ``mnist-2c2f-relu-ce`` after 100 epochs in bfloat16, in 0.5 and 34 seconds of one busy core; of
-the digits, by one of thirty epochs, ours 73 and theirs 69.
+A GloRo net is trained for the one bound and not for the other: of the first 100 test images of MNIST ours certifies 96
+and theirs none, by a net of that recipe after 100 epochs in bfloat16, in 0.5 and 34 seconds of one busy core; of the
+digits, by one of thirty epochs, ours 73 and theirs 69.
 """
 
 from __future__ import annotations
