@@ -80,7 +80,8 @@ def build_optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         betas=(0.9, 0.999),
         eps=1e-7,
         weight_decay=recipe.weight_decay,
-        decoupled_weight_decay=True,
+        # Adam without decay is another kernel, whose bits are the paper's recipes'.
+        decoupled_weight_decay=recipe.weight_decay > 0,
         fused=fused,
         capturable=capturable,
     )

@@ -432,8 +432,8 @@ def test_settings_are_as_they_were_in_and_after_certify_and_an_exception_in_it(e
 
 
 class NoRounding:
-    def radius(self, x, logits, prediction):
-        return torch.ones(len(x), dtype=torch.float64)
+    def radii(self, x, logits, classes):
+        return torch.ones(classes.shape, dtype=torch.float64)
 
 
 def test_threads_that_certify_and_train_do_not_see_each_other(as_gpu, monkeypatch):
