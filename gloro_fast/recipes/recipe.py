@@ -212,7 +212,7 @@ _MNIST_4C3F = Recipe(
     epsilon_schedule="log",
     lam="1.5",
 )
-# Dense layers with Muon come near the VRA of 4C3F by the paper's recipe (61.6 after 300 epochs, 103 minutes on one core)
+# Dense layers with Muon come near the VRA of 4C3F by the paper's recipe (61.6 after 300 epochs, 103 minutes on a core)
 # in less than half of the time: 61.2 after 43 minutes; 60.9 after 24 without augmentation, by 220 epochs in batches of
 # 512 (all by the bound "tight" or "auto").
 _MNIST_MLP = Recipe(
