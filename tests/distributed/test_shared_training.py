@@ -29,7 +29,7 @@ def shared(tmp_path_factory):
     out = tmp_path_factory.mktemp("shared")
     ends = processes.wait(processes.start(2, [str(HERE / "shared_runs.py"), str(out)], [TRAIN]))
     # The first is killed in the end.
-    assert [code for code, _, _ in ends] == [-9, 0], [err for _, _, err in ends]
+    assert [code for code, _, _ in ends] == [-9, 0], "\n".join(err for _, _, err in ends)
     assert "VRA at 0.3: " in ends[0][1]
     return out, [json.loads(text.splitlines()[-1]) for _, text, _ in ends]
 
