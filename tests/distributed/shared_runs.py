@@ -116,7 +116,7 @@ def main(group):
 
     # To be killed, below.
     trainer = Trainer(tiny_recipe(**EVERYTHING), tiny_data(**HELD_OUT), OUT / "killed")
-    at_step(trainer, 2, 1, lambda: os.kill(os.getpid(), signal.SIGINT))
+    at_step(trainer, 2, 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with contextlib.suppress(Interrupted):
         trainer.fit()
 
