@@ -66,7 +66,8 @@ void place_workspace(Plan& plan, char* workspace);
 // The layer without tiles or blocks. Throws std::runtime_error where the GPU's kernels do not take it.
 LayerPlan plan_layer(const cpu::LinearLayer& layer);
 
-// What the model gives for `iterations` steps of a plan. Throws std::runtime_error for one of a gradient, which has none.
+// What the model gives for `iterations` steps of a plan. Throws std::runtime_error for one of a gradient, which has
+// none.
 double predict_microseconds(const Plan& plan, int iterations, const Card& card);
 
 }  // namespace gloro_fast::cuda
