@@ -9,6 +9,8 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
+from gloro_fast.errors import ConfigError
+
 # Of the quintic iteration, chosen by Jordan et al. for its slope at 0: five rounds take singular values from 0.01 up to
 # between 0.7 and 1.2.
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -26,9 +28,9 @@ class Muon(torch.optim.Optimizer):
 
     ``torch.optim.Muon`` has matrices alone, and reads the learning rate in Python, which no CUDA graph can.
 
-    A kernel of a convolution (out, in, h, w) counts as a matrix (out, in h w), its step divided by sqrt(h w), so that
-    the convolution's spectral norm, not the matrix's, is about the learning rate. The step of a vector is its momentum,
-    scaled to a root mean square of a quarter of the learning rate.
+    A kernel of a convolution (out, in, h, w) counts as a matrix (out, in h w), its step divided by sqrt(h w): the spectral
+    norm of the convolution, which is at most sqrt(h w) times the matrix's, is at most about the learning rate. The step
+    of a vector is its momentum, scaled to a root mean square of a quarter of the learning rate.
 
     Args:
         params: parameters or groups of them, of a floating dtype.
@@ -36,6 +38,9 @@ class Muon(torch.optim.Optimizer):
         weight_decay: decoupled, times the learning rate.
         momentum: of the gradients' running mean, Nesterov's.
         dtype: of the matrix products of the orthogonalization: bfloat16 where the processor has it.
+
+    Raises:
+        ConfigError: a number is negative or not finite, or the momentum is 1 or more.
     """
 
     def __init__(
@@ -46,6 +51,10 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.95,
         dtype: torch.dtype = torch.float32,
     ) -> None:
+        bounds = {"lr": (lr, math.inf), "weight_decay": (weight_decay, math.inf), "momentum": (momentum, 1)}
+        for name, (value, bound) in bounds.items():
+            if not (isinstance(value, Tensor) or 0 <= value < bound):
+                raise ConfigError(f"Muon's {name} is {value}; give a number from 0 on{', below 1' * (bound == 1)}")
         defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "dtype": dtype}
         super().__init__(params, defaults)
 

@@ -124,6 +124,10 @@ def test_examples_say_which_is_the_truth(tmp_path, drawn, evaluation):
     assert titles[9].startswith("truth: dog\npredicted: dog\n")
     assert figure.axes[9].title.get_color() == "black"
     assert [figure.axes[place].get_ylabel().split("\n")[0] for place in (0, 8)] == ["certified", "rejected"]
+    # They are spread over all, in a folder of images over its classes.
+    radii = [float(title.rsplit(" ", 1)[1]) for title in titles]
+    assert radii[7] > 0.85
+    assert radii[15] > 0.15
 
 
 @pytest.mark.skipif(not REPORT.is_file(), reason="the checkout is not here")

@@ -5,8 +5,11 @@ import math
 
 import pytest
 import torch
+from tiny_run import tiny_recipe
 from torch import nn
 
+from gloro_fast.errors import ConfigError
+from gloro_fast.train.build import build_optimizer
 from gloro_fast.train.muon import Muon, orthogonalized
 
 
@@ -102,3 +105,21 @@ def test_what_has_no_gradient_stays_and_a_closure_is_called():
     assert muon.step(closure) == 9
     assert not torch.equal(moved, torch.ones(3, 3))
     assert torch.equal(still, torch.ones(3, 3))
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_a_recipe_decides_rate_and_decay(optimizer):
+    recipe = tiny_recipe(optimizer=optimizer, learning_rate=0.03, weight_decay=0.4, precision="bfloat16")
+    found = build_optimizer(nn.Linear(2, 2), recipe)
+    assert isinstance(found, Muon if optimizer == "muon" else torch.optim.Adam)
+    (group,) = found.param_groups
+    assert (group["lr"], group["weight_decay"]) == (0.03, 0.4)
+    assert group.get("dtype", torch.bfloat16) is torch.bfloat16
+    assert group.get("decoupled_weight_decay", True)
+
+
+@pytest.mark.parametrize("wrong", [{"lr": -1.0}, {"lr": math.nan}, {"weight_decay": -0.1}, {"momentum": 1.0}])
+def test_unusable_numbers_are_refused(wrong):
+    (name,) = wrong
+    with pytest.raises(ConfigError, match=f"Muon's {name} is"):
+        Muon([nn.Parameter(torch.ones(2, 2))], **wrong)
