@@ -28,9 +28,9 @@ class Muon(torch.optim.Optimizer):
 
     ``torch.optim.Muon`` has matrices alone, and reads the learning rate in Python, which no CUDA graph can.
 
-    A kernel of a convolution (out, in, h, w) counts as a matrix (out, in h w), its step divided by sqrt(h w): the spectral
-    norm of the convolution, which is at most sqrt(h w) times the matrix's, is at most about the learning rate. The step
-    of a vector is its momentum, scaled to a root mean square of a quarter of the learning rate.
+    A kernel of a convolution (out, in, h, w) is a matrix (out, in h w) here, its step divided by sqrt(h w): the norm of
+    the convolution, which is at most sqrt(h w) times the matrix's, is at most about the learning rate. The step of a
+    vector is its momentum, scaled to a root mean square of a quarter of the learning rate.
 
     Args:
         params: parameters or groups of them, of a floating dtype.
