@@ -35,7 +35,10 @@ _HELP = {
     "epsilon_train": (_TRAINING, "The radius trained with; keeps its ratio to --epsilon."),
     "epsilon_schedule": (_TRAINING, "single, log or x,y,e; --epochs does not stretch what is given here."),
     "loss": (_TRAINING, f"{', '.join(LOSSES)}."),
-    "lam": (_TRAINING, "The TRADES weight: x or x,y,e; --epochs does not stretch what is given here."),
+    "lam": (
+        _TRAINING,
+        "The weight of trades, macer and verified-error: x or x,y,e; --epochs does not stretch what is given here.",
+    ),
     "optimizer": (_TRAINING, "adam or muon."),
     "learning_rate": (_TRAINING, "For the first half."),
     "learning_rate_end": (_TRAINING, "What it decays to in the second half."),
@@ -49,7 +52,7 @@ _HELP = {
     "validation_size": (_NET, "Training images held out to select the epoch."),
     "architecture": (
         _NET,
-        "2C2F, 4C3F, 6C2F, 8C2F, 8C2F-print, MLP-3x512, LiResNet-12x512 (depth x width; -Cholesky, -LLN behind it) or "
+        "2C2F, 4C3F, 6C2F, 8C2F, 8C2F-print, MLP-2x256 (depth x width), LiResNet-12x512 (-Cholesky, -LLN behind it) or "
         "BRONet-12x512.",
     ),
     "activation": (_NET, "minmax or relu."),

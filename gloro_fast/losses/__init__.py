@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from gloro_fast.losses.sampled_loss import SampledLoss
     from gloro_fast.losses.smoothadv_loss import SmoothAdvLoss
     from gloro_fast.losses.trades_loss import TradesLoss
+    from gloro_fast.losses.verified_error_loss import VerifiedErrorLoss
 
 register("ce", Loss("gloro_fast.losses.cross_entropy_loss:CrossEntropyLoss"))
 register("trades-kl", Loss("gloro_fast.losses.trades_loss:TradesLoss", (0.0, "kl"), has_lambda=True))
 register("trades-ce", Loss("gloro_fast.losses.trades_loss:TradesLoss", (0.0, "ce"), has_lambda=True))
 register("emma", Loss("gloro_fast.losses.emma_loss:EmmaLoss"))
+register("verified-error", Loss("gloro_fast.losses.verified_error_loss:VerifiedErrorLoss", (0.0,), has_lambda=True))
 register("logit-annealing", Loss("gloro_fast.losses.logit_annealing_loss:LogitAnnealingLoss"))
 register("top-2", Loss("gloro_fast.losses.relaxed_loss:RelaxedLoss", (2,)))
 register("top-3", Loss("gloro_fast.losses.relaxed_loss:RelaxedLoss", (3,)))
@@ -50,6 +52,7 @@ __all__ = [
     "SampledLoss",
     "SmoothAdvLoss",
     "TradesLoss",
+    "VerifiedErrorLoss",
     "is_registered",
     "register",
 ]
@@ -68,6 +71,7 @@ _HOMES = {
     "SampledLoss": "sampled_loss",
     "SmoothAdvLoss": "smoothadv_loss",
     "TradesLoss": "trades_loss",
+    "VerifiedErrorLoss": "verified_error_loss",
 }
 
 

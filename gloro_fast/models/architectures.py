@@ -1,10 +1,11 @@
 """Networks by name: the paper's (Leino et al. 2021, Appendix B), LiResNet (Hu et al. 2023), BRONet (Lai et al. 2025).
 
-The last two are of any depth and width.
+The last two, and dense nets, are of any depth and width.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -40,12 +41,11 @@ ARCHITECTURES: dict[str, _Architecture] = {
     "8C2F-print": _Architecture(
         ((64, 3, 1), (64, 3, 1), (64, 4, 2), (128, 3, 1), (128, 4, 2), (256, 3, 1), (256, 4, 2))
     ),
-    # Not the paper's: no convolution at all.
-    "MLP-3x512": _Architecture((), (512, 512, 512)),
 }
-"""Nets by name, but for the last the paper's: their convolutions and hidden dense layers."""
+"""The paper's nets by name: their convolutions and hidden dense layers."""
 
-_OF_ANY_SIZE = ("LiResNet-12x512", "LiResNet-12x512-Cholesky-LLN", "BRONet-12x512")
+_MLP = re.compile(r"MLP-([1-9]\d*)x([1-9]\d*)")
+_OF_ANY_SIZE = ("MLP-2x256", "LiResNet-12x512", "LiResNet-12x512-Cholesky-LLN", "BRONet-12x512")
 
 _ACTIVATIONS = {"minmax": MinMax, "relu": nn.ReLU}
 _INITIALIZATIONS = {"orthogonal": nn.init.orthogonal_, "glorot_uniform": nn.init.xavier_uniform_}
@@ -62,10 +62,11 @@ def build(
     """Build a network of the paper: SAME padding, an activation after every layer but the last, zero biases.
 
     Args:
-        name: ``"2C2F"``, ``"4C3F"``, ``"6C2F"``, ``"8C2F"`` or ``"8C2F-print"``; ``"MLP-3x512"``; or
-            ``"LiResNet-12x512"`` for one of depth 12 and width 512 (:func:`gloro_fast.models.liresnet.liresnet`),
-            ``"LiResNet-12x512-LLN"`` for one with last layer normalization, ``"LiResNet-12x512-Cholesky-LLN"`` with
-            orthogonal dense layers besides; ``"BRONet-12x512"`` (:func:`gloro_fast.models.bronet.bronet`).
+        name: ``"2C2F"``, ``"4C3F"``, ``"6C2F"``, ``"8C2F"`` or ``"8C2F-print"``; ``"MLP-2x256"`` for two hidden dense
+            layers of 256 units and no other; ``"LiResNet-12x512"`` for one of depth 12 and width 512
+            (:func:`gloro_fast.models.liresnet.liresnet`), ``"LiResNet-12x512-LLN"`` for one with last layer
+            normalization, ``"LiResNet-12x512-Cholesky-LLN"`` with orthogonal dense layers besides;
+            ``"BRONet-12x512"`` (:func:`gloro_fast.models.bronet.bronet`).
         activation: ``"minmax"`` or ``"relu"``.
         input_shape: (C, H, W) of one image.
         num_classes: m >= 2, the units of the last dense layer.
@@ -79,11 +80,14 @@ def build(
         ArchitectureError: ``input_shape`` is not (C, H, W), or there are fewer than two classes.
     """
     deep: Callable[..., nn.Sequential] | None = None
+    architecture = ARCHITECTURES.get(name)
     if (residual := liresnet.parse(name)) is not None:
         deep = partial(liresnet.liresnet, *residual)
     elif (reflecting := bronet.parse(name)) is not None:
         deep = partial(bronet.bronet, *reflecting)
-    elif name not in ARCHITECTURES:
+    elif (dense := _MLP.fullmatch(name)) is not None:
+        architecture = _Architecture((), (int(dense[2]),) * int(dense[1]))
+    elif architecture is None:
         raise ConfigError(f"there is no architecture {name!r}{nearest(name, (*ARCHITECTURES, *_OF_ANY_SIZE))}")
     make_activation = _lookup("activation", activation, _ACTIVATIONS)
     initialize = _lookup("initialization", initialization, _INITIALIZATIONS)
@@ -100,7 +104,7 @@ def build(
             make_activation=make_activation,
             initialize=initialize,
         )
-    architecture = ARCHITECTURES[name]
+    assert architecture is not None
     layers: list[nn.Module] = []
     for out_channels, kernel, stride in architecture.convolutions:
         layers += [Conv2d(channels, out_channels, kernel, stride, padding="same"), make_activation()]

@@ -19,6 +19,7 @@ from gloro_fast.ops.minmax_op import minmax, minmax_reference
 from gloro_fast.ops.power_iteration_op import power_iteration, power_iteration_reference
 from gloro_fast.ops.relaxed_margin_op import relaxed_margin, relaxed_radii
 from gloro_fast.ops.trades_op import trades, trades_reference
+from gloro_fast.ops.verified_error_op import verified_error, verified_error_reference
 
 __all__ = [
     "Geometry",
@@ -50,4 +51,6 @@ __all__ = [
     "relaxed_radii",
     "trades",
     "trades_reference",
+    "verified_error",
+    "verified_error_reference",
 ]

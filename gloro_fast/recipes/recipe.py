@@ -31,7 +31,7 @@ class Recipe:
         epsilon_schedule: ``"single"``, ``"log"`` or ``"x,y,e"``.
         loss: a name among ``gloro_fast.losses.LOSSES``; ``"standard"`` is cross entropy without bottom,
             ``"smoothadv"`` and ``"macer"`` are losses of the smoothed classifier.
-        lam: the weight lambda of TRADES and MACER: ``"x"`` or ``"x,y,e"``; unused with the others.
+        lam: the weight lambda of TRADES, MACER and verified errors: ``"x"`` or ``"x,y,e"``; unused with the others.
         optimizer: ``"adam"``, the paper's, or ``"muon"``.
         learning_rate: the optimizer's, for the first half of the epochs.
         learning_rate_end: what it decays to, exponentially, in the second half.
@@ -86,7 +86,9 @@ class Recipe:
             _require(field, value, math.isfinite(value) and value >= 0, "it must be a number >= 0")
         if self.has_sampled_loss:
             _require("noise", self.noise, self.noise > 0, f"loss {self.loss!r} needs its deviation, greater than 0")
-        schedules.parse_lambda(self.lam)
+        lam = schedules.parse_lambda(self.lam)
+        if self.loss == "verified-error":
+            _require("lam", self.lam, max(lam(0), lam(self.epochs)) <= 1, "loss 'verified-error' needs at most 1")
         schedules.parse_epsilon(self.epsilon_schedule, self.epsilon_train, self.epochs)
 
     @property

@@ -24,6 +24,8 @@ PARAMETERS = {
     + (64 * 64 * 16 + 64)
     + (64 * 64 * 512 + 512)
     + (512 * 10 + 10),
+    ("MLP-2x16", (1, 28, 28), 10): (784 * 16 + 16) + (16 * 16 + 16) + (16 * 10 + 10),
+    ("MLP-1x32", (3, 8, 8), 5): (192 * 32 + 32) + (32 * 5 + 5),
 }
 
 
@@ -71,6 +73,8 @@ def test_same_seed_same_net():
 def test_unknown_names():
     with pytest.raises(ConfigError, match="'6C2F'"):
         architectures.build("6C2", input_shape=(3, 32, 32), num_classes=10)
+    with pytest.raises(ConfigError, match="'MLP-2x256'"):
+        architectures.build("MLP-0x256", input_shape=(3, 32, 32), num_classes=10)
     with pytest.raises(ConfigError, match="'minmax'"):
         architectures.build("2C2F", "minimax", input_shape=(3, 32, 32), num_classes=10)
 

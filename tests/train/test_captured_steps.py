@@ -50,6 +50,7 @@ RUNS = {
     "muon": {"optimizer": "muon", "weight_decay": 0.4, "learning_rate": 0.02},
     "liresnet": {"architecture": "LiResNet-2x8", "loss": "emma"},
     "logit-annealing": {"architecture": "LiResNet-2x8-LLN", "loss": "logit-annealing"},
+    "verified-error": {"loss": "verified-error", "lam": "0,0.9,3"},
 }
 
 

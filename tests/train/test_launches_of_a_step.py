@@ -179,6 +179,7 @@ RUNS = {
     "bfloat16": {"precision": "bfloat16"},
     "liresnet": {"architecture": "LiResNet-2x8", "loss": "emma"},
     "logit-annealing": {"architecture": "LiResNet-2x8-LLN", "loss": "logit-annealing"},
+    "verified-error": {"loss": "verified-error", "lam": "0.5"},
 }
 
 
