@@ -28,7 +28,9 @@ def test_the_file_of_two_processes_is_that_of_one(tmp_path):
     app(train, standalone_mode=False)
     common = ["certify", str(run), "--batch-size", "100", "--threads", "1", "--out"]
     app([*common, str(tmp_path / "one.csv"), "--certificate", str(one)], standalone_mode=False)
-    ends = processes.wait(processes.start(2, ["-m", "gloro_fast", *common, str(tmp_path / "two.csv"), "--certificate", str(two)]))
+    ends = processes.wait(
+        processes.start(2, ["-m", "gloro_fast", *common, str(tmp_path / "two.csv"), "--certificate", str(two)])
+    )
     assert [code for code, _, _ in ends] == [0, 0], ends
     assert ends[1][1] == ends[1][2] == ""
     assert two.read_bytes() == one.read_bytes()

@@ -183,8 +183,8 @@ void grid_barrier(Site site) {
 
 namespace {
 
-// Calls `together` once all 32 lanes are there. No token: what lanes exchange orders no memory. Values come and go by way
-// of the warp, each lane's in the place of its number.
+// Calls `together` once all 32 lanes are there. No token: what lanes exchange orders no memory. Values come and go by
+// way of the warp, each lane's in the place of its number.
 template <typename Together>
 void meet_lanes(Warp& warp, Site site, const char* what, const Together& together) {
   Fiber& mine = *running;
