@@ -72,13 +72,17 @@ class StepProcess:
         """
         self._ask("step")
 
-    def device_time(self) -> DeviceTime:
+    def device_time(self, calls: int = 20, rounds: int = 5) -> DeviceTime:
         """Say where the time of its steps goes.
+
+        Args:
+            calls: steps of a round.
+            rounds: after one of warm-up.
 
         Raises:
             RuntimeError: a step failed; the message is the process's own.
         """
-        return DeviceTime(**self._ask("device time"))
+        return DeviceTime(**self._ask(f"device time {calls} {rounds}"))
 
     def _ask(self, what: str) -> Any:
         assert self._process.stdin is not None
@@ -122,7 +126,8 @@ def main(network_name: str, device_name: str, spec: str) -> None:
         step = _maker(network, device, wanted["kind"])(Settings(**wanted["settings"]))
         for line in sys.stdin:
             if line.startswith("device"):
-                _say(dataclasses.asdict(device_time(step, device)))
+                calls, rounds = map(int, line.split()[2:])
+                _say(dataclasses.asdict(device_time(step, device, calls=calls, rounds=rounds)))
                 continue
             step()
             synchronize()

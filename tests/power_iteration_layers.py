@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -48,10 +49,11 @@ def convolutions(sizes: Sequence[tuple[int, ...]], channels: Sequence[tuple[tupl
     ]
 
 
-def of_network(name: str, input_shape: tuple[int, ...]) -> list[Layer]:
+@cache  # drawing the orthogonal weights of 8C2F takes 0.6 s, planning its launches 5 ms
+def of_network(name: str, input_shape: tuple[int, ...]) -> tuple[Layer, ...]:
     """List the linear layers of a network of the paper with ten classes."""
     maps = make_plan(build(name, input_shape=input_shape, num_classes=10), input_shape).linear_maps()
-    return [(tuple(linear.weight.shape), linear.geometry) for linear in maps]
+    return tuple((tuple(linear.weight.shape), linear.geometry) for linear in maps)
 
 
 SPECIAL = {

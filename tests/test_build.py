@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -34,6 +35,36 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
     )
 
 
+@cache
+def widest_level() -> str:
+    """Return the SIMD level that nothing caps."""
+    return printed_level("").stdout.strip()
+
+
+def printed_level(most: str) -> subprocess.CompletedProcess[str]:
+    code = "from gloro_fast.native import extension as e; print(e.facts()['simd'])"
+    return run_python(code, GLORO_FAST_SIMD=most)
+
+
+@cache
+def without_a_device() -> dict[str, bool]:
+    """Return what holds in a process that has no CUDA device."""
+    result = run_python(
+        "import json, torch, gloro_fast.ops; from gloro_fast.native import extension as e\n"
+        "assert e.available(), e.why_not()\n"
+        "maps = open('/proc/self/maps').read() if __import__('sys').platform == 'linux' else 'libgloro_fast'\n"
+        "assert 'libgloro_fast' in maps\n"
+        "has = torch._C._dispatch_has_kernel_for_dispatch_key\n"
+        "ops = ['power_iteration', 'power_iteration_backward']\n"
+        "registered = all([has('gloro_fast::' + op, key) for op in ops for key in ('CPU', 'CUDA')])\n"
+        "print(json.dumps({'driver': 'libcuda.so' in maps, 'registered': registered}))",
+        CUDA_VISIBLE_DEVICES="",
+    )
+    assert result.returncode == 0, result.stderr
+    found: dict[str, bool] = json.loads(result.stdout)
+    return found
+
+
 class TestLoaded:
     @compiled
     def test_facts(self) -> None:
@@ -53,10 +84,8 @@ class TestLoaded:
         if importlib.util.find_spec("gloro_fast._build_info") is None:
             pytest.skip("the module of build facts was not built: no Python headers")
         order = ["portable", "avx2", "avx512"]
-        code = "from gloro_fast.native import extension as e; print(e.facts()['simd'])"
-        widest = run_python(code, GLORO_FAST_SIMD="").stdout.strip()
-        result = run_python(code, GLORO_FAST_SIMD=level)
-        assert result.stdout.strip() == min(level, widest, key=order.index)
+        result = printed_level(level)
+        assert result.stdout.strip() == min(level, widest_level(), key=order.index)
         assert "GLORO_FAST_SIMD" not in result.stderr
 
     @compiled
@@ -69,24 +98,13 @@ class TestLoaded:
     @compiled
     @pytest.mark.skipif(platform.system() != "Linux", reason="reads /proc")
     def test_no_driver_is_needed(self) -> None:
-        result = run_python(
-            "from gloro_fast.native import extension as e; assert e.available(), e.why_not();"
-            "maps = open('/proc/self/maps').read(); assert 'libgloro_fast' in maps; print('libcuda.so' in maps)",
-            CUDA_VISIBLE_DEVICES="",
-        )
-        assert result.stdout.strip() == "False", result.stderr
+        assert not without_a_device()["driver"]
 
     @compiled
     def test_both_devices_are_registered_without_a_driver(self) -> None:
         if not extension.facts().get("cuda_architectures"):
             pytest.skip("the extension was built without CUDA")
-        code = (
-            "import torch, gloro_fast.ops; has = torch._C._dispatch_has_kernel_for_dispatch_key;"
-            "ops = ['power_iteration', 'power_iteration_backward'];"
-            "print([has('gloro_fast::' + op, key) for op in ops for key in ('CPU', 'CUDA')])"
-        )
-        result = run_python(code, CUDA_VISIBLE_DEVICES="")
-        assert result.stdout.strip() == str([True] * 4), result.stderr
+        assert without_a_device()["registered"]
 
     @compiled
     @pytest.mark.skipif(shutil.which("nm") is None, reason="nm is not installed")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -84,6 +85,7 @@ def planned_microseconds(network: Network, card: Card) -> float:
     return sum(float(plan.microseconds) for plan in plans) + _LAUNCHES * _LAUNCH_MICROSECONDS
 
 
+@cache  # drawing orthogonal weights takes a second, planning their launches milliseconds
 def _layers(network: Network) -> tuple[list[torch.Tensor], list[torch.Tensor], list[Any]]:
     module = architectures.build(network.name, input_shape=network.input_shape, num_classes=NUM_CLASSES)
     net = GloRoNet(module, 0.1, network.input_shape)

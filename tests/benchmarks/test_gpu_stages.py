@@ -20,17 +20,18 @@ from benchmarks.gpu.rows import Rows
 from benchmarks.gpu.stages import STAGES, USUAL, Stage, Visit
 
 
-def script(text: str) -> Stage:
-    return Stage("a script", 3.0, lambda visit: [sys.executable, "-c", text])
+def script(text: str, seconds: float = 3.0) -> Stage:
+    return Stage("a script", seconds, lambda visit: [sys.executable, "-c", text])
 
 
 SCRIPTS = {
     "right": script("print('all is well')"),
     "wrong": script("raise SystemExit(3)"),
     "endless": script(
-        "import time\ntry:\n time.sleep(60)\nexcept KeyboardInterrupt:\n print('what failed until now')\n raise"
+        "import time\ntry:\n time.sleep(60)\nexcept KeyboardInterrupt:\n print('what failed until now')\n raise",
+        1.5,
     ),
-    "deaf": script("import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\ntime.sleep(60)"),
+    "deaf": script("import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\ntime.sleep(60)", 1.0),
     "absent": Stage("a tool", 3.0, lambda visit: ["no-such-tool"]),
 }
 
@@ -38,7 +39,7 @@ SCRIPTS = {
 @pytest.fixture
 def visited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(program, "STAGES", SCRIPTS)
-    monkeypatch.setattr(stages, "_GRACE", 1.0)
+    monkeypatch.setattr(stages, "_GRACE", 0.5)
 
     def visit(*names: str) -> tuple[int, dict[str, Any]]:
         code = program.main([*names, "--out", str(tmp_path)])

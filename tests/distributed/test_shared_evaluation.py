@@ -7,6 +7,8 @@ from pathlib import Path
 import processes
 import pytest
 
+from gloro_fast.cli import app
+
 pytest.importorskip("scipy", reason="randomized smoothing needs SciPy")
 
 
@@ -22,12 +24,14 @@ def test_three_processes_find_what_one_finds():
 def test_the_file_of_two_processes_is_that_of_one(tmp_path):
     pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
     run, one, two = (tmp_path / name for name in ("run", "one.json", "two.json"))
-    train = ["-m", "gloro_fast", "train", "--recipe", "digits", "--epochs", "1", "--out", str(run), "--threads", "1"]
-    assert processes.wait(processes.start(1, train))[0][0] == 0
-    common = ["-m", "gloro_fast", "certify", str(run), "--batch-size", "100", "--threads", "1", "--out"]
-    alone = processes.wait(processes.start(1, [*common, str(tmp_path / "one.csv"), "--certificate", str(one)]))
-    ends = processes.wait(processes.start(2, [*common, str(tmp_path / "two.csv"), "--certificate", str(two)]))
-    assert [code for code, _, _ in (*alone, *ends)] == [0, 0, 0], ends
+    train = ["train", "--recipe", "digits", "--epochs", "1", "--out", str(run), "--threads", "1"]
+    app(train, standalone_mode=False)
+    common = ["certify", str(run), "--batch-size", "100", "--threads", "1", "--out"]
+    app([*common, str(tmp_path / "one.csv"), "--certificate", str(one)], standalone_mode=False)
+    ends = processes.wait(
+        processes.start(2, ["-m", "gloro_fast", *common, str(tmp_path / "two.csv"), "--certificate", str(two)])
+    )
+    assert [code for code, _, _ in ends] == [0, 0], ends
     assert ends[1][1] == ends[1][2] == ""
     assert two.read_bytes() == one.read_bytes()
     assert (tmp_path / "two.csv").read_bytes() == (tmp_path / "one.csv").read_bytes()

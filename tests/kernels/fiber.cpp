@@ -16,7 +16,6 @@
 extern "C" {
 void* __tsan_get_current_fiber();
 void* __tsan_create_fiber(unsigned flags);
-void __tsan_destroy_fiber(void* fiber);
 void __tsan_switch_to_fiber(void* fiber, unsigned flags);
 void __tsan_acquire(void* address);
 void __tsan_release(void* address);
@@ -32,11 +31,14 @@ Token begin, end;
 namespace {
 
 constexpr size_t kStack = 256 << 10;
+// Stacks at the same place of their pages would take each other's lines of the cache at every switch.
+constexpr size_t kPitch = kStack + 5 * 64;
 
 #if defined(__SANITIZE_ADDRESS__)
 void* main_fake_stack;
 const void* main_stack;
 size_t main_stack_size;
+bool entered;  // the switch comes from `enter`
 #endif
 #if defined(FIBERS_THREAD_SANITIZER)
 void* main_sanitizer;
@@ -58,19 +60,59 @@ asm(".text\n"
 ucontext_t main_context;
 #endif
 
-// Stacks are kept from launch to launch: making and clearing them would take longer than most launches.
-std::vector<char*> spare_stacks;
+struct Stack {
+  char* memory;
+  void* sanitizer;  // ThreadSanitizer's fiber, null before the first use
+};
+// Stacks are kept from launch to launch: making and clearing them would take longer than most launches. A fiber's start
+// comes after all that was done on its stack before (`begin`), so that ThreadSanitizer's is kept, too.
+std::vector<Stack> spare_stacks;
 
-char* take_stack() {
+Stack take_stack() {
   if (!spare_stacks.empty()) {
-    char* const stack = spare_stacks.back();
+    const Stack stack = spare_stacks.back();
     spare_stacks.pop_back();
     return stack;
   }
+  constexpr size_t kAtOnce = 256;
   void* const memory =
-      mmap(nullptr, kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+      mmap(nullptr, kAtOnce * kPitch, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) throw std::runtime_error("fibers: no memory for stacks");
-  return static_cast<char*>(memory);
+  for (size_t i = kAtOnce - 1; i > 0; --i) spare_stacks.push_back({static_cast<char*>(memory) + i * kPitch, nullptr});
+  return {static_cast<char*>(memory), nullptr};
+}
+
+#if defined(__SANITIZE_ADDRESS__)
+// Tells that a fiber's stack is in use, and learns where the stack lies from which fibers are entered.
+void arrive(void* fake_stack) {
+  const void* bottom;
+  size_t size;
+  __sanitizer_finish_switch_fiber(fake_stack, &bottom, &size);
+  if (entered) main_stack = bottom, main_stack_size = size;
+  entered = false;
+}
+#endif
+
+// From the running fiber to `next`, or to where fibers are entered; `for_good`: never to come back.
+void go_over(Fiber* next, [[maybe_unused]] bool for_good) {
+  Fiber& fiber = *running;
+  end.release();
+#if defined(__SANITIZE_ADDRESS__)
+  __sanitizer_start_switch_fiber(for_good ? nullptr : &fiber.fake_stack, next != nullptr ? next->stack : main_stack,
+                                 next != nullptr ? kStack : main_stack_size);
+#endif
+#if defined(FIBERS_THREAD_SANITIZER)
+  __tsan_switch_to_fiber(next != nullptr ? next->sanitizer : main_sanitizer, kNoOrder);
+#endif
+  running = next;
+#if defined(__x86_64__)
+  fibers_switch(&fiber.stack_pointer, next != nullptr ? next->stack_pointer : main_stack_pointer);
+#else
+  swapcontext(&fiber.context, next != nullptr ? &next->context : &main_context);
+#endif
+#if defined(__SANITIZE_ADDRESS__)
+  arrive(fiber.fake_stack);
+#endif
 }
 
 }  // namespace
@@ -88,7 +130,8 @@ void Token::acquire() {
 }
 
 void prepare(Fiber& fiber, void (*first_steps)()) {
-  fiber.stack = take_stack();
+  const Stack stack = take_stack();
+  fiber.stack = stack.memory;
 #if defined(__SANITIZE_ADDRESS__)
   __asan_unpoison_memory_region(fiber.stack, kStack);
 #endif
@@ -105,15 +148,12 @@ void prepare(Fiber& fiber, void (*first_steps)()) {
   makecontext(&fiber.context, first_steps, 0);
 #endif
 #if defined(FIBERS_THREAD_SANITIZER)
-  fiber.sanitizer = __tsan_create_fiber(0);
+  fiber.sanitizer = stack.sanitizer != nullptr ? stack.sanitizer : __tsan_create_fiber(0);
 #endif
 }
 
 void release(Fiber& fiber) {
-  spare_stacks.push_back(fiber.stack);
-#if defined(FIBERS_THREAD_SANITIZER)
-  __tsan_destroy_fiber(fiber.sanitizer);
-#endif
+  spare_stacks.push_back({fiber.stack, fiber.sanitizer});
 }
 
 void prepare_thread() {
@@ -125,6 +165,7 @@ void prepare_thread() {
 void enter(Fiber& fiber) {
   running = &fiber;
 #if defined(__SANITIZE_ADDRESS__)
+  entered = true;
   __sanitizer_start_switch_fiber(&main_fake_stack, fiber.stack, kStack);
 #endif
 #if defined(FIBERS_THREAD_SANITIZER)
@@ -143,28 +184,17 @@ void enter(Fiber& fiber) {
 
 void begin_steps() {
 #if defined(__SANITIZE_ADDRESS__)
-  __sanitizer_finish_switch_fiber(nullptr, &main_stack, &main_stack_size);
+  arrive(nullptr);
 #endif
   begin.acquire();
 }
 
-void leave([[maybe_unused]] bool for_good) {
-  [[maybe_unused]] Fiber& fiber = *running;
-  end.release();
-#if defined(__SANITIZE_ADDRESS__)
-  __sanitizer_start_switch_fiber(for_good ? nullptr : &fiber.fake_stack, main_stack, main_stack_size);
-#endif
-#if defined(FIBERS_THREAD_SANITIZER)
-  __tsan_switch_to_fiber(main_sanitizer, kNoOrder);
-#endif
-#if defined(__x86_64__)
-  fibers_switch(&fiber.stack_pointer, main_stack_pointer);
-#else
-  swapcontext(&fiber.context, &main_context);
-#endif
-#if defined(__SANITIZE_ADDRESS__)
-  __sanitizer_finish_switch_fiber(fiber.fake_stack, &main_stack, &main_stack_size);
-#endif
+void leave() {
+  go_over(next_in_turn(), false);
+}
+
+void leave_for_good() {
+  go_over(nullptr, true);
 }
 
 std::string describe(const Fiber& fiber) {

@@ -23,9 +23,15 @@ struct Meeting {
   Token token[2];
 };
 
+struct Warp {
+  Meeting meeting;
+  uint64_t values[32];
+  float operands[32][6], sums[32][4];  // of a product of matrices
+};
+
 struct Block {
   std::vector<Fiber> fibers;
-  std::vector<Meeting> warps;
+  std::vector<Warp> warps;
   Meeting all;
   unsigned finished = 0;
   std::unique_ptr<char[], void (*)(void*)> memory{nullptr, std::free};
@@ -39,25 +45,27 @@ std::string error;
 Meeting grid;
 unsigned grid_size;
 std::vector<std::unique_ptr<Block>>* blocks_alive;
+Block* block_in_turn;
+std::vector<unsigned> turns;  // the numbers of its threads
+size_t turn;
 
 [[noreturn]] void fail(const std::string& message) {
   error = message;
-  leave(true);
+  leave_for_good();
   std::abort();
 }
 
 void first_steps() {
   begin_steps();
   (*kernel)();
-  Copy forgotten;
   commit_copies();
-  if (next_landed(0, forgotten))
+  if (const Copies forgotten = landed(0); forgotten.first != forgotten.last)
     fail(describe(*running) + " has left with copies under way, for which it never waited");
   running->state = State::finished;
   ++running->block->finished;
   progress = true;
   if (running->block->all.waiting > 0) fail(describe(*running) + " has left, others of its block wait at a barrier");
-  leave(true);
+  leave_for_good();
   std::abort();
 }
 
@@ -130,16 +138,25 @@ void wake(Fiber& fiber) {
 void run_round(std::vector<std::unique_ptr<Block>>& blocks, Order& block_order, Order& thread_order) {
   const std::vector<unsigned> order = block_order.next(blocks.size());
   for (const unsigned b : order) {
-    const std::vector<unsigned> threads = thread_order.next(blocks[b]->fibers.size());
-    for (const unsigned t : threads) {
-      Fiber& fiber = blocks[b]->fibers[t];
-      if (fiber.state == State::ready) enter(fiber);
+    block_in_turn = blocks[b].get();
+    turns = thread_order.next(block_in_turn->fibers.size());
+    turn = 0;
+    while (Fiber* const fiber = next_in_turn()) {
+      enter(*fiber);
       if (!error.empty()) return;
     }
   }
 }
 
 }  // namespace
+
+Fiber* next_in_turn() {
+  while (turn < turns.size()) {
+    Fiber& fiber = block_in_turn->fibers[turns[turn++]];
+    if (fiber.state == State::ready) return &fiber;
+  }
+  return nullptr;
+}
 
 const Position& position() {
   return running->position;
@@ -166,26 +183,29 @@ void grid_barrier(Site site) {
 
 namespace {
 
-// Calls `together` with the number of the warp's first lane once all 32 are there. No token: what lanes exchange orders
-// no memory. Values come and go by way of the fibers.
+// Calls `together` once all 32 lanes are there. No token: what lanes exchange orders no memory. Values come and go by
+// way of the warp, each lane's in the place of its number.
 template <typename Together>
-void meet_lanes(Site site, const char* what, const Together& together) {
+void meet_lanes(Warp& warp, Site site, const char* what, const Together& together) {
   Fiber& mine = *running;
-  Block& block = *mine.block;
-  const unsigned first = mine.position.thread.x / 32 * 32;
-  Meeting& meeting = block.warps[first / 32];
+  Meeting& meeting = warp.meeting;
   mine.site = site;
   if (meeting.waiting == 0) meeting.site = site;
   if (meeting.site.line != site.line) fail(std::string("divergent ") + what + ": " + describe(mine));
   if (++meeting.waiting == 32) {
-    together(first);
-    for (unsigned i = 0; i < 32; ++i) wake(block.fibers[first + i]);
+    together();
+    Fiber* const lanes = &mine.block->fibers[mine.position.thread.x / 32 * 32];
+    for (unsigned i = 0; i < 32; ++i) wake(lanes[i]);
     meeting.waiting = 0;
     progress = true;
   } else {
     mine.state = State::waits;
     leave();
   }
+}
+
+Warp& warp_of(const Fiber& fiber) {
+  return fiber.block->warps[fiber.position.thread.x / 32];
 }
 
 // The ten bits after the point that the hardware takes.
@@ -200,38 +220,43 @@ double truncated(float value) {
 }  // namespace
 
 uint64_t exchange(uint64_t value, unsigned lanes, Site site) {
-  running->value = value;
-  meet_lanes(site, "shuffle", [&](unsigned first) {
-    std::vector<Fiber>& fibers = running->block->fibers;
+  Warp& warp = warp_of(*running);
+  uint64_t& mine = warp.values[running->position.thread.x % 32];
+  mine = value;
+  meet_lanes(warp, site, "shuffle", [&] {
     uint64_t values[32];
-    for (unsigned i = 0; i < 32; ++i) values[i] = fibers[first + i].value;
-    for (unsigned i = 0; i < 32; ++i) fibers[first + i].value = values[i ^ lanes];
+    std::memcpy(values, warp.values, sizeof values);
+    for (unsigned i = 0; i < 32; ++i) warp.values[i] = values[i ^ lanes];
   });
-  return running->value;
+  return mine;
 }
 
 void multiply_tf32(float (&sums)[4], const float (&operands)[6], Site site) {
-  std::copy(operands, operands + 6, running->operands);
-  std::copy(sums, sums + 4, running->sums);
-  meet_lanes(site, "product of matrices", [&](unsigned first) {
-    Fiber* const lanes = &running->block->fibers[first];
-    double a[16][8], b[8][8];
+  Warp& warp = warp_of(*running);
+  const unsigned mine = running->position.thread.x % 32;
+  std::memcpy(warp.operands[mine], operands, sizeof operands);
+  std::memcpy(warp.sums[mine], sums, sizeof sums);
+  meet_lanes(warp, site, "product of matrices", [&] {
+    double a[16][8], b[8][8], c[16][8];
     for (int lane = 0; lane < 32; ++lane) {
       const int g = lane / 4, t = lane % 4;
-      const float* const of_lane = lanes[lane].operands;
+      const float* const of_lane = warp.operands[lane];
       a[g][t] = truncated(of_lane[0]), a[g + 8][t] = truncated(of_lane[1]);
       a[g][t + 4] = truncated(of_lane[2]), a[g + 8][t + 4] = truncated(of_lane[3]);
       b[t][g] = truncated(of_lane[4]), b[t + 4][g] = truncated(of_lane[5]);
+      for (int i = 0; i < 4; ++i) c[g + i / 2 * 8][2 * t + i % 2] = static_cast<double>(warp.sums[lane][i]);
     }
-    for (int lane = 0; lane < 32; ++lane)
-      for (int i = 0; i < 4; ++i) {
-        const int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
-        double sum = static_cast<double>(lanes[lane].sums[i]);
-        for (int k = 0; k < 8; ++k) sum += a[row][k] * b[k][column];
-        lanes[lane].sums[i] = static_cast<float>(sum);
+    for (int row = 0; row < 16; ++row)
+      for (int column = 0; column < 8; column += 2) {
+        double even = c[row][column], odd = c[row][column + 1];
+        for (int k = 0; k < 8; ++k) even += a[row][k] * b[k][column], odd += a[row][k] * b[k][column + 1];
+        c[row][column] = even, c[row][column + 1] = odd;
       }
+    for (int lane = 0; lane < 32; ++lane)
+      for (int i = 0; i < 4; ++i)
+        warp.sums[lane][i] = static_cast<float>(c[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2]);
   });
-  std::copy(running->sums, running->sums + 4, sums);
+  std::memcpy(sums, warp.sums[mine], sizeof sums);
 }
 
 void start_copy(const Copy& copy) {
@@ -239,25 +264,24 @@ void start_copy(const Copy& copy) {
     return reinterpret_cast<uintptr_t>(address) % (copy.words * sizeof(float)) != 0;
   };
   if (misaligned(copy.to) || misaligned(copy.from)) fail(describe(*running) + ": a misaligned copy after this place");
-  running->open.push_back(copy);
+  Fiber& fiber = *running;
+  if (fiber.groups.empty() && fiber.landed == fiber.copies.size()) {
+    fiber.copies.clear();
+    fiber.landed = 0;
+  }
+  fiber.copies.push_back(copy);
 }
 
 void commit_copies() {
-  running->copies.emplace_back(std::move(running->open));
-  running->open.clear();
+  running->groups.push_back(running->copies.size());
 }
 
-bool next_landed(unsigned left, Copy& copy) {
-  std::deque<std::vector<Copy>>& groups = running->copies;
-  while (groups.size() > left) {
-    if (!groups.front().empty()) {
-      copy = groups.front().back();
-      groups.front().pop_back();
-      return true;
-    }
-    groups.pop_front();
-  }
-  return false;
+Copies landed(unsigned left) {
+  Fiber& fiber = *running;
+  const size_t before = fiber.landed, groups = fiber.groups.size() - std::min<size_t>(left, fiber.groups.size());
+  if (groups > 0) fiber.landed = fiber.groups[groups - 1];
+  fiber.groups.erase(fiber.groups.begin(), fiber.groups.begin() + static_cast<std::ptrdiff_t>(groups));
+  return {fiber.copies.data() + before, fiber.copies.data() + fiber.landed};
 }
 
 void changed() {

@@ -44,7 +44,12 @@ struct Copy {
 };
 void start_copy(const Copy& copy);
 void commit_copies();
-bool next_landed(unsigned left, Copy& copy);  // of all groups but the last `left`
+struct Copies {
+  const Copy *first, *last;
+  const Copy* begin() const { return first; }
+  const Copy* end() const { return last; }
+};
+Copies landed(unsigned left);  // of all groups but the last `left`, good until the next copy is started
 // What mma.m16n8k8 adds to a lane's four sums; operands are a (4) and b (2). All 32 lanes take part.
 void multiply_tf32(float (&sums)[4], const float (&operands)[6], Site site);
 // Tells that something has changed on which others may wait, and lets others run.
@@ -171,8 +176,7 @@ inline void commit_copies() {
 }
 template <int kLeft>
 void wait_for_copies() {
-  fibers::Copy copy;
-  while (fibers::next_landed(kLeft, copy))
+  for (const fibers::Copy& copy : fibers::landed(kLeft))
     for (unsigned i = 0; i < copy.words; ++i) copy.to[i] = copy.from == nullptr ? 0.0f : copy.from[i];
 }
 inline void multiply_tf32(float (&sums)[4], float a0, float a1, float a2, float a3, float b0, float b1, FIBERS_SITE) {

@@ -67,6 +67,22 @@ def _speed_up() -> None:
 
     interpreter._patch_lang = patch_once
     interpreter.ReduceOps.generic_reduce = _reduce
+    interpreter._get_np_dtype = _once_per_name(interpreter._get_np_dtype)
+    block_type = triton.language.core.block_type
+    block_type.with_element_ty = _once_per_name(block_type.with_element_ty)
+
+
+def _once_per_name(function: Any) -> Any:
+    """Keep what a function of types gives: types are made anew all the time, have no hash, and are told by names."""
+    known: dict[tuple[str, ...], Any] = {}
+
+    def found(*types: Any) -> Any:
+        key = tuple(type_.name for type_ in types)
+        if key not in known:
+            known[key] = function(*types)
+        return known[key]
+
+    return found
 
 
 def _reduce(reduction: Any, tensors: tuple[Any, ...]) -> list[Any]:

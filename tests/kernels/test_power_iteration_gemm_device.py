@@ -37,7 +37,7 @@ def test_convolutions(first: int, plain: DeviceProgram) -> None:
 
 
 @pytest.mark.parametrize("kilobytes", [60, 75, 99, 130, 163, 227])
-@pytest.mark.parametrize("multiprocessors", [1, 2, 4, 8, 30])
+@pytest.mark.parametrize("multiprocessors", [1, 4, 8, 30])  # two cut nothing as none of these do
 def test_whatever_the_planner_cuts(kilobytes: int, multiprocessors: int, plain: DeviceProgram) -> None:
     """Cards of all sizes and speeds, so that tiles, splits, stages and windows of every number run."""
     layers = [conv((12, 11), (64, 48), 3, 2, (1, 1)), conv((7, 16), (80, 160), 3, padding=(1, 1))]
