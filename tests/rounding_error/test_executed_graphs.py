@@ -254,8 +254,9 @@ def deviations(net, radius, tries=3):
 def test_what_rounding_does_is_within_the_bound(kind, dtype):
     happened = 0
     for seed in range(5):
+        net = net_of(kind, seed, dtype)
         for radius in (0.0, 3.0):
-            for found, allowed in deviations(net_of(kind, seed, dtype), radius):
+            for found, allowed in deviations(net, radius):
                 assert found <= allowed
                 happened += found > allowed / 2000
     assert happened > 4, "the bound is so loose that this test would not see a wrong one"
