@@ -71,7 +71,9 @@ def capture(module: nn.Module, x: Tensor, decomposed: frozenset[Any] = frozenset
         fakes = FakeTensorMode(shape_env=shapes, allow_non_fake_inputs=True)
         # Of one number, whose only size is the symbol, so that no batch of that many images takes memory.
         context: Any = StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DYNAMIC])
-        images = fakes.from_tensor(torch.zeros(1, device="cpu").expand(BATCH_HINT), symbolic_context=context).shape[0]
+        images = fakes.from_tensor(
+            torch.empty_strided((BATCH_HINT,), (0,), device="cpu"), symbolic_context=context
+        ).shape[0]
         with fakes:
             batch = torch.empty(images, *x.shape[1:], dtype=x.dtype, device=x.device)
         fakes.cache_enabled = False  # A new symbol each time, so that what it keeps is never found again.
