@@ -232,6 +232,11 @@ class Watcher(TorchFunctionMode):
             raise self._refused(
                 f"{where} writes into a tensor; compute a new one with torch.cat, or register a rule for it"
             )
+        # Seen here, since the tracer would follow every one of the images first, which takes seconds.
+        if func is Tensor.unbind and args[1:] == (0,) and args[0].ndim and is_batch_size(args[0].shape[0]):
+            raise self._refused(
+                f"{f'{self._scope()}.unbind()'.removeprefix('.')} mixes the images of a batch; leave dimension 0 alone"
+            )
         if func in (Tensor.tolist, Tensor.numpy, Tensor.item, Tensor.__array__) and not _is_number(args[0]):
             raise self._refused(
                 f"{where} reads the values of a tensor by {name}(), which no graph can hold; compute with the tensor"

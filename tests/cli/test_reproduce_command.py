@@ -77,21 +77,30 @@ def test_digits_end_to_end(made):
     assert f"{100 * vra['vra']:.2f}" in text
 
 
-def test_resume_repeats_nothing_that_is_finished(copied, invoke, monkeypatch):
-    measured = copied / "runs" / "digits" / "measured"
-    before = {file.name: file.stat().st_mtime_ns for file in measured.iterdir()}
+@pytest.fixture(scope="module")
+def resumed(made, tmp_path_factory):
+    """A copy, killed before the last stages and while the report was written, and what a process that goes on says."""
+    folder = shutil.copytree(made, tmp_path_factory.mktemp("resumed") / "copied")
+    (folder / "runs" / "digits" / "measured" / "cost.json").unlink()
+    shutil.rmtree(folder / "reports")
+    command = [sys.executable, "-m", "gloro_fast", "reproduce", "digits", "--epochs", "2", "--resume", *common(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder, done.stderr
+
+
+def test_resume_repeats_nothing_that_is_finished(made, resumed):
+    folder, says = resumed
+    before, after = (
+        {file.name: file.stat().st_mtime_ns for file in (whole / "runs" / "digits" / "measured").iterdir()}
+        for whole in (made, folder)
+    )
     assert {"evaluation.json", "power.json", "attacks.json", "tightness.json", "cost.json"} == set(before)
-    model = (copied / "runs" / "digits" / "model.safetensors").stat().st_mtime_ns
-    # Killed before the last stages, and while the report was written.
-    (measured / "cost.json").unlink()
-    shutil.rmtree(copied / "reports")
-    result = invoke("reproduce", "digits", "--epochs", 2, "--resume", *common(copied))
-    assert result.exit_code == 0, result.output
-    assert [line for line in result.stderr.splitlines() if line.startswith("measuring")] == ["measuring: cost"]
-    after = {file.name: file.stat().st_mtime_ns for file in measured.iterdir()}
+    assert [line for line in says.splitlines() if line.startswith("measuring")] == ["measuring: cost"]
+    times = [(whole / "runs" / "digits" / "model.safetensors").stat().st_mtime_ns for whole in (made, folder)]
+    assert times[0] == times[1]
     assert {name for name in before if before[name] != after[name]} == {"cost.json"}
-    assert (copied / "runs" / "digits" / "model.safetensors").stat().st_mtime_ns == model
-    assert (copied / "reports" / "digits" / "README.md").is_file()
+    assert (folder / "reports" / "digits" / "README.md").is_file()
 
 
 def test_a_stage_of_other_weights_or_settings_is_made_anew(copied):
@@ -169,17 +178,13 @@ def test_the_list_names_the_rows(invoke):
     assert ["digits", "none", "-", "-", "-", "-"] in [line.split() for line in result.stdout.splitlines()]
 
 
-def test_torch_writes_no_notes_of_its_own(made, tmp_path):
+def test_torch_writes_no_notes_of_its_own(resumed):
     """Its profiler, which counts the bytes of a step, speaks from C++."""
-    runs = shutil.copytree(made, tmp_path / "copied")
-    (runs / "runs" / "digits" / "measured" / "cost.json").unlink()
-    command = [sys.executable, "-m", "gloro_fast", "reproduce", "digits", "--epochs", "2", "--resume", *common(runs)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
+    says = resumed[1]
     # On a busy machine it says how far it is.
-    assert next(line for line in done.stderr.splitlines() if " so far" not in line) == "measuring: cost"
-    assert "USDT" not in done.stderr
-    assert "CPUAllocator" not in done.stderr
+    assert next(line for line in says.splitlines() if " so far" not in line) == "measuring: cost"
+    assert "USDT" not in says
+    assert "CPUAllocator" not in says
 
 
 @pytest.mark.parametrize(
