@@ -42,7 +42,7 @@ CRITERIA = {
 
 @pytest.fixture(scope="module", params=CRITERIA)
 def compiled_step(request):
-    """A criterion, a net that is compiled when it is called with it, what its compiler made, and a copy of the net."""
+    """A criterion, a net, the net compiled, the graphs that a compiler is asked for, and a copy of the net."""
     torch._dynamo.reset()
     torch.manual_seed(0)
     net = glorot_net()
