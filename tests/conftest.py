@@ -23,8 +23,9 @@ if _CAPABILITY := os.environ.get("ATEN_CPU_CAPABILITY"):
 # Few tests, but long ones.
 LONG = (
     "graph/test_random_modules.py", "kernels/test_power_iteration_planted.py", "kernels/test_sanitized.py",
-    "distributed/test_torchrun.py", "graph/test_fuzz.py", "benchmarks/test_step_process.py", "test_build.py",
-    "export/test_certified_export.py", "kernels/test_power_iteration_sanitized.py", "cli/test_reproduce_command.py",
+    "distributed/test_torchrun.py", "distributed/test_shared_evaluation.py", "graph/test_fuzz.py",
+    "net/test_compile.py", "benchmarks/test_step_process.py", "test_build.py", "export/test_certified_export.py",
+    "kernels/test_power_iteration_sanitized.py", "cli/test_reproduce_command.py",
 )  # fmt: skip
 
 

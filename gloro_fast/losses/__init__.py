@@ -33,9 +33,12 @@ register("top-2", Loss("gloro_fast.losses.relaxed_loss:RelaxedLoss", (2,)))
 register("top-3", Loss("gloro_fast.losses.relaxed_loss:RelaxedLoss", (3,)))
 register("top-5", Loss("gloro_fast.losses.relaxed_loss:RelaxedLoss", (5,)))
 register("lmt", Loss("gloro_fast.losses.lmt_loss:LmtLoss", margins="whole"))
-register("standard", Loss("gloro_fast.losses.cross_entropy_loss:CrossEntropyLoss", with_bottom=False))
+register(
+    "standard", Loss("gloro_fast.losses.cross_entropy_loss:CrossEntropyLoss", with_bottom=False, has_epsilon=False)
+)
 register("smoothadv", Loss("gloro_fast.losses.smoothadv_loss:SmoothAdvLoss", with_bottom=False, is_sampled=True))
-register("macer", Loss("gloro_fast.losses.macer_loss:MacerLoss", has_lambda=True, with_bottom=False, is_sampled=True))
+_MACER = "gloro_fast.losses.macer_loss:MacerLoss"
+register("macer", Loss(_MACER, has_lambda=True, with_bottom=False, has_epsilon=False, is_sampled=True))
 
 __all__ = [
     "LOSSES",

@@ -23,6 +23,7 @@ class Loss:
         has_lambda: whether the weight lambda of a recipe is its ``lam``, to be set epoch by epoch.
         margins: as for ``GloRoNet``: ``"whole"`` where the net is bounded by one constant.
         with_bottom: whether it is a loss of the margins; False for losses of f alone.
+        has_epsilon: whether it depends on the epsilon trained with.
         is_sampled: whether it is one of the smoothed classifier, a ``SampledLoss``: it draws the noise of the recipe.
     """
 
@@ -31,6 +32,7 @@ class Loss:
     has_lambda: bool = False
     margins: Literal["rows", "whole"] = "rows"
     with_bottom: bool = True
+    has_epsilon: bool = True
     is_sampled: bool = False
 
     def build(self) -> Criterion:

@@ -1,4 +1,4 @@
-"""Schedules of epsilon, of the TRADES weight lambda and of the learning rate (Leino et al. 2021, Appendix B).
+"""Schedules of epsilon, of the weight lambda of a loss and of the learning rate (Leino et al. 2021, Appendix B).
 
 A schedule is a plain function of the epoch index ``t`` = 0, 1, ..., ``epochs - 1``; its value holds for the
 whole epoch. Warm-up epochs come before epoch 0 and are not counted in ``epochs``.

@@ -43,10 +43,9 @@ def epoch_settings(recipe: Recipe, epoch: int) -> EpochSettings:
     rate = schedules.exponential_after_half(recipe.learning_rate, recipe.learning_rate_end, recipe.epochs)
     loss = LOSSES[recipe.loss]
     phase: Phase = "robust" if loss.with_bottom else "standard"
-    has_epsilon = loss.with_bottom or loss.is_sampled
     epsilon = schedules.parse_epsilon(recipe.epsilon_schedule, recipe.epsilon_train, recipe.epochs)
     lam = schedules.parse_lambda(recipe.lam) if recipe.has_lambda else None
-    return EpochSettings(phase, epsilon(t) if has_epsilon else None, None if lam is None else lam(t), rate(t))
+    return EpochSettings(phase, epsilon(t) if loss.has_epsilon else None, None if lam is None else lam(t), rate(t))
 
 
 @dataclass(frozen=True)
@@ -60,8 +59,8 @@ class EpochMetrics:
         train_clean: share of the training images classified correctly, each with the weights of its step.
         train_vra: share of them also certified at this epoch's ``epsilon`` with the estimate of its step.
         lipschitz: K as the last step estimated it.
-        epsilon: the l2 radius trained with.
-        lam: the TRADES weight lambda.
+        epsilon: the l2 radius trained with; None where the loss has none.
+        lam: the weight lambda of the loss.
         learning_rate: the optimizer's.
         seconds: duration of the training part of the epoch.
         validation_clean: share of the validation images classified correctly.

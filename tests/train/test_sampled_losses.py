@@ -169,7 +169,8 @@ def test_a_recipe_trains_with_it(tmp_path, loss):
     trainer.fit()
     rows = trainer.state.rows
     assert [row.phase for row in rows] == ["warmup", *["standard"] * 4]
-    assert [row.epsilon for row in rows] == [None, 0.1, 0.2, 0.3, 0.3]
+    # MACER has no radius to train with.
+    assert [row.epsilon for row in rows] == [None, *([None] * 4 if loss == "macer" else [0.1, 0.2, 0.3, 0.3])]
     assert [row.lam for row in rows] == [None, *([1.0, 1.5, 2.0, 2.0] if loss == "macer" else [None] * 4)]
     assert rows[-1].train_clean > rows[0].train_clean
     assert trainer.net.epsilon == 0.1

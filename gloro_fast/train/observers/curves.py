@@ -150,9 +150,9 @@ def _plot(axes: Axes, title: str, lines: dict[str, list[tuple[int, float]]]) -> 
 
 
 def _note(rows: list[EpochMetrics]) -> str:
-    """Say what the curves are of, and why a loss may rise."""
+    """Say what the curves are of, and why a loss may rise or fall."""
     note = "Training split: the mean over the batches of an epoch, each with the weights of its step."
-    first, last = (next((row for row in order if row.epsilon is not None), None) for order in (rows, rows[::-1]))
+    first, last = (next((row for row in order if row.phase != "warmup"), None) for order in (rows, rows[::-1]))
     if first is not None and last is not None:
         grows = [
             name
@@ -161,5 +161,5 @@ def _note(rows: list[EpochMetrics]) -> str:
         ]
         if grows:
             verb = "grow" if len(grows) > 1 else "grows"
-            note += f" The loss is a harder one as {' and '.join(grows)} {verb}, and may rise with it."
+            note += f" The loss is another one as {' and '.join(grows)} {verb}, and may rise or fall with it."
     return note
