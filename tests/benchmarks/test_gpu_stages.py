@@ -29,9 +29,9 @@ SCRIPTS = {
     "wrong": script("raise SystemExit(3)"),
     "endless": script(
         "import time\ntry:\n time.sleep(60)\nexcept KeyboardInterrupt:\n print('what failed until now')\n raise",
-        1.5,
+        2.0,
     ),
-    "deaf": script("import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\ntime.sleep(60)", 1.0),
+    "deaf": script("import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\ntime.sleep(60)", 2.0),
     "absent": Stage("a tool", 3.0, lambda visit: ["no-such-tool"]),
 }
 
