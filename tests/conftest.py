@@ -18,7 +18,8 @@ import torch  # noqa: E402
 if _CAPABILITY := os.environ.get("ATEN_CPU_CAPABILITY"):
     _CACHE = Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}_{_CAPABILITY}"
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_CACHE))
-
+# Else Inductor starts processes, which take longer than the graphs of the tests.
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 # Few tests, but long ones.
 LONG = (

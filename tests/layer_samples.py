@@ -20,6 +20,7 @@ from gloro_fast.nn import (
     Scale,
 )
 
+torch.manual_seed(0)  # the same weights whatever was collected before
 VECTOR, ROW, IMAGE, VOLUME = (6,), (2, 9), (2, 5, 6), (2, 3, 4, 5)
 
 

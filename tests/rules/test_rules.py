@@ -84,7 +84,7 @@ def test_a_convolution_with_copied_pixels_is_bounded_with_its_padding(layer, sha
     for method in METHODS:
         found = bound_network([("layer", rule)], method)
         assert found.kind == "estimate" or found.lipschitz >= exact * (1 - SVD)
-    # docs/layers.md: at most by a tenth more than the norm of the padding.
+    # docs/layers.md: rarely over a tenth more than the norm of the padding, and by none of these weights.
     if len(shape) < 4:
         assert bound_network([("layer", rule)], "cholesky").lipschitz <= 1.1 * rule.factor * exact
 
