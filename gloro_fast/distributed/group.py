@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -254,6 +255,9 @@ def joined(device: str = "cpu") -> Iterator[Group]:
     if not all(name in os.environ for name in _TOLD) or int(os.environ["WORLD_SIZE"]) == 1 or dist.is_initialized():
         yield current()
         return
+    # Making a net imports it. Where a group exists by then, something of it holds the group to the end of the process,
+    # whose threads now and then abort it: "terminate called without an active exception".
+    importlib.import_module("torch._dynamo")
     backend = _backend(device)
     try:
         store, rank, size = next(dist.rendezvous("env://", timeout=_TIMEOUT))  # type: ignore[attr-defined]

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import torch
 
@@ -13,10 +14,6 @@ from gloro_fast.evaluate.attacked import attacked
 from gloro_fast.evaluate.smoothing import smooth
 
 SHAPE = (1, 8, 8)
-torch.manual_seed(0)
-net = GloRoNet(architectures.build("2C2F", input_shape=SHAPE, num_classes=5), 0.01, SHAPE)
-net.freeze("power")
-images, labels = torch.rand(53, *SHAPE), torch.randint(5, (53,))
 
 
 def same(one, other):
@@ -25,6 +22,11 @@ def same(one, other):
 
 
 with joined() as group:
+    torch.manual_seed(0)
+    # Made in the group, as by the commands: this is what imports torch._dynamo.
+    net = GloRoNet(architectures.build("2C2F", input_shape=SHAPE, num_classes=5), 0.01, SHAPE)
+    net.freeze("power")
+    images, labels = torch.rand(53, *SHAPE), torch.randint(5, (53,))
     found = []
     # 7 batches of three processes, the last of 5 images; one batch, which two of them have no part in.
     for size in (8, 53):
@@ -43,4 +45,7 @@ with joined() as group:
         found.append(report.images == 53 and report.certified == int(certificate.certified.sum()))
         found.append(report.clean_accuracy == int(right.sum()) / 53)
         found.append(report.vra == int((right & certificate.certified).sum()) / 53 and report.broken == 0)
-    print(json.dumps(found))
+tasks = Path("/proc/self/task")
+threads = [(task / "comm").read_text() for task in tasks.iterdir()] if tasks.is_dir() else []
+found.append(not any("gloo" in name for name in threads))
+print(json.dumps(found))
