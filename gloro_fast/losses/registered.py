@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
@@ -21,6 +22,7 @@ class Loss:
             torch, which every criterion imports.
         arguments: what it is made with.
         has_lambda: whether the weight lambda of a recipe is its ``lam``, to be set epoch by epoch.
+        largest_lambda: what that may be at most.
         margins: as for ``GloRoNet``: ``"whole"`` where the net is bounded by one constant.
         with_bottom: whether it is a loss of the margins; False for losses of f alone.
         has_epsilon: whether it depends on the epsilon trained with.
@@ -30,6 +32,7 @@ class Loss:
     criterion: type[Criterion] | str
     arguments: tuple[float | str, ...] = ()
     has_lambda: bool = False
+    largest_lambda: float = math.inf
     margins: Literal["rows", "whole"] = "rows"
     with_bottom: bool = True
     has_epsilon: bool = True

@@ -39,9 +39,18 @@ class VerifiedErrorLoss(AllMarginsLoss):
         ignore_index: int | None = None,
     ) -> None:
         super().__init__(reduction, weight, ignore_index)
-        if not (isinstance(lam, int | float) and 0 <= lam <= 1):
-            raise ConfigError(f"lam is {lam!r}; the share of the smooth count must be a number from 0 to 1")
         self.lam = lam
+
+    @property
+    def lam(self) -> float:
+        """The share of the smooth count; see ``Criterion.lam``. Setting one outside [0, 1] is a ``ConfigError``."""
+        return self._lam.value
+
+    @lam.setter
+    def lam(self, value: float) -> None:
+        if not (isinstance(value, int | float) and 0 <= value <= 1):
+            raise ConfigError(f"lam is {value!r}; the share of the smooth count must be a number from 0 to 1")
+        self._lam.value = value
 
     def of_margins(
         self, logits: Tensor, differences: Tensor, lipschitz: Tensor, epsilon: float | Tensor, labels: Tensor

@@ -86,9 +86,8 @@ class Recipe:
             _require(field, value, math.isfinite(value) and value >= 0, "it must be a number >= 0")
         if self.has_sampled_loss:
             _require("noise", self.noise, self.noise > 0, f"loss {self.loss!r} needs its deviation, greater than 0")
-        lam = schedules.parse_lambda(self.lam)
-        if self.loss == "verified-error":
-            _require("lam", self.lam, max(lam(0), lam(self.epochs)) <= 1, "loss 'verified-error' needs at most 1")
+        lam, most = schedules.parse_lambda(self.lam), LOSSES[self.loss].largest_lambda
+        _require("lam", self.lam, max(lam(0), lam(self.epochs)) <= most, f"loss {self.loss!r} takes at most {most:g}")
         schedules.parse_epsilon(self.epsilon_schedule, self.epsilon_train, self.epochs)
 
     @property

@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
+from random_margins import problem
 
 from gloro_fast.errors import ConfigError
 from gloro_fast.losses import LogitAnnealingLoss
 from gloro_fast.ops import (
     emma_reference,
-    head_differences,
     logit_annealing,
     logit_annealing_reference,
     margin_reference,
@@ -18,18 +18,10 @@ from gloro_fast.ops import (
 EPSILON = 0.3
 
 
-def problem(rows=30, classes=4):
-    generator = torch.Generator().manual_seed(0)
-    logits = 3 * torch.randn(rows, classes, dtype=torch.float64, generator=generator)
-    differences = head_differences(torch.randn(classes, 7, dtype=torch.float64, generator=generator))
-    labels = torch.randint(classes, (rows,), generator=generator)
-    return logits.requires_grad_(), differences.requires_grad_(), torch.tensor(0.8, dtype=torch.float64), labels
-
-
 def by_hand(logits, differences, lipschitz, labels, temperature, offset, power):
     losses = []
     for f, y in zip(logits.tolist(), labels.tolist(), strict=True):
-        rise = [EPSILON * float(lipschitz) * d for d in differences[y].tolist()]
+        rise = [EPSILON * lipschitz.item() * d for d in differences[y].tolist()]
         gap = [value - f[y] for value in f]
         z = [
             (0.0 - offset if i == y else g + min(max(-g / r, 0.01), 1.0) * r) / temperature

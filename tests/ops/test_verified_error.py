@@ -4,28 +4,19 @@ import math
 
 import pytest
 import torch
+from random_margins import problem
 
 from gloro_fast import recipes
 from gloro_fast.errors import ConfigError, DataError
 from gloro_fast.losses import LOSSES, VerifiedErrorLoss
 from gloro_fast.ops import (
     emma_reference,
-    head_differences,
     margin_reference,
     verified_error,
     verified_error_reference,
 )
 
 EPSILON = 0.3
-
-
-def problem(rows=30, classes=4):
-    generator = torch.Generator().manual_seed(0)
-    logits = 3 * torch.randn(rows, classes, dtype=torch.float64, generator=generator)
-    differences = head_differences(torch.randn(classes, 7, dtype=torch.float64, generator=generator))
-    labels = torch.randint(classes, (rows,), generator=generator)
-    lipschitz = torch.tensor(0.8, dtype=torch.float64)
-    return logits.requires_grad_(), differences.requires_grad_(), lipschitz.requires_grad_(), labels
 
 
 def by_hand(logits, differences, lipschitz, labels, lam):
@@ -114,13 +105,17 @@ def test_counts_are_those_of_the_margin_and_the_criterion_has_lambda():
 def test_lambda_out_of_range_is_refused(lam):
     with pytest.raises(ConfigError, match=r"lam is .*; the share of the smooth count must be a number from 0 to 1"):
         VerifiedErrorLoss(lam)
+    criterion = VerifiedErrorLoss(0.5)
+    with pytest.raises(ConfigError, match="from 0 to 1"):
+        criterion.lam = lam
+    assert criterion.lam == 0.5
 
 
 def test_recipes_refuse_more_than_the_whole():
     recipe = recipes.get("digits-liresnet")
     assert recipe.override(loss="verified-error", lam="0,1,50").lam == "0,1,50"
     for lam in ("1.5", "0,2,50", "2,0,50"):
-        with pytest.raises(ConfigError, match=rf"lam is {lam}; loss 'verified-error' needs at most 1"):
+        with pytest.raises(ConfigError, match=rf"lam is {lam}; loss 'verified-error' takes at most 1"):
             recipe.override(loss="verified-error", lam=lam)
 
 
