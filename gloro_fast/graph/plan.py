@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -125,6 +126,12 @@ class Plan:
             and floating_dtype(module) == self.dtype
         )
 
+    def in_training(self, module: nn.Module) -> Plan | None:
+        """Return the plan of the module as it is in training, if it is this one: where no code asks for the mode."""
+        if self.reads.mode or not self.fits(module):
+            return None
+        return dataclasses.replace(self, modes=_modes(module))
+
 
 def make_plan(
     module: nn.Module, input_shape: tuple[int, ...], training: bool = False, margins: Margins = "rows"
@@ -184,10 +191,14 @@ def make_plan(
         strict,
         composition,
         reads,
-        tuple((child, child.training) for child in module.modules()),
+        _modes(module),
         device_of(module),
         floating_dtype(module),
     )
+
+
+def _modes(module: nn.Module) -> tuple[tuple[nn.Module, bool], ...]:
+    return tuple((child, child.training) for child in module.modules())
 
 
 def _refuse_training(module: nn.Module) -> None:
@@ -232,7 +243,7 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
 
     ``train()`` and ``eval()`` are called, not the flag set: a layer may do more there.
     """
-    modes = [(child, child.training) for child in module.modules()]
+    modes = _modes(module)
     if not any(training for _, training in modes):
         yield
         return

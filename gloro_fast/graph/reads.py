@@ -28,6 +28,8 @@ _LIBRARIES = frozenset(("torch", "gloro_fast", "numpy", "torchvision", "timm", *
 _MISSING = object()
 # By these code reads attributes whose names do not stand in it.
 _REFLECTION = {"getattr", "vars", "__dict__", "locals", "eval", "exec", "dir", "attrgetter"}
+# By these it asks for the mode of a module, or does more where that changes.
+_MODE = {"training", "train", "eval"}
 # What torch keeps in every module: the mode, hooks, and tensors and modules, which are looked at by their names.
 _APART = frozenset(vars(nn.Module()))
 
@@ -100,6 +102,7 @@ class Reads:
         ties: which tensors in them are the same.
         tensors: whether there are tensors among it that are neither parameters nor buffers, whose values are not seen.
         copied: whether it was copied from one that held: of the copied module nothing is known yet.
+        mode: whether its code may ask in which mode a module is.
     """
 
     held: tuple[Held, ...]
@@ -107,6 +110,7 @@ class Reads:
     ties: Held | None = None
     tensors: bool = False
     copied: bool = False
+    mode: bool = True
 
     @classmethod
     def of(cls, *modules: nn.Module) -> Reads:
@@ -121,7 +125,8 @@ class Reads:
         tied = partial(_ties, tuple(modules))
         for module in modules:
             walker.walk(module)
-        return cls(tuple(walker.held), tuple(walker.modules), Held(tied, tied()), walker.tensors)
+        mode = names.mode or bool(names.names & (_MODE | _REFLECTION))
+        return cls(tuple(walker.held), tuple(walker.modules), Held(tied, tied()), walker.tensors, mode=mode)
 
     def hold(self) -> bool:
         """Return whether nothing has changed; False of a copy, which consists of other objects."""
@@ -156,10 +161,12 @@ class _Walker:
 
     Attributes:
         names: the names in the code that was met.
+        mode: whether classes have methods for the mode, or those of libraries ask for it.
     """
 
     def __init__(self, names: set[str] | None) -> None:
         self.names: set[str] = set()
+        self.mode = False
         self._read = names
         self.held: list[Held] = []
         self.modules: list[HeldModule] = []
@@ -237,8 +244,10 @@ class _Walker:
     def _class(self, kind: type) -> Sequence[object]:
         if kind in (object, nn.Module):
             return []
+        self.mode |= not _MODE.isdisjoint(vars(kind))
         if _is_of_library(kind):
             methods = tuple(name for name, value in vars(kind).items() if isinstance(value, FunctionType))
+            self.mode = self.mode or any(not _MODE.isdisjoint(_names(vars(kind)[name].__code__)) for name in methods)
             return [*self._hold(partial(_named, kind.__dict__, methods)), *kind.__bases__]
         own = self._hold(partial(_items, kind.__dict__))
         inner = [getattr(part, name, None) for part in own for name in ("fget", "__func__", "func", "dispatcher")]
@@ -249,6 +258,7 @@ class _Walker:
         if hasattr(value, "__dict__") and isinstance(vars(value), dict):
             found += self._hold(partial(_attributes, value))
         if _is_installed(type(value)):
+            self.mode |= not _is_of_library(type(value))  # Its code is not read.
             return []  # A trainer or logger, say, with data sets behind it.
         slots = [name for kind in type(value).__mro__ for name in _listed(getattr(kind, "__slots__", ()))]
         if slots and not _is_of_library(type(value)):

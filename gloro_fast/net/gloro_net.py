@@ -351,7 +351,9 @@ class GloRoNet(PretrainedNet):
         self.iterates.fit(self._training_plan.linear_maps())
 
     def _plan_training(self) -> None:
-        plan = make_plan(self.module, self.input_shape, True, self._margins)
+        plan = self._plan.in_training(self.module)
+        if plan is None:
+            plan = make_plan(self.module, self.input_shape, True, self._margins)
         self._training_plan = plan
         self._rules = TrainingRules(plan.parts)
         self._head_rule = TrainingRules([] if plan.head is None else [plan.head.dense])
