@@ -28,6 +28,8 @@ _LIBRARIES = frozenset(("torch", "gloro_fast", "numpy", "torchvision", "timm", *
 _MISSING = object()
 # By these code reads attributes whose names do not stand in it.
 _REFLECTION = {"getattr", "vars", "__dict__", "locals", "eval", "exec", "dir", "attrgetter"}
+# Where properties and decorated methods keep their functions.
+_WITHIN = ("fget", "__func__", "func", "dispatcher", "__wrapped__")
 # By these it asks for the mode of a module, or does more where that changes.
 _MODE = {"training", "train", "eval"}
 # What torch keeps in every module: the mode, hooks, and tensors and modules, which are looked at by their names.
@@ -245,13 +247,14 @@ class _Walker:
         if kind in (object, nn.Module):
             return []
         self.mode |= not _MODE.isdisjoint(vars(kind))
+        values = (*vars(kind).values(),)
+        inner = [getattr(part, name, None) for part in values for name in _WITHIN]
         if _is_of_library(kind):
             methods = tuple(name for name, value in vars(kind).items() if isinstance(value, FunctionType))
-            self.mode = self.mode or any(not _MODE.isdisjoint(_names(vars(kind)[name].__code__)) for name in methods)
+            code = (part.__code__ for part in (*values, *inner) if isinstance(part, FunctionType))
+            self.mode = self.mode or any(not _MODE.isdisjoint(_names(one)) for one in code)
             return [*self._hold(partial(_named, kind.__dict__, methods)), *kind.__bases__]
-        own = self._hold(partial(_items, kind.__dict__))
-        inner = [getattr(part, name, None) for part in own for name in ("fget", "__func__", "func", "dispatcher")]
-        return [*own, *inner, *kind.__bases__]
+        return [*self._hold(partial(_items, kind.__dict__)), *inner, *kind.__bases__]
 
     def _object(self, value: Any) -> Sequence[object]:
         found: list[object] = []

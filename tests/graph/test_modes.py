@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from gloro_fast import GloRoNet
+from gloro_fast.graph import reads
 from gloro_fast.models import architectures
 from gloro_fast.nn import MinMax
 
@@ -74,6 +75,21 @@ class SwitchesAsItIsSet(Plain):
         self.scale = 2.0 if mode else 1.0
 
 
+class AsksByAProperty(Plain):
+    @property
+    def scale(self):
+        return 2.0 if self.training else 1.0
+
+    def factor(self):
+        return self.scale
+
+
+class AsksInADecoratedMethod(Plain):
+    @torch.enable_grad()
+    def factor(self):
+        return 2.0 if self.training else 1.0
+
+
 class Policy:
     """Of an installed package, whose code is not read."""
 
@@ -108,9 +124,20 @@ def is_captured_once(net):
     return net._training_plan.nodes is net._plan.nodes
 
 
-@pytest.mark.parametrize("kind", [Asks, AsksByName, AsksInAFunction, Switches, SwitchesAsItIsSet, asks_whoever])
-def test_a_forward_that_differs_in_training(kind):
-    net = GloRoNet(kind(), 0.1, SHAPE)
+@pytest.mark.parametrize("of_library", [False, True])
+@pytest.mark.parametrize("kind", [Asks, AsksByAProperty, AsksInADecoratedMethod, Switches])
+def test_a_class_that_differs_in_training(kind, of_library, monkeypatch):
+    if of_library:
+        monkeypatch.setattr(reads, "_LIBRARIES", reads._LIBRARIES | {__name__})
+    assert_it_differs(GloRoNet(kind(), 0.1, SHAPE))
+
+
+@pytest.mark.parametrize("kind", [AsksByName, AsksInAFunction, SwitchesAsItIsSet, asks_whoever])
+def test_code_that_differs_in_training(kind):
+    assert_it_differs(GloRoNet(kind(), 0.1, SHAPE))
+
+
+def assert_it_differs(net):
     assert not is_captured_once(net)
     x = torch.rand(5, *SHAPE)
     torch.testing.assert_close(net(x)[:, :3], 2 * net.module.head(x))
