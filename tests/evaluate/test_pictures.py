@@ -42,7 +42,7 @@ def labels(axes):
     return [] if legend is None else [text.get_text() for text in legend.get_texts()]
 
 
-def epochs(count, *, lam=True, robust=True, validated=False, gap=False):
+def epochs(count, *, lam=True, robust=True, validated=False, gap=False, epsilon=0.3):
     return [
         EpochMetrics(
             epoch=epoch,
@@ -51,7 +51,7 @@ def epochs(count, *, lam=True, robust=True, validated=False, gap=False):
             train_clean=0.9,
             train_vra=0.5 if robust else None,
             lipschitz=4.0 if robust else None,
-            epsilon=0.3 if robust else None,
+            epsilon=epsilon if robust else None,
             lam=0.1 * epoch if robust and lam else None,
             learning_rate=1e-3,
             seconds=1.0,
@@ -62,6 +62,15 @@ def epochs(count, *, lam=True, robust=True, validated=False, gap=False):
         )
         for epoch in range(1, count + 1)
     ]
+
+
+@pytest.mark.parametrize("epsilon", [1.58, 0.3, 36 / 255, 0.05, 0.004])
+def test_no_label_of_the_curves_is_cut_off(tmp_path, drawn, epsilon):
+    draw(epochs(20, gap=True, epsilon=epsilon), tmp_path / "curves.png")
+    (figure,) = drawn
+    around, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+    assert 0 < around.x0 < around.x1 < width
+    assert 0 < around.y0 < around.y1 < height
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def curves_figure(rows: list[EpochMetrics]) -> Figure:
     width, height = 4.1 * min(in_a_row, len(panels)), 3.0 * count + 0.3
     figure = Figure(figsize=(width, height))
     # Fixed margins, in inches: a layout engine would draw everything twice.
-    left, right, bottom, top = 0.6 / width, 1 - 0.65 / width, 0.75 / height, 1 - 0.35 / height
+    left, right, bottom, top = 0.6 / width, 1 - 0.75 / width, 0.75 / height, 1 - 0.35 / height
     grid = figure.add_gridspec(count, 6, left=left, right=right, bottom=bottom, top=top, wspace=0.9, hspace=0.42)
     for place, (title, lines) in enumerate(panels):
         row, column = divmod(place, in_a_row)
@@ -133,6 +133,7 @@ def _plot(axes: Axes, title: str, lines: dict[str, list[tuple[int, float]]]) -> 
         # Two quantities, lambda and epsilon, have a scale each.
         own = axes.twinx() if title == _SCHEDULES and drawn else axes
         own.spines["top"].set_visible(False)
+        own.spines["right"].set_visible(own is not axes)
         # A single epoch would make a line of no length.
         marker = "." if len(points) == 1 or title == _GAP else ""
         drawn += own.plot(*zip(*points, strict=True), label=label, color=color, linewidth=1.8, marker=marker)
@@ -140,7 +141,6 @@ def _plot(axes: Axes, title: str, lines: dict[str, list[tuple[int, float]]]) -> 
             own.set_ylabel(label, color=color, fontsize=9)
             own.set_ylim(0, 1.1 * max(value for _, value in points))
         else:
-            own.spines["right"].set_visible(False)
             own.ticklabel_format(axis="y", useOffset=False)
     if title.startswith(_SHARES):
         axes.set_ylim(0, 1)
