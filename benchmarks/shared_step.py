@@ -95,8 +95,10 @@ def main() -> None:
     if options.work:
         work(options.work, options.steps)
         return
+    several, cores = options.processes, len(os.sched_getaffinity(0))
+    if not 1 < several <= cores:
+        parser.error(f"--processes is {several}; give at least 2, and no more than there are cores ({cores})")
     print(f"load {os.getloadavg()[0]:.1f}")
-    several = options.processes
     for net in options.nets.split(","):
         found: dict[int, list[float]] = {1: [], several: []}
         for _ in range(options.rounds):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tarfile
@@ -39,6 +40,8 @@ def main(arguments: list[str]) -> int:
     if unknown:
         parser.error(f"there is no stage {unknown[0]!r}; choose from {', '.join(STAGES)}")
 
+    # Whoever stops the visit stops its stage too, which has a session of its own.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     options.out.mkdir(parents=True, exist_ok=True)
     brought = options.brought or Path()
     has_wheel = any((brought / "wheels").glob("gloro_fast-*.whl"))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -70,6 +72,31 @@ def test_a_stage_ends_at_its_limit_and_may_say_its_last(
     assert summary[name]["status"] == stages.STOPPED
     assert time.monotonic() - start < 20
     assert ("what failed until now" in (tmp_path / f"{name}.txt").read_text()) == (name == "endless")
+
+
+def test_a_visit_that_is_stopped_leaves_no_stage_running(
+    visited: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = tmp_path / "started"
+    stage = script(f"import os, time\nopen({str(started)!r}, 'w').write(str(os.getpid()))\ntime.sleep(60)", 50.0)
+    monkeypatch.setattr(program, "STAGES", {"long": stage})
+
+    def stop() -> None:
+        while not (started.exists() and started.read_text()):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    stopper = threading.Thread(target=stop)
+    stopper.start()
+    try:
+        with pytest.raises(SystemExit, match="143"):
+            visited("long")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        stopper.join()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(started.read_text()), 0)
 
 
 def test_an_unknown_stage_is_named(visited: Any, capsys: Any) -> None:
