@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 # torch.compiler.disable for a method would import the whole compiler with this package: seconds.
 from torch._compile import _disable_dynamo
+from torch.nn.utils import parametrize
 
 from gloro_fast import ops
 from gloro_fast.bounds import general_difference_bounds
@@ -194,11 +195,12 @@ class GloRoNet(PretrainedNet):
         if not torch.compiler.is_compiling() and self._apart is None and not is_capturing(x.device):
             if not self.is_planned():
                 self._replan_training()
-            logits = self._training_plan.run(x)
-            loss = self._sequence_loss(logits, labels, criterion)
-            if loss is not None:
-                return loss
-            lipschitz, differences = self._training_bound(x.device)
+            with self._weights_once():
+                logits = self._training_plan.run(x)
+                loss = self._sequence_loss(logits, labels, criterion)
+                if loss is not None:
+                    return loss
+                lipschitz, differences = self._training_bound(x.device)
         else:
             logits, lipschitz, differences = self._training_margin(x)
         epsilon = self._epsilon.read(logits.device)
@@ -252,14 +254,22 @@ class GloRoNet(PretrainedNet):
             logits = self._training_plan.run(x)
             torch.cuda.current_stream(x.device).wait_stream(stream)
         else:
-            logits = self._training_plan.run(x)
-            lipschitz, differences = self._training_bound(x.device)
+            with self._weights_once():
+                logits = self._training_plan.run(x)
+                lipschitz, differences = self._training_bound(x.device)
         return logits, lipschitz, differences
 
+    def _weights_once(self) -> AbstractContextManager[Any]:
+        """Compute each parametrized weight once, for the forward pass and for the bound."""
+        # Twice, a step of two orthogonal dense layers of 512 took 2.06 times as long as stock PyTorch's, once 1.04.
+        once = self._is_parametrized and not torch.compiler.is_compiling()
+        return parametrize.cached() if once else nullcontext()
+
     def _bound_is_apart(self) -> bool:
-        """Return whether the bound reads nothing that a forward pass writes, such as a BatchNorm's running variance."""
+        """Return whether the bound reads nothing that a forward pass makes, such as a BatchNorm's running variance."""
         buffers = any(True for _ in self.module.buffers())
-        return not buffers and not any(node.is_effect for node in self._training_plan.nodes)
+        effects = any(node.is_effect for node in self._training_plan.nodes)
+        return not (buffers or effects or self._is_parametrized)
 
     def _training_bound(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return the estimate of K and the head's differences (m, m), both differentiable."""
@@ -355,6 +365,7 @@ class GloRoNet(PretrainedNet):
         if plan is None:
             plan = make_plan(self.module, self.input_shape, True, self._margins)
         self._training_plan = plan
+        self._is_parametrized = any(map(parametrize.is_parametrized, self.module.modules()))
         self._rules = TrainingRules(plan.parts)
         self._head_rule = TrainingRules([] if plan.head is None else [plan.head.dense])
 

@@ -1,5 +1,6 @@
 """GloRoNet: training, and what it refuses."""
 
+import contextlib
 import copy
 import math
 import pickle
@@ -8,7 +9,7 @@ import pytest
 import torch
 from small_nets import SHAPE, batch, classifier, exact_lipschitz, glorot_net
 from torch import nn
-from torch.nn.utils import parameters_to_vector
+from torch.nn.utils import parameters_to_vector, parametrize
 
 from gloro_fast import GloRoNet
 from gloro_fast.errors import (
@@ -19,7 +20,7 @@ from gloro_fast.errors import (
     UnknownLayerError,
 )
 from gloro_fast.losses import CrossEntropyLoss, EmmaLoss, TradesLoss
-from gloro_fast.nn import LipschitzConstant, MinMax, register_lipschitz_rule
+from gloro_fast.nn import CayleyLinear, LipschitzConstant, MinMax, register_lipschitz_rule
 from gloro_fast.rules import registry
 
 
@@ -445,9 +446,54 @@ class TestBadInput:
         (list, True),
         (lambda: [nn.BatchNorm1d(4)], False),
         (lambda: [nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4))], False),
+        (lambda: [CayleyLinear(4, 4)], False),
     ],
 )
 def test_a_bound_that_reads_what_the_forward_pass_writes_comes_after_it(layers, apart):
     """On a second stream it would read a running variance of before, or half of it."""
     net = GloRoNet(nn.Sequential(nn.Linear(6, 4), *layers(), MinMax(), nn.Linear(4, 3)), 0.1, (6,)).train()
     assert net._bound_is_apart() is apart
+
+
+def nodes_of(loss):
+    """The operations that autograd recorded, by name."""
+    waiting, seen = [loss.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting += [before for before, _ in node.next_functions]
+    return [node.name() for node in seen]
+
+
+@pytest.mark.parametrize("criterion", [CrossEntropyLoss(), None])
+def test_a_parametrized_weight_is_computed_once_a_step(criterion, monkeypatch):
+    torch.manual_seed(0)
+    layers = [CayleyLinear(6, 8), MinMax(), CayleyLinear(8, 8), MinMax(), nn.Linear(8, 3)]
+    net = GloRoNet(nn.Sequential(*layers), 0.1, (6,)).train()
+    x, y = torch.rand(5, 6), torch.tensor([0, 1, 2, 0, 1])
+
+    def loss(net):
+        return net(x, y, criterion) if criterion else nn.functional.cross_entropy(net(x), y)
+
+    twin = copy.deepcopy(net)
+    once = loss(net)
+    assert nodes_of(once).count("LinalgSolveExBackward0") == 2
+    once.backward()
+    monkeypatch.setattr(parametrize, "cached", contextlib.nullcontext)
+    twice = loss(twin)
+    assert nodes_of(twice).count("LinalgSolveExBackward0") == 4
+    twice.backward()
+    torch.testing.assert_close(once, twice)
+    for mine, its in zip(net.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, its.grad)
+
+
+def test_a_parametrization_that_moves_moves_once_a_step():
+    layer = nn.utils.parametrizations.spectral_norm(nn.Linear(6, 4))
+    net = GloRoNet(nn.Sequential(layer, MinMax(), nn.Linear(4, 3)), 0.1, (6,)).train()
+    twin = copy.deepcopy(layer)
+    x = torch.rand(5, 6)
+    net(x)
+    twin(x)
+    assert torch.equal(layer.parametrizations.weight[0]._u, twin.parametrizations.weight[0]._u)
