@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from gloro_fast.errors import ArchitectureError, ConfigError
 from gloro_fast.nn.orthogonal_maps import block_reflector, cayley
+from gloro_fast.nn.weights_once import made_once
 from gloro_fast.ops.geometry import Geometry
 from gloro_fast.rules.registry import LinearMap, register_lipschitz_rule, require_spatial
 from gloro_fast.rules.traits import Traits
@@ -50,6 +51,9 @@ class _FourierConv2d(nn.Module):
             raise ArchitectureError(
                 f"{self} gets {height} x {width} pixels, after its stride; it needs {self.kernel_size} either way"
             )
+        return made_once(self, (height, width), lambda: self._blocks(height, width))
+
+    def _blocks(self, height: int, width: int) -> Tensor:
         around = F.pad(self.weight.double(), (0, width - self.kernel_size, 0, height - self.kernel_size))
         middle = -(self.kernel_size // 2)
         spectrum = torch.fft.rfft2(around.roll((middle, middle), (2, 3))).permute(2, 3, 0, 1).flatten(0, 1)

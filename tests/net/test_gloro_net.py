@@ -9,7 +9,7 @@ import pytest
 import torch
 from small_nets import SHAPE, batch, classifier, exact_lipschitz, glorot_net
 from torch import nn
-from torch.nn.utils import parameters_to_vector, parametrize
+from torch.nn.utils import parameters_to_vector
 
 from gloro_fast import GloRoNet
 from gloro_fast.errors import (
@@ -20,7 +20,8 @@ from gloro_fast.errors import (
     UnknownLayerError,
 )
 from gloro_fast.losses import CrossEntropyLoss, EmmaLoss, TradesLoss
-from gloro_fast.nn import CayleyLinear, LipschitzConstant, MinMax, register_lipschitz_rule
+from gloro_fast.net import gloro_net
+from gloro_fast.nn import BROConv2d, CayleyConv2d, CayleyLinear, LipschitzConstant, MinMax, register_lipschitz_rule
 from gloro_fast.rules import registry
 
 
@@ -447,6 +448,7 @@ class TestBadInput:
         (lambda: [nn.BatchNorm1d(4)], False),
         (lambda: [nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4))], False),
         (lambda: [CayleyLinear(4, 4)], False),
+        (lambda: [nn.Unflatten(1, (4, 1, 1)), BROConv2d(4, 4, 1), nn.Flatten()], False),
     ],
 )
 def test_a_bound_that_reads_what_the_forward_pass_writes_comes_after_it(layers, apart):
@@ -466,12 +468,18 @@ def nodes_of(loss):
     return [node.name() for node in seen]
 
 
+ORTHOGONAL = {
+    "dense": lambda: (nn.Flatten(), CayleyLinear(32, 32), MinMax()),
+    "by frequencies": lambda: (CayleyConv2d(2, 2, 3), MinMax(), nn.Flatten()),
+}
+
+
 @pytest.mark.parametrize("criterion", [CrossEntropyLoss(), None])
-def test_a_parametrized_weight_is_computed_once_a_step(criterion, monkeypatch):
+@pytest.mark.parametrize("kind", ORTHOGONAL)
+def test_a_weight_that_is_made_of_parameters_is_made_once_a_step(kind, criterion, monkeypatch):
     torch.manual_seed(0)
-    layers = [CayleyLinear(6, 8), MinMax(), CayleyLinear(8, 8), MinMax(), nn.Linear(8, 3)]
-    net = GloRoNet(nn.Sequential(*layers), 0.1, (6,)).train()
-    x, y = torch.rand(5, 6), torch.tensor([0, 1, 2, 0, 1])
+    net = GloRoNet(nn.Sequential(*ORTHOGONAL[kind](), CayleyLinear(32, 8), nn.Linear(8, 3)), 0.1, (2, 4, 4)).train()
+    x, y = torch.rand(5, 2, 4, 4), torch.tensor([0, 1, 2, 0, 1])
 
     def loss(net):
         return net(x, y, criterion) if criterion else nn.functional.cross_entropy(net(x), y)
@@ -480,13 +488,18 @@ def test_a_parametrized_weight_is_computed_once_a_step(criterion, monkeypatch):
     once = loss(net)
     assert nodes_of(once).count("LinalgSolveExBackward0") == 2
     once.backward()
-    monkeypatch.setattr(parametrize, "cached", contextlib.nullcontext)
+    monkeypatch.setattr(gloro_net, "weights_once", contextlib.nullcontext)
     twice = loss(twin)
     assert nodes_of(twice).count("LinalgSolveExBackward0") == 4
     twice.backward()
     torch.testing.assert_close(once, twice)
     for mine, its in zip(net.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, its.grad)
+    # Nothing is kept beyond the step.
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.mul_(1.5).add_(0.1)
+    assert not torch.equal(loss(net), once)
 
 
 def test_a_parametrization_that_moves_moves_once_a_step():
