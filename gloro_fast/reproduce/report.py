@@ -161,9 +161,11 @@ def _cost_table(cost: dict[str, Any], recipe: dict[str, Any]) -> str:
 
 def epochs_cell(content: Mapping[str, Any]) -> str:
     """Say how many epochs a run had, of how many that its recipe has, warm-up apart."""
-    recipe = content["recipe"]
+    recipe, wanted = content["recipe"], content["recipe_epochs"]
     epochs = f"{recipe['epochs']}" + (f" + {recipe['warmup_epochs']}" if recipe["warmup_epochs"] else "")
-    return epochs if content["recipe_epochs"] == recipe["epochs"] else f"{epochs} of {content['recipe_epochs']}"
+    if recipe["epochs"] > wanted:
+        return f"{epochs} (recipe: {wanted})"
+    return epochs if recipe["epochs"] == wanted else f"{epochs} of {wanted}"
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
