@@ -7,6 +7,7 @@ import pickle
 
 import pytest
 import torch
+from autograd_nodes import nodes_of
 from small_nets import SHAPE, batch, classifier, exact_lipschitz, glorot_net
 from torch import nn
 from torch.nn.utils import parameters_to_vector
@@ -455,17 +456,6 @@ def test_a_bound_that_reads_what_the_forward_pass_writes_comes_after_it(layers, 
     """On a second stream it would read a running variance of before, or half of it."""
     net = GloRoNet(nn.Sequential(nn.Linear(6, 4), *layers(), MinMax(), nn.Linear(4, 3)), 0.1, (6,)).train()
     assert net._bound_is_apart() is apart
-
-
-def nodes_of(loss):
-    """The operations that autograd recorded, by name."""
-    waiting, seen = [loss.grad_fn], set()
-    while waiting:
-        node = waiting.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            waiting += [before for before, _ in node.next_functions]
-    return [node.name() for node in seen]
 
 
 ORTHOGONAL = {

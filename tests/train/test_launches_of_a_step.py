@@ -9,6 +9,7 @@ seen on an H100.
 import pytest
 import torch
 import torch.nn.functional as F
+from autograd_nodes import nodes_of
 from fake_graph import FORBIDDEN, indexes_by_mask
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -181,16 +182,6 @@ RUNS = {
     "logit-annealing": {"architecture": "LiResNet-2x8-LLN", "loss": "logit-annealing"},
     "verified-error": {"loss": "verified-error", "lam": "0.5"},
 }
-
-
-def nodes_of(loss):
-    waiting, seen = [loss.grad_fn], set()
-    while waiting:
-        node = waiting.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            waiting += [parent for parent, _ in node.next_functions]
-    return {node.name() for node in seen}
 
 
 def waits_of(step, monkeypatch):
