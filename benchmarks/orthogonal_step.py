@@ -47,9 +47,7 @@ OURS, TWICE, STOCK = "gloro_fast", "weights made twice", "stock, cross entropy"
 
 def dense(layer: Callable[[int, int], nn.Module]) -> nn.Sequential:
     """Build two orthogonal layers of 512 units and a head for images (1, 28, 28)."""
-    return nn.Sequential(
-        nn.Flatten(), layer(784, 512), MinMax(), layer(512, 512), MinMax(), nn.Linear(512, CLASSES)
-    )  # fmt: skip
+    return nn.Sequential(nn.Flatten(), layer(784, 512), MinMax(), layer(512, 512), MinMax(), nn.Linear(512, CLASSES))
 
 
 # The module and the shape of its input.
